@@ -1,0 +1,48 @@
+//! The contract between an engine and whatever drives it (daemon, simulator, fuzzer).
+//!
+//! # Run loop
+//!
+//! 1. For every captured packet call [`Engine::handle`] with the present time.
+//! 2. If the verdict is [`Verdict::Forward`], emit that packet as the engine left it; then
+//!    emit every packet in the outbox, in order, and clear it.
+//! 3. Ask [`Engine::next_timeout`]; when that instant has come, call
+//!    [`Engine::handle_timeout`], emit the outbox, clear it, and ask again.
+//!
+//! An engine owns no socket, reads no clock, draws no random numbers and never panics on any
+//! input.
+
+use crate::packet::{Outbox, Packet};
+use crate::reason::{Counters, DropReason};
+use crate::time::Instant;
+
+/// What becomes of the packet that was handed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Emit it as it now stands (its hop limit is already decremented).
+    Forward,
+    /// Do not emit it: the engine holds a copy or has answered it.
+    Taken,
+    /// Do not emit it: it was dropped, and the reason is already counted.
+    Drop(DropReason),
+}
+
+/// A sans-IO protocol engine: time and packets in, packets and a time-out out.
+pub trait Engine {
+    /// Takes one captured IP packet. May patch it in place; may append packets to `out`.
+    fn handle(&mut self, now: Instant, packet: &mut Packet<'_>, out: &mut Outbox) -> Verdict;
+
+    /// Takes the news that emitting `packet` failed because it exceeds the next hop's `mtu`
+    /// bytes. The engine answers its sender with ICMP (RFC 1191, RFC 8201) through `out`.
+    fn too_big(&mut self, now: Instant, packet: &[u8], mtu: u16, out: &mut Outbox);
+
+    /// Returns when [`Engine::handle_timeout`] wants to be called, or `None` if never. An
+    /// instant in the past means at once. O(1).
+    fn next_timeout(&self) -> Option<Instant>;
+
+    /// Does whatever is due at `now`; appends packets to `out`. Bounded work per call: if more
+    /// is due, [`Engine::next_timeout`] stays in the past.
+    fn handle_timeout(&mut self, now: Instant, out: &mut Outbox);
+
+    /// Returns the counters, shared with whoever reports them.
+    fn counters(&self) -> &Counters;
+}

@@ -1,0 +1,8 @@
+//! Sans-IO core of a transparent TCP 0-RTT middlebox.
+#![forbid(unsafe_code)]
+
+pub mod engine;
+pub mod packet;
+pub mod reason;
+pub mod service;
+pub mod time;

@@ -1,0 +1,199 @@
+//! Why a packet was dropped, passed untouched or acted upon. Every variant is a counter.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! reasons {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident => $label:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(usize)]
+        pub enum $name { $($(#[$vmeta])* $variant,)+ }
+
+        impl $name {
+            /// Every variant, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// Returns the metric label: lower case, words joined by `_`.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a packet was not sent on.
+    DropReason {
+        /// The IP header contradicts itself or the captured length.
+        MalformedIp => "malformed_ip",
+        /// TTL or hop limit ran out; an ICMP time exceeded was sent.
+        HopLimit => "hop_limit",
+        /// Early data beyond the per-flow bound; the client retransmits it.
+        HeldFlowFull => "held_flow_full",
+        /// Early data beyond the bound of all flows together; the client retransmits it.
+        HeldTotalFull => "held_total_full",
+        /// A repeated SYN of a handshake already under way.
+        DuplicateSyn => "duplicate_syn",
+        /// The SYN-ACK that answers our own second SYN.
+        RepeatedSynAck => "repeated_syn_ack",
+        /// A segment from the server that fits no state of the handshake (RFC 9293 §3.10.7.3).
+        StraySegment => "stray_segment",
+        /// A reset the server sent against early data it saw before its own handshake: its
+        /// sequence number is from the promised space, so it can't be the connection's.
+        ResetOfEarlyData => "reset_of_early_data",
+        /// The confirm of the other NIC: consumed, it was meant for us.
+        Confirm => "confirm",
+    }
+}
+
+reasons! {
+    /// Why a packet went on without the middlebox doing anything for it.
+    PassReason {
+        /// Mode `off`.
+        ModeOff => "mode_off",
+        /// Not TCP, or not one of the services.
+        NotService => "not_service",
+        /// A TCP header that contradicts itself: not ours to judge.
+        MalformedTcp => "malformed_tcp",
+        /// An IP fragment that carries no whole TCP header.
+        Fragment => "fragment",
+        /// A segment of a flow that nobody translates here.
+        NoFlow => "no_flow",
+        /// SYN of a destination not known yet: it is learned from the real SYN-ACK.
+        Learning => "learning",
+        /// SYN with an option outside MSS, window scale, SACK-permitted, timestamps.
+        UnknownOption => "unknown_option",
+        /// SYN with data or a TCP Fast Open cookie.
+        SynPayload => "syn_payload",
+        /// SYN together with FIN, RST or URG.
+        OddFlags => "odd_flags",
+        /// SYN whose option space has no room for the offer.
+        NoOptionSpace => "no_option_space",
+        /// Destination refused or timed out a moment ago.
+        RefusedLately => "refused_lately",
+        /// The mode is `paired` and no ServerNIC is known for the destination.
+        Unpaired => "unpaired",
+        /// Uploads to the destination are large: a spoofed handshake would mislead the client's RTT.
+        LargeUploads => "large_uploads",
+        /// The flow table is full.
+        FlowTableFull => "flow_table_full",
+        /// Too many handshakes are pending.
+        PendingFull => "pending_full",
+        /// The profile table is full.
+        ProfileTableFull => "profile_table_full",
+        /// A SYN that reuses the 4-tuple of a flow that is still translated.
+        RivalSyn => "rival_syn",
+        /// ICMP whose quoted packet belongs to no translated flow.
+        IcmpNoFlow => "icmp_no_flow",
+        /// ICMP whose quote is too short or malformed.
+        IcmpMalformed => "icmp_malformed",
+    }
+}
+
+reasons! {
+    /// What the middlebox did.
+    Event {
+        /// SYN answered by a spoofed SYN-ACK, ServerNIC expected to translate.
+        SpoofedPaired => "spoofed_paired",
+        /// SYN answered by a spoofed SYN-ACK, translated by ClientNIC itself.
+        SpoofedSolo => "spoofed_solo",
+        /// A repeated SYN answered by the same spoofed SYN-ACK again.
+        SpoofRepeated => "spoof_repeated",
+        /// A confirm arrived and ended a pending handshake.
+        Confirmed => "confirmed",
+        /// A SYN-ACK without confirm turned a paired handshake into solo.
+        FellBackToSolo => "fell_back_to_solo",
+        /// A profile was learned or refreshed.
+        Learned => "learned",
+        /// An authentic offer started a handshake.
+        OfferAccepted => "offer_accepted",
+        /// An authentic offer of a flow already established: confirmed again.
+        OfferRepeated => "offer_repeated",
+        /// An authentic probe was answered.
+        ProbeAnswered => "probe_answered",
+        /// An offer or confirm whose MAC is wrong: stripped.
+        OfferForged => "offer_forged",
+        /// An offer or confirm of an unknown version or key: stripped.
+        OfferUnknown => "offer_unknown",
+        /// A handshake with the server completed.
+        Established => "established",
+        /// Held packets released.
+        Released => "released",
+        /// Packets translated.
+        Translated => "translated",
+        /// SYN sent again because no answer came.
+        SynResent => "syn_resent",
+        /// The server refused a spoofed flow; the client got a reset.
+        Refused => "refused",
+        /// The server stayed silent; the client got a reset.
+        TimedOut => "timed_out",
+        /// An old connection in the way was reset, and the SYN sent again.
+        OldConnectionReset => "old_connection_reset",
+        /// A flow was replaced by a newer one of the same 4-tuple.
+        FlowReplaced => "flow_replaced",
+        /// Promise kept by shifting the window field.
+        RepairedWindowScale => "repaired_window_scale",
+        /// Promise kept by re-segmenting to a smaller MSS.
+        RepairedMss => "repaired_mss",
+        /// Promise kept by replacing SACK blocks with NOPs.
+        RepairedSack => "repaired_sack",
+        /// Promise of timestamps broken: both sides reset, profile forgotten.
+        BrokenTimestamps => "broken_timestamps",
+        /// ICMP error whose quoted segment was translated back.
+        IcmpTranslated => "icmp_translated",
+        /// ICMP packet too big or time exceeded sent by us.
+        IcmpSent => "icmp_sent",
+        /// Data of a flow whose offer has not come yet, held for it.
+        HeldForOffer => "held_for_offer",
+        /// A flow ended and left the table.
+        Expired => "expired",
+    }
+}
+
+/// Counters of one engine. Writers add; readers may read at any time from any thread.
+#[derive(Debug, Default)]
+pub struct Counters {
+    drops: [AtomicU64; DropReason::ALL.len()],
+    passes: [AtomicU64; PassReason::ALL.len()],
+    events: [AtomicU64; Event::ALL.len()],
+}
+
+impl Counters {
+    /// Counts a dropped packet.
+    pub fn drop(&self, reason: DropReason) {
+        self.drops[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a packet passed untouched.
+    pub fn pass(&self, reason: PassReason) {
+        self.passes[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts something done.
+    pub fn event(&self, event: Event) {
+        self.events[event as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns how many packets were dropped for `reason`.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// Returns how many packets were passed for `reason`.
+    pub fn passed(&self, reason: PassReason) -> u64 {
+        self.passes[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// Returns how often `event` happened.
+    pub fn happened(&self, event: Event) -> u64 {
+        self.events[event as usize].load(Ordering::Relaxed)
+    }
+
+    /// Iterates over `(kind, label, count)` of every counter; kinds are `drop`, `pass`, `event`.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> + '_ {
+        let drops = DropReason::ALL.iter().map(|r| ("drop", r.label(), self.dropped(*r)));
+        let passes = PassReason::ALL.iter().map(|r| ("pass", r.label(), self.passed(*r)));
+        let events = Event::ALL.iter().map(|e| ("event", e.label(), self.happened(*e)));
+        drops.chain(passes).chain(events)
+    }
+}
