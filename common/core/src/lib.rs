@@ -1,8 +1,11 @@
 //! Sans-IO core of a transparent TCP 0-RTT middlebox.
 #![forbid(unsafe_code)]
 
+pub mod claim;
 pub mod engine;
 pub mod packet;
 pub mod reason;
+pub mod seq;
 pub mod service;
 pub mod time;
+pub mod wire;
