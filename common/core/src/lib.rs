@@ -3,6 +3,8 @@
 
 pub mod claim;
 pub mod engine;
+pub mod flow;
+pub mod offer;
 pub mod packet;
 pub mod reason;
 pub mod seq;
