@@ -1,6 +1,25 @@
 //! Packet capture, layer-3 emission, kernel guard, links and namespaces of the middlebox.
+//!
+//! This crate is the only one with unsafe code: whatever needs a system call without a safe
+//! wrapper stands here. The way of a packet:
+//!
+//! ```text
+//!  capture ──────► worker ───────► emit
+//!  AF_PACKET       drives an       raw IP sockets: checksums and segments
+//!  BPF filter      engine          finished, routed by the kernel
+//! ```
+//!
+//! The kernel must not forward besides what [`worker`] forwards: [`guard`] sees to that.
 
+pub mod capture;
+pub mod clock;
+pub mod counters;
+pub mod emit;
+pub mod guard;
+pub mod interface;
 pub mod links;
 pub mod netns;
 pub mod offload;
+pub mod privilege;
 pub mod sysctl;
+pub mod worker;

@@ -1,0 +1,232 @@
+//! Capture of whole IP packets with AF_PACKET (packet(7)).
+//!
+//! A [`Capture`] takes what the services may claim from one interface, in batches. It never sets
+//! the interface promiscuous and never sees what this host itself sends. It also sees what the
+//! kernel guard drops, because the tap sits before the ingress hook.
+//!
+//! Two backends fit behind it:
+//!
+//! - [`Backend::Mmsg`] receives a batch with one recvmmsg(2) and learns from the virtio-net
+//!   header which packets have a partial checksum or are super-packets.
+//! - [`Backend::Pnet`] receives with the `pnet_datalink` crate, one packet per system call, and
+//!   learns neither. Use it with GRO, LRO and checksum offload switched off on the interface, and
+//!   with segmentation and checksum offload off on a veth's other end.
+
+pub mod filter;
+mod mmsg;
+mod pnet;
+mod socket;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rtt0_core::packet::{Offload, Packet};
+use rtt0_core::service::Services;
+
+use crate::counters::IoCounters;
+
+/// Most packets that one batch holds.
+pub const MAX_BATCH: usize = 64;
+
+/// Bytes a packet may have with its virtio-net and link headers: a little more than the largest
+/// IP packet. Larger ones (BIG TCP) are counted as truncated.
+const SLOT: usize = 66 * 1024;
+
+/// How packets are taken from the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Backend {
+    /// recvmmsg(2) with virtio-net headers.
+    #[default]
+    Mmsg,
+    /// The `pnet_datalink` crate; needs offloads off.
+    Pnet,
+}
+
+/// Choices for a capture.
+#[derive(Debug, Clone)]
+pub struct CaptureOptions {
+    /// How packets are taken from the kernel.
+    pub backend: Backend,
+    /// Packets per batch, 1 to [`MAX_BATCH`]; other values are brought into that range.
+    pub batch: usize,
+    /// Size of the socket's receive buffer in bytes. Without CAP_NET_ADMIN the kernel cuts it to
+    /// `net.core.rmem_max`.
+    pub receive_buffer: usize,
+}
+
+impl Default for CaptureOptions {
+    fn default() -> Self {
+        Self { backend: Backend::default(), batch: MAX_BATCH, receive_buffer: 32 << 20 }
+    }
+}
+
+/// A capture can't be opened, or has ended.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// There is no such interface in this network namespace.
+    #[error("interface '{interface}' not found; `/sys/class/net` lists the names there are")]
+    UnknownInterface {
+        /// The name asked for.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Frames of the interface have a link header that is not understood.
+    #[error(
+        "interface '{interface}' has hardware type {hardware} (ARPHRD_*), and only Ethernet (1), loopback (772), \
+         raw IP (519) and TUN (65534) are understood; name another interface"
+    )]
+    LinkType {
+        /// The interface's name.
+        interface: String,
+        /// Its ARPHRD_* number.
+        hardware: u16,
+    },
+    /// The services need too long a filter.
+    #[error(transparent)]
+    Filter(#[from] filter::TooManyRules),
+    /// The interface was deleted while it was captured.
+    #[error("interface '{interface}' was deleted")]
+    Gone {
+        /// The interface's name.
+        interface: String,
+    },
+    /// A system call failed. EPERM means that CAP_NET_RAW is missing.
+    #[error("{call} on interface '{interface}' failed (it needs CAP_NET_RAW)")]
+    System {
+        /// The call and its notable argument.
+        call: &'static str,
+        /// The interface's name.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// An open capture on one interface and the batch it has received last.
+#[derive(Debug)]
+pub struct Capture {
+    interface: String,
+    socket: Socket,
+    batch: Batch,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Mmsg(mmsg::Mmsg),
+    Pnet(pnet::Pnet),
+}
+
+impl Capture {
+    /// Opens a capture on `interface` for what `services` may claim. Packets that arrive from now
+    /// on are queued.
+    ///
+    /// # Errors
+    /// [`CaptureError`]; EPERM if CAP_NET_RAW is missing.
+    pub fn open(
+        interface: &str,
+        services: &Services,
+        options: &CaptureOptions,
+    ) -> Result<Self, CaptureError> {
+        let socket = socket::PacketSocket::open(interface, services, options.receive_buffer)?;
+        let batch = Batch::new(options.batch.clamp(1, MAX_BATCH));
+        let socket = match options.backend {
+            Backend::Mmsg => Socket::Mmsg(mmsg::Mmsg::start(socket)?),
+            Backend::Pnet => Socket::Pnet(pnet::Pnet::start(socket)?),
+        };
+        Ok(Self { interface: interface.to_owned(), socket, batch })
+    }
+
+    /// Returns the interface's name.
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// Replaces the batch by what is queued, without waiting. Returns whether more may be queued.
+    /// Truncated packets are counted and left out.
+    ///
+    /// # Errors
+    /// [`CaptureError::Gone`] if the interface was deleted. Passing errors are counted instead.
+    pub fn receive(&mut self, counters: &IoCounters) -> Result<bool, CaptureError> {
+        self.batch.slots.clear();
+        let received = match &mut self.socket {
+            Socket::Mmsg(socket) => socket.receive(&mut self.batch, counters),
+            Socket::Pnet(socket) => socket.receive(&mut self.batch, counters),
+        };
+        counters.received.add(self.batch.slots.len() as u64);
+        counters.received_bytes.add(self.batch.slots.iter().map(|slot| slot.length as u64).sum());
+        match received {
+            Ok(count) => Ok(count == self.batch.capacity),
+            Err(_) if !socket::interface_exists(self) => {
+                Err(CaptureError::Gone { interface: self.interface.clone() })
+            }
+            Err(_) => {
+                counters.receive_errors.add(1);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Iterates over the packets of the batch, each from its IP header on.
+    pub fn packets_mut(&mut self) -> impl Iterator<Item = Packet<'_>> {
+        let Batch { memory, slots, .. } = &mut self.batch;
+        let mut chunks = memory.chunks_exact_mut(SLOT).enumerate();
+        slots.iter().filter_map(move |slot| {
+            // Slots are in the order of the memory: skips those that hold truncated packets.
+            let (_, chunk) = chunks.find(|(index, _)| *index == slot.index)?;
+            let bytes = chunk.get_mut(slot.start..slot.start + slot.length)?;
+            Some(Packet { bytes, offload: slot.offload })
+        })
+    }
+
+    /// Returns packet `index` of the batch as it now stands.
+    pub fn packet(&self, index: usize) -> Option<(&[u8], Offload)> {
+        let slot = self.batch.slots.get(index)?;
+        let start = slot.index * SLOT + slot.start;
+        Some((self.batch.memory.get(start..start + slot.length)?, slot.offload))
+    }
+
+    /// Adds what the kernel has dropped for want of buffer since the last call to
+    /// [`IoCounters::received_overflow`].
+    pub fn count_drops(&self, counters: &IoCounters) {
+        match socket::drops(self) {
+            Ok(drops) => counters.received_overflow.add(drops),
+            Err(_) => counters.receive_errors.add(1),
+        }
+    }
+}
+
+impl AsFd for Capture {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Mmsg(socket) => socket.as_fd(),
+            Socket::Pnet(socket) => socket.as_fd(),
+        }
+    }
+}
+
+/// The memory of one batch.
+#[derive(Debug)]
+struct Batch {
+    memory: Vec<u8>,
+    slots: Vec<Slot>,
+    capacity: usize,
+}
+
+/// One packet in the memory of a batch.
+#[derive(Debug)]
+struct Slot {
+    /// Which [`SLOT`]-sized piece of the memory it lies in.
+    index: usize,
+    /// Where its IP header begins in there.
+    start: usize,
+    /// Its length from the IP header on.
+    length: usize,
+    offload: Offload,
+}
+
+impl Batch {
+    fn new(capacity: usize) -> Self {
+        Self { memory: vec![0; capacity * SLOT], slots: Vec::with_capacity(capacity), capacity }
+    }
+}

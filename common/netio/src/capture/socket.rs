@@ -1,0 +1,186 @@
+//! The AF_PACKET socket (packet(7)) under both capture backends.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use rtt0_core::service::Services;
+use rustix::net::sockopt;
+
+use super::CaptureError;
+use super::filter::Program;
+
+// linux/if_packet.h; libc does not export them.
+const PACKET_STATISTICS: libc::c_int = 6;
+pub(super) const PACKET_VNET_HDR: libc::c_int = 15;
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+
+/// A link of bare IP packets (linux/if_arp.h; libc does not export it).
+const ARPHRD_RAWIP: u16 = 519;
+
+/// Length of an Ethernet header in bytes. A VLAN tag never lies in it: the kernel takes the
+/// outer one out before taps see the frame.
+const ETHERNET_HEADER: usize = 14;
+
+/// An AF_PACKET socket that has a filter and is not yet bound to a protocol, so that it has
+/// queued nothing yet.
+#[derive(Debug)]
+pub(super) struct PacketSocket {
+    pub(super) fd: OwnedFd,
+    pub(super) interface: String,
+    /// Index of the interface.
+    pub(super) index: libc::c_int,
+    /// Length of the link header in bytes.
+    pub(super) link_header: usize,
+}
+
+impl PacketSocket {
+    /// Opens a socket on `interface` that takes what `services` may claim, ignores what this
+    /// host itself sends, and has a receive buffer of `buffer` bytes or as much as is allowed.
+    ///
+    /// Calls socket(2) (CAP_NET_RAW), bind(2), setsockopt(2) (SO_RCVBUFFORCE with CAP_NET_ADMIN).
+    pub(super) fn open(interface: &str, services: &Services, buffer: usize) -> Result<Self, CaptureError> {
+        let system = |call, source| CaptureError::System { call, interface: interface.to_owned(), source };
+        let index = interface_index(interface)?;
+        // SAFETY: socket(2) takes no pointers; a result of 0 or more is a descriptor nobody else owns.
+        let fd = unsafe {
+            match libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0)
+            {
+                -1 => return Err(system("socket(AF_PACKET)", io::Error::last_os_error())),
+                fd => OwnedFd::from_raw_fd(fd),
+            }
+        };
+        // Protocol 0 ties the socket to the interface without receiving yet, which tells its type.
+        bind(&fd, index, 0).map_err(|e| system("bind(AF_PACKET)", e))?;
+        let hardware = address(&fd).map_err(|e| system("getsockname(AF_PACKET)", e))?.sll_hatype;
+        let link_header = link_header(hardware)
+            .ok_or_else(|| CaptureError::LinkType { interface: interface.to_owned(), hardware })?;
+        let program = Program::new(services, link_header as u32)?;
+        attach(&fd, &program).map_err(|e| system("setsockopt(SO_ATTACH_FILTER)", e))?;
+        set_option(&fd, PACKET_IGNORE_OUTGOING, 1)
+            .map_err(|e| system("setsockopt(PACKET_IGNORE_OUTGOING)", e))?;
+        sockopt::set_socket_recv_buffer_size_force(&fd, buffer)
+            .or_else(|_| sockopt::set_socket_recv_buffer_size(&fd, buffer))
+            .map_err(|e| system("setsockopt(SO_RCVBUF)", e.into()))?;
+        Ok(Self { fd, interface: interface.to_owned(), index, link_header })
+    }
+
+    /// Starts to receive. The tap must be ETH_P_ALL: taps of one protocol sit behind the
+    /// ingress hook, where the guard drops what we serve.
+    pub(super) fn bind(&self) -> Result<(), CaptureError> {
+        bind(&self.fd, self.index, (libc::ETH_P_ALL as u16).to_be()).map_err(|source| CaptureError::System {
+            call: "bind(AF_PACKET)",
+            interface: self.interface.clone(),
+            source,
+        })
+    }
+}
+
+/// Switches a flag of SOL_PACKET, setsockopt(2).
+pub(super) fn set_option(fd: &impl AsFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let length = mem::size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the pointer and length describe `value`, which lives through the call.
+    let result = unsafe {
+        libc::setsockopt(fd.as_fd().as_raw_fd(), libc::SOL_PACKET, option, (&raw const value).cast(), length)
+    };
+    check(result)
+}
+
+/// Returns how many packets the socket has dropped for want of buffer since the last call,
+/// getsockopt(PACKET_STATISTICS).
+pub(super) fn drops(fd: &impl AsFd) -> io::Result<u64> {
+    /// `struct tpacket_stats`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Statistics {
+        packets: libc::c_uint,
+        drops: libc::c_uint,
+    }
+    let mut statistics = Statistics::default();
+    let mut length = mem::size_of_val(&statistics) as libc::socklen_t;
+    // SAFETY: the pointer and length describe `statistics`, which the kernel fills; any bits are valid.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_PACKET,
+            PACKET_STATISTICS,
+            (&raw mut statistics).cast(),
+            &raw mut length,
+        )
+    };
+    check(result).map(|()| statistics.drops.into())
+}
+
+/// Tells whether the socket's interface still exists: the kernel unties the socket from one that
+/// is deleted.
+pub(super) fn interface_exists(fd: &impl AsFd) -> bool {
+    address(fd).is_ok_and(|address| address.sll_ifindex > 0)
+}
+
+fn interface_index(interface: &str) -> Result<libc::c_int, CaptureError> {
+    let unknown = |source| CaptureError::UnknownInterface { interface: interface.to_owned(), source };
+    let name = std::ffi::CString::new(interface).map_err(|e| unknown(e.into()))?;
+    // SAFETY: `name` is a NUL-terminated string that lives through the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(unknown(io::Error::last_os_error())),
+        index => Ok(index.cast_signed()),
+    }
+}
+
+/// Returns the length of the link header that frames of a hardware type (ARPHRD_*) begin with.
+fn link_header(hardware: u16) -> Option<usize> {
+    match hardware {
+        libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => Some(ETHERNET_HEADER),
+        libc::ARPHRD_NONE | ARPHRD_RAWIP => Some(0),
+        _ => None,
+    }
+}
+
+/// Ties the socket to an interface and a protocol in network byte order, bind(2).
+fn bind(fd: &impl AsFd, index: libc::c_int, protocol: u16) -> io::Result<()> {
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: protocol,
+        sll_ifindex: index,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let length = mem::size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the pointer and length describe `address`, which lives through the call.
+    check(unsafe { libc::bind(fd.as_fd().as_raw_fd(), (&raw const address).cast(), length) })
+}
+
+/// Returns what the socket is tied to, getsockname(2).
+fn address(fd: &impl AsFd) -> io::Result<libc::sockaddr_ll> {
+    // SAFETY: all-zero bytes are a valid sockaddr_ll: it holds integers only.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    let mut length = mem::size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the pointer and length describe `address`, which the kernel fills.
+    check(unsafe { libc::getsockname(fd.as_fd().as_raw_fd(), (&raw mut address).cast(), &raw mut length) })?;
+    Ok(address)
+}
+
+/// Attaches a filter, setsockopt(SO_ATTACH_FILTER).
+fn attach(fd: &impl AsFd, program: &Program) -> io::Result<()> {
+    let instructions = program.instructions();
+    let program =
+        libc::sock_fprog { len: instructions.len() as u16, filter: instructions.as_ptr().cast_mut() };
+    let length = mem::size_of_val(&program) as libc::socklen_t;
+    // SAFETY: `program` and the instructions it points to live through the call; the kernel
+    // copies and does not write them.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            length,
+        )
+    })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,201 @@
+//! Emission of IP packets at layer 3, through raw sockets (raw(7)).
+//!
+//! The kernel routes every packet, resolves the next hop's link address and queues it, as it
+//! does for its own. What a NIC would have finished is finished here: full TCP checksums, and
+//! super-packets cut into segments ([`segment`]).
+//!
+//! What the kernel changes in an IPv4 packet: it fills in total length and header checksum
+//! (both already right), and an identification of 0, which is harmless (RFC 6864 §4.1: the field
+//! means nothing in an atomic datagram). Policy routing by source address or input interface
+//! does not apply to what is emitted; routing by [`EMIT_MARK`] does.
+
+mod lane;
+mod mtu;
+pub mod segment;
+
+use std::io;
+
+use rtt0_core::packet::Offload;
+use socket2::Domain;
+
+use crate::counters::IoCounters;
+use lane::{BATCH, Lane, Message};
+use mtu::PathMtu;
+use segment::{Cut, ip_length};
+
+/// Mark (SO_MARK) on every emitted packet: the guard exempts these from connection tracking.
+/// Reads `RTT0` in ASCII.
+pub const EMIT_MARK: u32 = 0x5254_5430;
+
+/// The emission can't be opened. EPERM means that CAP_NET_RAW is missing.
+#[derive(Debug, thiserror::Error)]
+#[error("{call} failed (it needs CAP_NET_RAW, and SO_MARK CAP_NET_ADMIN too before Linux 5.17)")]
+pub struct EmitError {
+    /// The call and its notable argument.
+    call: &'static str,
+    /// What the kernel said.
+    source: io::Error,
+}
+
+/// Raw sockets for both IP versions.
+///
+/// Packets of one IP version leave in the order they are handed in, so that the order within
+/// each flow holds. The two versions go through different sockets.
+#[derive(Debug)]
+pub struct Emitter {
+    v4: Lane,
+    /// None if the kernel has no IPv6.
+    v6: Option<Lane>,
+    mtu: PathMtu,
+}
+
+impl Emitter {
+    /// Opens the sockets in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`EmitError`]; EPERM if CAP_NET_RAW is missing. A kernel without IPv6 is no error: IPv6
+    /// packets are then counted as unreachable.
+    pub fn open() -> Result<Self, EmitError> {
+        let v6 = match Lane::open(Domain::IPV6) {
+            Ok(lane) => Some(lane),
+            Err(error) if error.source.raw_os_error() == Some(libc::EAFNOSUPPORT) => None,
+            Err(error) => return Err(error),
+        };
+        let mtu = PathMtu::open().map_err(|source| EmitError { call: "socket(SOCK_DGRAM)", source })?;
+        Ok(Self { v4: Lane::open(Domain::IPV4)?, v6, mtu })
+    }
+
+    /// Sends `packets` in order, with as few system calls as their number allows, and returns
+    /// when the kernel has taken or refused every one. Bytes behind the IP packet (link padding)
+    /// are not sent. Every failure is counted by its cause.
+    ///
+    /// For a packet that exceeds the next hop's MTU `too_big` gets that packet as it would have
+    /// left and the MTU in bytes; of the segments of a super-packet only the first.
+    pub fn send<'a>(
+        &mut self,
+        packets: impl IntoIterator<Item = (&'a [u8], Offload)>,
+        counters: &IoCounters,
+        mut too_big: impl FnMut(&[u8], u16),
+    ) {
+        let Self { v4, v6, mtu } = self;
+        let mut report = |pieces: [&[u8]; 2]| {
+            let packet = pieces.concat();
+            if let Ok(mtu) = mtu.towards(lane::destination(&packet)) {
+                too_big(&packet, mtu);
+            }
+        };
+        let mut v4 = Queue::new(v4, counters);
+        let mut v6 = v6.as_mut().map(|lane| Queue::new(lane, counters));
+        for (number, (bytes, offload)) in packets.into_iter().enumerate() {
+            let Ok(length) = ip_length(bytes) else {
+                counters.send_malformed.add(1);
+                continue;
+            };
+            let queue = if bytes[0] >> 4 == 4 { Some(&mut v4) } else { v6.as_mut() };
+            match queue {
+                Some(queue) => queue.push(number, &bytes[..length], offload, &mut report),
+                None => counters.send_unreachable.add(1),
+            }
+        }
+        v4.flush(&mut report);
+        if let Some(mut v6) = v6 {
+            v6.flush(&mut report);
+        }
+    }
+}
+
+/// Gets the pieces of a packet that exceeds the MTU.
+type Report<'r> = dyn FnMut([&[u8]; 2]) + 'r;
+
+/// Messages on their way into one socket.
+struct Queue<'l, 'a> {
+    lane: &'l mut Lane,
+    messages: Vec<Message<'a>>,
+    counters: &'l IoCounters,
+    /// The packet last reported as too big: its other segments are not reported again.
+    reported: Option<usize>,
+    /// The send buffer stayed full for as long as it is waited for.
+    stuck: bool,
+}
+
+impl<'l, 'a> Queue<'l, 'a> {
+    fn new(lane: &'l mut Lane, counters: &'l IoCounters) -> Self {
+        Self { lane, messages: Vec::new(), counters, reported: None, stuck: false }
+    }
+
+    /// Appends one packet, cut and with full checksums as its offload state demands.
+    fn push(&mut self, packet: usize, bytes: &'a [u8], offload: Offload, report: &mut Report<'_>) {
+        if offload == Offload::default() {
+            self.make_room(report);
+            self.messages.push(Message { header_length: 0, rest: bytes, packet });
+            return;
+        }
+        let cut = match Cut::new(bytes, offload) {
+            Ok(cut) if cut.segments() > 1 => {
+                self.counters.resegmented.add(1);
+                cut
+            }
+            Ok(cut) if offload.needs_csum => cut,
+            // A size says nothing of a packet that is within it.
+            Ok(_) => return self.push(packet, bytes, Offload::default(), report),
+            Err(_) => return self.counters.send_malformed.add(1),
+        };
+        for index in 0..cut.segments() {
+            self.make_room(report);
+            let (header_length, rest) = cut.write(index, self.lane.header(self.messages.len()));
+            self.messages.push(Message { header_length, rest, packet });
+        }
+    }
+
+    fn make_room(&mut self, report: &mut Report<'_>) {
+        if self.messages.len() == BATCH {
+            self.flush(report);
+        }
+        if self.messages.capacity() == 0 {
+            self.messages.reserve_exact(BATCH);
+        }
+    }
+
+    /// Sends every message; goes on behind one that fails.
+    fn flush(&mut self, report: &mut Report<'_>) {
+        let mut next = 0;
+        while next < self.messages.len() {
+            match self.lane.send(&self.messages, next) {
+                Ok(sent) => {
+                    let pieces = (next..next + sent).flat_map(|i| self.lane.pieces(&self.messages, i));
+                    self.counters.sent_bytes.add(pieces.map(|piece| piece.len() as u64).sum());
+                    self.counters.sent.add(sent as u64);
+                    next += sent;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !self.stuck => {
+                    self.stuck = !self.lane.wait_for_room();
+                }
+                Err(error) => {
+                    self.fail(next, &error, report);
+                    next += 1;
+                }
+            }
+        }
+        self.messages.clear();
+    }
+
+    /// Counts a message the kernel refused.
+    fn fail(&mut self, index: usize, error: &io::Error, report: &mut Report<'_>) {
+        let counters = self.counters;
+        let counter = match error.raw_os_error() {
+            Some(libc::EMSGSIZE) => {
+                let packet = self.messages[index].packet;
+                if self.reported.replace(packet) != Some(packet) {
+                    report(self.lane.pieces(&self.messages, index));
+                }
+                &counters.send_too_big
+            }
+            Some(libc::EPERM | libc::EACCES) => &counters.send_refused,
+            Some(libc::EAGAIN | libc::ENOBUFS) => &counters.send_queue_full,
+            Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => &counters.send_unreachable,
+            _ => &counters.send_failed,
+        };
+        counter.add(1);
+    }
+}

@@ -1,0 +1,48 @@
+//! Asks the kernel for the MTU towards a destination.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use rustix::net::sockopt;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::EMIT_MARK;
+
+/// Any port will do: nothing is ever sent to it (9 is discard, RFC 863).
+const PORT: u16 = 9;
+
+/// UDP sockets whose only use is to be connected, which makes the kernel look up a route.
+#[derive(Debug)]
+pub(super) struct PathMtu {
+    v4: Socket,
+    /// None if the kernel has no IPv6.
+    v6: Option<Socket>,
+}
+
+impl PathMtu {
+    /// Opens the sockets, socket(2) and setsockopt(SO_MARK) (CAP_NET_ADMIN or CAP_NET_RAW): with
+    /// the mark, policy routing treats them like what is emitted.
+    pub(super) fn open() -> io::Result<Self> {
+        let open = |domain| {
+            let socket = Socket::new(domain, Type::DGRAM, None)?;
+            socket.set_mark(EMIT_MARK)?;
+            Ok::<_, io::Error>(socket)
+        };
+        Ok(Self { v4: open(Domain::IPV4)?, v6: open(Domain::IPV6).ok() })
+    }
+
+    /// Returns the MTU towards `destination` in bytes, connect(2) and getsockopt(IP_MTU or
+    /// IPV6_MTU); at most 65,535.
+    pub(super) fn towards(&self, destination: IpAddr) -> io::Result<u16> {
+        let socket = match destination {
+            IpAddr::V4(_) => &self.v4,
+            IpAddr::V6(_) => self.v6.as_ref().ok_or(io::ErrorKind::Unsupported)?,
+        };
+        socket.connect(&SockAddr::from(SocketAddr::new(destination, PORT)))?;
+        let mtu = match destination {
+            IpAddr::V4(_) => sockopt::ip_mtu(socket)?,
+            IpAddr::V6(_) => sockopt::ipv6_mtu(socket)?,
+        };
+        Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+    }
+}

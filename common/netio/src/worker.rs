@@ -1,0 +1,341 @@
+//! The run loop that joins captures, one engine and an emitter on an operating-system thread.
+//!
+//! ```text
+//!  wait ──► receive a batch ──► engine, packet by packet ──► emit the batch ──► time-outs ──┐
+//!   ▲         (per capture, in turn, until none has more)                                   │
+//!   └───────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! It keeps the contract of [`rtt0_core::engine`], with one liberty: the outbox is emitted and
+//! cleared once per batch and not once per packet, so that a batch costs one system call each
+//! way. Order is as the contract has it: a forwarded packet, then what the engine appended while
+//! it handled that packet, then the next. Buffers are reused only after the emitter is done.
+
+use std::any::Any;
+use std::io;
+use std::num::NonZeroU64;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rtt0_core::engine::{Engine, Verdict};
+use rtt0_core::packet::{Offload, Outbox};
+use rtt0_core::time::Instant;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::capture::{Capture, CaptureError};
+use crate::clock;
+use crate::counters::IoCounters;
+use crate::emit::Emitter;
+
+/// Batches taken from each capture in turn before time-outs and the stop signal are looked at.
+const ROUNDS: usize = 8;
+
+/// Calls of [`Engine::handle_timeout`] before packets are looked at again.
+const TIMEOUT_ROUNDS: usize = 16;
+
+/// How long after a packet the kernel's drop counts are read.
+const OVERFLOW_PERIOD: Duration = Duration::from_secs(1);
+
+/// How long queued packets are still served after the stop signal.
+const DRAIN_TIME: Duration = Duration::from_millis(50);
+
+/// Choices for a worker.
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    /// Name of the thread; the kernel shows the first 15 bytes.
+    pub name: String,
+    /// SCHED_FIFO priority, 1 to 99 (sched(7)), or `None` for ordinary scheduling. Without
+    /// CAP_SYS_NICE the thread stays ordinary; [`WorkerHandle::is_realtime`] tells.
+    pub realtime_priority: Option<u8>,
+}
+
+impl Default for WorkerOptions {
+    fn default() -> Self {
+        Self { name: "packets".to_owned(), realtime_priority: None }
+    }
+}
+
+/// A worker that could not start or has ended before it was stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// A capture has ended.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// A system call failed.
+    #[error("{call} failed in a packet worker")]
+    System {
+        /// The call.
+        call: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The engine or the loop panicked, which is a bug.
+    #[error("a packet worker panicked: {0}; please report this")]
+    Panicked(String),
+}
+
+/// The state of the loop. [`Worker::spawn`] moves it to a thread of its own.
+#[derive(Debug)]
+pub struct Worker<E> {
+    engine: E,
+    captures: Vec<Capture>,
+    ready: Vec<bool>,
+    emitter: Emitter,
+    outbox: Outbox,
+    /// What the engine answers to packets that were too big.
+    notices: Outbox,
+    plan: Vec<Step>,
+    counters: Arc<IoCounters>,
+    overflow_due: Option<Instant>,
+    stop: Arc<OwnedFd>,
+}
+
+/// One packet to emit at the end of a batch.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// Packet `index` of the batch, with the offload state the engine left it in.
+    Captured { index: usize, offload: Offload },
+    /// Packet `0` of the outbox.
+    Queued(usize),
+}
+
+impl<E: Engine + Send + 'static> Worker<E> {
+    /// Starts the loop on a thread of its own and returns once it runs.
+    ///
+    /// # Errors
+    /// [`WorkerError::System`] if the thread or its descriptors can't be made.
+    pub fn spawn(
+        engine: E,
+        captures: Vec<Capture>,
+        emitter: Emitter,
+        options: &WorkerOptions,
+    ) -> Result<WorkerHandle, WorkerError> {
+        let system = |call| move |source| WorkerError::System { call, source };
+        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|e| system("eventfd")(e.into()))?;
+        let stop = Arc::new(stop);
+        let (ended, alive) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| system("pipe2")(e.into()))?;
+        let counters = Arc::new(IoCounters::default());
+        let worker = Self {
+            engine,
+            ready: vec![false; captures.len()],
+            captures,
+            emitter,
+            outbox: Outbox::new(),
+            notices: Outbox::new(),
+            plan: Vec::new(),
+            counters: Arc::clone(&counters),
+            overflow_due: None,
+            stop: Arc::clone(&stop),
+        };
+        let (started, start) = mpsc::sync_channel(1);
+        let priority = options.realtime_priority;
+        let thread = thread::Builder::new()
+            .name(options.name.clone())
+            .spawn(move || {
+                // Dropped when the thread ends in whatever way, which hangs up the other end.
+                let _alive = alive;
+                // The owner waits for this; if it is gone there is nobody to tell.
+                let _ = started.send(prepare_thread(priority));
+                worker.run()
+            })
+            .map_err(system("clone"))?;
+        let realtime = start.recv().unwrap_or(false);
+        Ok(WorkerHandle { thread: Some(thread), stop, ended, counters, realtime })
+    }
+}
+
+impl<E: Engine> Worker<E> {
+    fn run(mut self) -> Result<(), WorkerError> {
+        loop {
+            let stopping = self.wait().map_err(|source| WorkerError::System { call: "ppoll", source })?;
+            if stopping {
+                return self.finish();
+            }
+            for _ in 0..ROUNDS {
+                if !self.serve_each()? {
+                    break;
+                }
+            }
+            self.handle_timeouts();
+        }
+    }
+
+    /// Waits for a packet, a time-out or the stop signal, ppoll(2). Returns whether to stop.
+    fn wait(&mut self) -> io::Result<bool> {
+        let due = [self.engine.next_timeout(), self.overflow_due].into_iter().flatten().min();
+        // Durations too long for the kernel, like no due time, mean to wait for an event.
+        let timeout = due.and_then(|due| Timespec::try_from(due - clock::now()).ok());
+        let mut polled: Vec<_> = self.captures.iter().map(|c| PollFd::new(c, PollFlags::IN)).collect();
+        polled.push(PollFd::new(&*self.stop, PollFlags::IN));
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        // Errors make a capture ready too: receiving tells what is wrong.
+        for (ready, polled) in self.ready.iter_mut().zip(&polled) {
+            *ready = !polled.revents().is_empty();
+        }
+        Ok(polled.last().is_some_and(|stop| !stop.revents().is_empty()))
+    }
+
+    /// Serves one batch of every capture that is ready; returns whether any may have more.
+    fn serve_each(&mut self) -> Result<bool, WorkerError> {
+        for index in 0..self.captures.len() {
+            if self.ready[index] {
+                self.ready[index] = self.serve(index)?;
+            }
+        }
+        Ok(self.ready.contains(&true))
+    }
+
+    /// Receives, handles and emits one batch; returns whether the capture may have more.
+    fn serve(&mut self, index: usize) -> Result<bool, WorkerError> {
+        let capture = &mut self.captures[index];
+        let more = capture.receive(&self.counters)?;
+        let now = clock::now();
+        self.overflow_due.get_or_insert(now + OVERFLOW_PERIOD);
+        for (index, mut packet) in capture.packets_mut().enumerate() {
+            let queued = self.outbox.len();
+            if let Verdict::Forward = self.engine.handle(now, &mut packet, &mut self.outbox) {
+                self.plan.push(Step::Captured { index, offload: packet.offload });
+            }
+            self.plan.extend((queued..self.outbox.len()).map(Step::Queued));
+        }
+        self.emit(now, Some(index));
+        Ok(more)
+    }
+
+    /// Emits what is planned, then what the engine answers to packets that were too big.
+    fn emit(&mut self, now: Instant, capture: Option<usize>) {
+        let Self { engine, captures, emitter, outbox, notices, plan, counters, .. } = self;
+        let capture = capture.and_then(|index| captures.get(index));
+        let packets = plan.iter().filter_map(|step| match *step {
+            Step::Captured { index, offload } => Some((capture?.packet(index)?.0, offload)),
+            Step::Queued(index) => outbox.get(index),
+        });
+        emitter.send(packets, counters, |packet, mtu| engine.too_big(now, packet, mtu, notices));
+        plan.clear();
+        outbox.clear();
+        if !notices.is_empty() {
+            // No answer to an answer.
+            emitter.send(notices.iter(), counters, |_, _| {});
+            notices.clear();
+        }
+    }
+
+    fn handle_timeouts(&mut self) {
+        let now = clock::now();
+        for _ in 0..TIMEOUT_ROUNDS {
+            if self.engine.next_timeout().is_none_or(|due| due > now) {
+                break;
+            }
+            self.engine.handle_timeout(now, &mut self.outbox);
+            self.plan.extend((0..self.outbox.len()).map(Step::Queued));
+            self.emit(now, None);
+        }
+        if self.overflow_due.is_some_and(|due| due <= now) {
+            self.overflow_due = None;
+            self.count_drops();
+        }
+    }
+
+    fn count_drops(&self) {
+        for capture in &self.captures {
+            capture.count_drops(&self.counters);
+        }
+    }
+
+    /// Serves what is queued already, for [`DRAIN_TIME`] at most.
+    fn finish(mut self) -> Result<(), WorkerError> {
+        let deadline = clock::now() + DRAIN_TIME;
+        self.ready.fill(true);
+        while self.serve_each()? && clock::now() < deadline {}
+        self.count_drops();
+        Ok(())
+    }
+}
+
+/// A running worker. Dropping it stops the worker and waits for its end.
+///
+/// Its descriptor ([`AsFd`]) is a pipe that hangs up (POLLHUP) as soon as the worker has ended in
+/// whatever way, so that the owner notices one that dies.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    thread: Option<JoinHandle<Result<(), WorkerError>>>,
+    stop: Arc<OwnedFd>,
+    ended: OwnedFd,
+    counters: Arc<IoCounters>,
+    realtime: bool,
+}
+
+impl WorkerHandle {
+    /// Asks the worker to serve what is queued already and to end. Does not wait.
+    pub fn stop(&self) {
+        // Fails only if the counter is full, that is, after 2^64 - 2 calls: it is signalled then.
+        let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
+    }
+
+    /// Waits for the worker to end. It ends when it is stopped or fails.
+    ///
+    /// # Errors
+    /// Why it ended without being stopped.
+    pub fn join(mut self) -> Result<(), WorkerError> {
+        self.wait_for_end()
+    }
+
+    /// Returns the worker's counters.
+    pub fn stats(&self) -> &Arc<IoCounters> {
+        &self.counters
+    }
+
+    /// Tells whether the thread runs under SCHED_FIFO.
+    pub fn is_realtime(&self) -> bool {
+        self.realtime
+    }
+
+    fn wait_for_end(&mut self) -> Result<(), WorkerError> {
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => Err(WorkerError::Panicked(panic_message(&*panic))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl AsFd for WorkerHandle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
+    }
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        self.stop();
+        // Whoever wants the result calls `join`.
+        let _ = self.wait_for_end();
+    }
+}
+
+/// Makes the calling thread wake up precisely, prctl(PR_SET_TIMERSLACK), and, if a priority is
+/// given, run before ordinary threads, sched_setscheduler(SCHED_FIFO) (CAP_SYS_NICE). Returns
+/// whether it does the latter.
+fn prepare_thread(priority: Option<u8>) -> bool {
+    // Refused by no kernel; without it time-outs come up to 50 µs late, no worse.
+    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+    let Some(priority) = priority else { return false };
+    let parameters = libc::sched_param { sched_priority: priority.into() };
+    // SAFETY: the pointer is to a sched_param that lives through the call; 0 is this thread.
+    unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) == 0
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
+}

@@ -1,0 +1,206 @@
+//! Captures on a real link what another namespace puts on it, with both backends.
+
+mod rig;
+
+use std::net::Ipv6Addr;
+
+use etherparse::{Icmpv4Type, PacketBuilder, PacketBuilderStep, icmpv4};
+use rig::{End, eventually, frame_sender, join, namespaces};
+use rtt0_core::service::Services;
+use rtt0_netio::capture::{Backend, Capture, CaptureError, CaptureOptions};
+use rtt0_netio::counters::IoCounters;
+use rtt0_netio::links::Links;
+use rtt0_netio::netns::Namespace;
+
+const CLIENT: [u8; 4] = [10, 1, 1, 1];
+const SERVER: [u8; 4] = [10, 1, 2, 10];
+
+fn services() -> Services {
+    let rules = ["10.1.2.0/24:443", "[fd00:2::/64]:443"];
+    Services::new(rules.iter().map(|rule| rule.parse().unwrap()).collect(), Vec::new())
+}
+
+fn options(backend: Backend) -> CaptureOptions {
+    CaptureOptions { backend, ..CaptureOptions::default() }
+}
+
+fn pair(left: &Namespace, right: &Namespace) {
+    join(
+        End { namespace: left, link: "left0", v4: [10, 1, 1, 1], v6: "fd00:1::1" },
+        End { namespace: right, link: "right0", v4: [10, 1, 1, 2], v6: "fd00:1::2" },
+        1500,
+    );
+}
+
+fn tcp4(mac: [u8; 6], ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2([2; 6], mac).ipv4(CLIENT, SERVER, 64).tcp(ports.0, ports.1, 1, 9);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, payload).unwrap();
+    frame
+}
+
+fn tcp6(mac: [u8; 6], port: u16) -> Vec<u8> {
+    let octets = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();
+    let builder = PacketBuilder::ethernet2([2; 6], mac)
+        .ipv6(octets("fd00:1::1"), octets("fd00:2::10"), 64)
+        .tcp(50_000, port, 1, 9);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, b"six").unwrap();
+    frame
+}
+
+fn over_ip(
+    mac: [u8; 6],
+    write: impl FnOnce(PacketBuilderStep<etherparse::IpHeaders>, &mut Vec<u8>),
+) -> Vec<u8> {
+    let mut frame = Vec::new();
+    write(PacketBuilder::ethernet2([2; 6], mac).ipv4(CLIENT, SERVER, 64), &mut frame);
+    frame
+}
+
+/// Receives until `last` comes, and returns all packets up to it.
+fn receive_until(capture: &mut Capture, last: &[u8], counters: &IoCounters) -> Vec<Vec<u8>> {
+    let mut packets = Vec::new();
+    eventually("the last packet must be captured", || {
+        capture.receive(counters).unwrap();
+        for packet in capture.packets_mut() {
+            packets.push(packet.bytes.to_vec());
+        }
+        for index in 0.. {
+            let Some((bytes, _)) = capture.packet(index) else { break };
+            assert!(packets.iter().any(|packet| packet == bytes), "packet() and packets_mut() agree");
+        }
+        packets.last().is_some_and(|packet| packet == last).then_some(())
+    });
+    packets
+}
+
+fn takes_what_is_served_and_nothing_else(backend: Backend) {
+    let Some([left, right]) = namespaces() else { return };
+    pair(&left, &right);
+    let mac = Links::open(&right).unwrap().mac("right0").unwrap();
+    let mut capture =
+        right.enter(|| Capture::open("right0", &services(), &options(backend))).unwrap().unwrap();
+    let mut sender = frame_sender(&left, "left0");
+    let mut send = |frame: &[u8]| sender.send_to(frame, None).unwrap().unwrap();
+
+    let mut padded = tcp4(mac, (50_000, 443), b"");
+    padded.resize(60, 0);
+    let unreachable = Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Host);
+    let icmp = over_ip(mac, |ip, out| ip.icmpv4(unreachable).write(out, &[0; 28]).unwrap());
+    let last = tcp4(mac, (443, 50_000), b"last");
+    let served = [tcp4(mac, (50_000, 443), b"four"), tcp6(mac, 443), padded, icmp];
+    let mut other_host = served[0].clone();
+    other_host[0..6].copy_from_slice(&[6; 6]);
+    let ignored = [
+        tcp4(mac, (50_000, 80), b"other port"),
+        tcp6(mac, 80),
+        other_host,
+        over_ip(mac, |ip, out| ip.udp(50_000, 443).write(out, b"udp").unwrap()),
+    ];
+    for frame in served.iter().chain(&ignored) {
+        send(frame);
+    }
+    // Served because its source is: the rule is for the server's address.
+    let mut from_server = last.clone();
+    from_server[26..30].copy_from_slice(&SERVER);
+    from_server[30..34].copy_from_slice(&CLIENT);
+    send(&from_server);
+
+    let counters = IoCounters::default();
+    let packets = receive_until(&mut capture, &from_server[14..], &counters);
+    let expected: Vec<&[u8]> = served.iter().chain([&from_server]).map(|frame| &frame[14..]).collect();
+    assert_eq!(packets, expected);
+    assert_eq!(counters.received.value(), 5);
+    assert_eq!(counters.received_truncated.value(), 0);
+    assert_eq!(capture.interface(), "right0");
+}
+
+#[test]
+fn mmsg_takes_what_is_served_and_nothing_else() {
+    takes_what_is_served_and_nothing_else(Backend::Mmsg);
+}
+
+#[test]
+fn pnet_takes_what_is_served_and_nothing_else() {
+    takes_what_is_served_and_nothing_else(Backend::Pnet);
+}
+
+fn never_takes_what_its_own_host_sends(backend: Backend) {
+    let Some([left, right]) = namespaces() else { return };
+    pair(&left, &right);
+    let (ours, peers) = (
+        Links::open(&right).unwrap().mac("right0").unwrap(),
+        Links::open(&left).unwrap().mac("left0").unwrap(),
+    );
+    let mut capture =
+        right.enter(|| Capture::open("right0", &services(), &options(backend))).unwrap().unwrap();
+    let mut own = frame_sender(&right, "right0");
+    own.send_to(&tcp4(peers, (50_000, 443), b"own"), None).unwrap().unwrap();
+    let foreign = tcp4(ours, (50_000, 443), b"foreign");
+    frame_sender(&left, "left0").send_to(&foreign, None).unwrap().unwrap();
+    let packets = receive_until(&mut capture, &foreign[14..], &IoCounters::default());
+    assert_eq!(packets, [&foreign[14..]]);
+}
+
+#[test]
+fn mmsg_never_takes_what_its_own_host_sends() {
+    never_takes_what_its_own_host_sends(Backend::Mmsg);
+}
+
+#[test]
+fn pnet_never_takes_what_its_own_host_sends() {
+    never_takes_what_its_own_host_sends(Backend::Pnet);
+}
+
+#[test]
+fn batches_keep_the_order_and_drops_are_counted() {
+    let Some([left, right]) = namespaces() else { return };
+    pair(&left, &right);
+    let mac = Links::open(&right).unwrap().mac("right0").unwrap();
+    let small = CaptureOptions { batch: 7, receive_buffer: 1 << 20, ..CaptureOptions::default() };
+    let mut capture = right.enter(|| Capture::open("right0", &services(), &small)).unwrap().unwrap();
+    let mut sender = frame_sender(&left, "left0");
+    let sent = 5000u32;
+    for number in 0..sent {
+        sender.send_to(&tcp4(mac, (50_000, 443), &number.to_be_bytes()), None).unwrap().unwrap();
+    }
+    let counters = IoCounters::default();
+    let mut numbers: Vec<u32> = Vec::new();
+    while capture.receive(&counters).unwrap() {
+        assert_eq!(capture.packets_mut().count(), 7);
+        let number =
+            |p: rtt0_core::packet::Packet<'_>| u32::from_be_bytes(p.bytes[40..44].try_into().unwrap());
+        numbers.extend(capture.packets_mut().map(number));
+    }
+    numbers.extend(
+        capture.packets_mut().map(|packet| u32::from_be_bytes(packet.bytes[40..44].try_into().unwrap())),
+    );
+    assert!(numbers.is_sorted(), "packets leave in the order they came");
+    capture.count_drops(&counters);
+    let (received, dropped) = (counters.received.value(), counters.received_overflow.value());
+    assert_eq!(received, numbers.len() as u64);
+    assert!(dropped > 0, "1 MB can't hold 5000 packets, yet {received} came");
+    assert_eq!(received + dropped, sent.into());
+}
+
+#[test]
+fn an_interface_that_vanishes_is_an_error() {
+    let Some([left, right]) = namespaces() else { return };
+    pair(&left, &right);
+    let mut capture =
+        right.enter(|| Capture::open("right0", &services(), &CaptureOptions::default())).unwrap().unwrap();
+    // The veth pair goes with the namespace of either end.
+    drop(left);
+    let counters = IoCounters::default();
+    let error = eventually("the deletion must be noticed", || capture.receive(&counters).err());
+    assert!(matches!(&error, CaptureError::Gone { interface } if interface == "right0"), "{error}");
+}
+
+#[test]
+fn an_unknown_interface_is_named() {
+    for name in ["nosuch0", "a name far too long for any interface", "nul\0byte"] {
+        let error = Capture::open(name, &services(), &CaptureOptions::default()).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("interface '{name}' not found")), "{error}");
+    }
+}

@@ -1,0 +1,97 @@
+//! Namespaces joined by veth pairs, made by each test for itself.
+#![allow(dead_code, unreachable_pub, reason = "each test uses the part it needs")]
+
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use pnet_datalink::{Channel, DataLinkSender};
+use rtt0_netio::links::{Links, VethEnd};
+use rtt0_netio::netns::Namespace;
+use rtt0_netio::sysctl;
+
+/// Makes `N` namespaces with IPv6 duplicate address detection off; `None`, with a word on why,
+/// if that needs privileges this process lacks.
+pub fn namespaces<const N: usize>() -> Option<[Namespace; N]> {
+    let create = || {
+        let namespace = Namespace::create()?;
+        let parameters = [
+            ("net.ipv6.conf.default.accept_dad", "0"),
+            ("net.ipv6.conf.all.accept_dad", "0"),
+            ("net.ipv6.conf.default.router_solicitations", "0"),
+        ];
+        sysctl::set(&namespace, &parameters).map_err(io::Error::other)?;
+        Ok(namespace)
+    };
+    match create() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            println!("skipped: needs CAP_SYS_ADMIN and CAP_NET_ADMIN");
+            None
+        }
+        first => {
+            let mut first = Some(first.unwrap());
+            Some(std::array::from_fn(|_| first.take().unwrap_or_else(|| create().unwrap())))
+        }
+    }
+}
+
+/// One end of a cable.
+#[derive(Clone, Copy)]
+pub struct End<'a> {
+    pub namespace: &'a Namespace,
+    pub link: &'a str,
+    pub v4: [u8; 4],
+    pub v6: &'a str,
+}
+
+/// Joins two ends by a veth pair, gives them their addresses (/24, /64) and brings them up.
+pub fn join(near: End<'_>, far: End<'_>, mtu: u32) {
+    Links::add_veth(
+        VethEnd { namespace: near.namespace, name: near.link },
+        VethEnd { namespace: far.namespace, name: far.link },
+        mtu,
+    )
+    .unwrap();
+    for end in [near, far] {
+        let links = Links::open(end.namespace).unwrap();
+        links.bring_up(end.link).unwrap();
+        links.add_address(end.link, end.v4.into(), 24).unwrap();
+        links.add_address(end.link, end.v6.parse().unwrap(), 64).unwrap();
+    }
+}
+
+/// Adds routes to the networks of `destination` through `gateway`.
+pub fn route(namespace: &Namespace, destination: End<'_>, gateway: End<'_>) {
+    let links = Links::open(namespace).unwrap();
+    let [a, b, c, _] = destination.v4;
+    links.add_route([a, b, c, 0].into(), 24, gateway.v4.into()).unwrap();
+    let v6: std::net::Ipv6Addr = destination.v6.parse().unwrap();
+    let network = std::net::Ipv6Addr::from(u128::from(v6) & (!0 << 64));
+    links.add_route(network.into(), 64, gateway.v6.parse::<IpAddr>().unwrap()).unwrap();
+}
+
+/// A way to put frames on a link as they are.
+pub fn frame_sender(namespace: &Namespace, link: &str) -> Box<dyn DataLinkSender> {
+    let open = || {
+        let links = pnet_datalink::interfaces();
+        let link = links.into_iter().find(|candidate| candidate.name == link).unwrap();
+        match pnet_datalink::channel(&link, pnet_datalink::Config::default()).unwrap() {
+            Channel::Ethernet(sender, _) => sender,
+            _ => unreachable!("an AF_PACKET channel is an Ethernet channel"),
+        }
+    };
+    namespace.enter(open).unwrap()
+}
+
+/// Calls `attempt` until it gives something; fails the test after ten seconds.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(result) = attempt() {
+            return result;
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
