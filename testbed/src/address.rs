@@ -18,10 +18,7 @@ pub struct Dual {
 
 impl Dual {
     const fn on(leg: u8, v4: u8, v6: u16) -> Self {
-        Self {
-            v4: Ipv4Addr::new(10, 1, leg, v4),
-            v6: Ipv6Addr::new(0xfd00, 1, leg as u16, 0, 0, 0, 0, v6),
-        }
+        Self { v4: Ipv4Addr::new(10, 1, leg, v4), v6: Ipv6Addr::new(0xfd00, 1, leg as u16, 0, 0, 0, 0, v6) }
     }
 
     /// Returns both addresses with their prefix lengths in bits.

@@ -34,7 +34,12 @@ pub struct Recorder {}
 
 impl Recorder {
     /// Starts recording `interface` of `host` in memory.
-    pub fn start(_host: &Host, _interface: &str, _snaplen: usize, _filter: Option<Filter>) -> anyhow::Result<Self> {
+    pub fn start(
+        _host: &Host,
+        _interface: &str,
+        _snaplen: usize,
+        _filter: Option<Filter>,
+    ) -> anyhow::Result<Self> {
         anyhow::bail!("not built yet")
     }
     /// Stops, and returns the packets in the order the kernel saw them.

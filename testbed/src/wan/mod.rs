@@ -1,6 +1,49 @@
 //! The long leg: a delay line in user space between the two NICs.
+//!
+//! ```text
+//! clientnic wan0 ─► port ─► line (impairments, delay) ─► port ─► wan0 servernic
+//!                ◄─ port ◄─ line                      ◄─ port ◄─
+//! ```
+//!
+//! A port is a TAP device made inside the NIC's namespace, or where `/dev/net/tun` is closed to
+//! us, a packet socket on a veth whose other end is the NIC's `wan0`. A thread for each direction
+//! carries the frames. With offloads on, super-packets pass whole; as soon as the path drops,
+//! repeats, reorders or serialises packets, the kernel is told to hand over single segments, so
+//! that each of them has its own fate.
 
+mod line;
+mod packet;
+mod port;
+mod rtt;
+mod tap;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use anyhow::Context;
+use rtt0_netio::links::{Links, VethEnd};
+use rtt0_netio::netns::Namespace;
+use rtt0_netio::offload::{self, Offloads};
+use rustix::event::{EventfdFlags, eventfd};
+
+pub use line::{Counters, Lateness};
+pub(crate) use packet::{Ear, PacketSocket};
+pub(crate) use port::VNET_HEADER;
+pub(crate) use rtt::measure as measure_rtt;
+
+use crate::address::WAN0;
+use line::Line;
+use packet::PacketPort;
+use port::{Carrier, Port};
+use tap::{Burden, Tap};
+
+/// Names of the veth ends inside the namespace of the packet-socket backend.
+const INNER: [&str; 2] = ["left0", "right0"];
+/// Transmit queue of a TAP device in packets: what a burst may need before the line's thread runs.
+const TAP_QUEUE: u32 = 8_192;
 
 /// What happens to packets on the long leg, the same in each direction.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -11,11 +54,11 @@ pub struct Path {
     pub jitter: Duration,
     /// Probability (0–1) that a packet is lost.
     pub loss: f64,
-    /// Probability (0–1) that a packet is held back so that later ones overtake it.
+    /// Probability (0–1) that a packet is held back by another 1–5 ms, so that later ones overtake.
     pub reorder: f64,
     /// Probability (0–1) that a packet arrives twice.
     pub duplicate: f64,
-    /// Rate in bit/s at which packets are serialised; none means at once.
+    /// Rate in bit/s of Ethernet frames, with a buffer of 100 ms before it; none means unlimited.
     pub rate_bits: Option<u64>,
     /// Seed of the random choices: the same seed and packets give the same fate.
     pub seed: u64,
@@ -34,4 +77,200 @@ impl Path {
             seed: 1,
         }
     }
+
+    /// Tells whether packets have fates of their own, so that segments must travel singly.
+    fn acts_on_single_packets(&self) -> bool {
+        self.loss > 0.0 || self.reorder > 0.0 || self.duplicate > 0.0 || self.rate_bits.is_some()
+    }
+}
+
+/// How the delay line gets at the packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// TAP devices. Needs access to `/dev/net/tun`.
+    Tap,
+    /// Packet sockets on veth pairs in a fifth namespace.
+    Packet,
+}
+
+/// One direction's state, for reading.
+#[derive(Debug, Clone)]
+pub struct Direction {
+    /// What was done so far.
+    pub counters: Counters,
+    /// How late frames came out.
+    pub lateness: Lateness,
+}
+
+/// The running delay line. Dropping it stops its threads and removes its devices.
+#[derive(Debug)]
+pub struct Wan {
+    devices: Devices,
+    offloads: bool,
+    lines: [Arc<Mutex<Line>>; 2],
+    stop: Arc<OwnedFd>,
+    carriers: Vec<JoinHandle<()>>,
+}
+
+/// What a backend keeps for changing the burden later.
+#[derive(Debug)]
+enum Devices {
+    Tap([Tap; 2]),
+    /// The NICs' namespaces, and the one in between.
+    Packet([Namespace; 2], Namespace),
+}
+
+impl Wan {
+    /// Makes the devices `wan0` (down) in both namespaces and starts carrying frames between
+    /// them. Needs `CAP_NET_ADMIN` and `CAP_NET_RAW`. `offloads` permits super-packets and partial
+    /// checksums; `mtu` is in bytes.
+    ///
+    /// # Errors
+    /// A device, socket or thread cannot be made.
+    pub fn raise(
+        nics: [&Namespace; 2],
+        backend: Backend,
+        path: Path,
+        offloads: bool,
+        mtu: u16,
+    ) -> anyhow::Result<Self> {
+        let (devices, ports) = match backend {
+            Backend::Tap => make_taps(nics, burden(offloads, &path), mtu),
+            Backend::Packet => make_veths(nics, mtu),
+        }
+        .with_context(|| format!("cannot make the long leg's devices ({backend:?})"))?;
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let lines = [0, 1].map(|side| Arc::new(Mutex::new(Line::new(path, salt(side)))));
+        let mut wan = Self { devices, offloads, lines, stop, carriers: Vec::new() };
+        wan.set_burden(&path).context("cannot set the long leg's offloads")?;
+        wan.start(ports)?;
+        Ok(wan)
+    }
+
+    fn start(&mut self, [client_side, server_side]: [Ends; 2]) -> anyhow::Result<()> {
+        let ways = [
+            ("wan-to-server", client_side.from, server_side.to, &self.lines[0]),
+            ("wan-to-client", server_side.from, client_side.to, &self.lines[1]),
+        ];
+        for (name, from, to, line) in ways {
+            let carrier = Carrier { from, to, line: Arc::clone(line), stop: Arc::clone(&self.stop) };
+            let thread = thread::Builder::new().name(name.to_owned()).spawn(move || carrier.run())?;
+            self.carriers.push(thread);
+        }
+        Ok(())
+    }
+
+    /// Tells which backend runs.
+    pub fn backend(&self) -> Backend {
+        match self.devices {
+            Devices::Tap(_) => Backend::Tap,
+            Devices::Packet(..) => Backend::Packet,
+        }
+    }
+
+    /// Changes the path for packets that enter from now on.
+    ///
+    /// # Errors
+    /// The kernel refuses to change the devices' offloads; the path is changed all the same.
+    pub fn set_path(&self, path: Path) -> anyhow::Result<()> {
+        for (side, line) in self.lines.iter().enumerate() {
+            line.lock().unwrap_or_else(PoisonError::into_inner).set_path(path, salt(side));
+        }
+        self.set_burden(&path).context("cannot set the long leg's offloads")
+    }
+
+    /// Returns what both directions have done: client to server, server to client.
+    pub fn directions(&self) -> [Direction; 2] {
+        [0, 1].map(|side: usize| {
+            let line = self.lines[side].lock().unwrap_or_else(PoisonError::into_inner);
+            Direction { counters: line.counters(), lateness: line.lateness().clone() }
+        })
+    }
+
+    fn set_burden(&self, path: &Path) -> io::Result<()> {
+        let burden = burden(self.offloads, path);
+        match &self.devices {
+            Devices::Tap(taps) => taps.iter().try_for_each(|tap| tap.set_burden(burden)),
+            Devices::Packet(nics, between) => {
+                for nic in nics {
+                    nic.enter(|| set_offloads(WAN0, burden))??;
+                }
+                between.enter(|| INNER.iter().try_for_each(|name| set_offloads(name, burden)))?
+            }
+        }
+    }
+}
+
+impl Drop for Wan {
+    fn drop(&mut self) {
+        // Only an overflow of the eventfd's counter could make this fail.
+        let _ = rustix::io::write(&self.stop, &1_u64.to_ne_bytes());
+        for carrier in self.carriers.drain(..) {
+            // A panic in there was printed when it happened; the testbed's end is no place for it.
+            let _ = carrier.join();
+        }
+    }
+}
+
+/// A device's port, once for each of the two threads that use it.
+struct Ends {
+    from: Box<dyn Port>,
+    to: Box<dyn Port>,
+}
+
+impl Ends {
+    fn of<P: Port + Clone + 'static>(port: P) -> Self {
+        Self { from: Box::new(port.clone()), to: Box::new(port) }
+    }
+}
+
+fn make_taps(nics: [&Namespace; 2], burden: Burden, mtu: u16) -> anyhow::Result<(Devices, [Ends; 2])> {
+    let make = |nic: &Namespace| -> anyhow::Result<Tap> {
+        let tap = Tap::create(nic, WAN0, burden).context("cannot use /dev/net/tun")?;
+        Links::open(nic)?.set_mtu_and_queue(WAN0, mtu.into(), TAP_QUEUE)?;
+        Ok(tap)
+    };
+    let taps = [make(nics[0])?, make(nics[1])?];
+    let ends = [Ends::of(taps[0].clone()), Ends::of(taps[1].clone())];
+    Ok((Devices::Tap(taps), ends))
+}
+
+fn make_veths(nics: [&Namespace; 2], mtu: u16) -> anyhow::Result<(Devices, [Ends; 2])> {
+    let between = Namespace::create()?;
+    // Whatever else the kernel might say on these devices is not the path's business.
+    rtt0_netio::sysctl::set(&between, &[("net.ipv6.conf.default.disable_ipv6", "1")])?;
+    let links = Links::open(&between)?;
+    let make = |nic: &Namespace, inner: &'static str| -> anyhow::Result<Ends> {
+        let near = VethEnd { namespace: &between, name: inner };
+        Links::add_veth(near, VethEnd { namespace: nic, name: WAN0 }, mtu.into())?;
+        links.bring_up(inner)?;
+        Ok(Ends::of(PacketPort::open(&between, links.index(inner)?)?))
+    };
+    let ends = [make(nics[0], INNER[0])?, make(nics[1], INNER[1])?];
+    let copy = |nic: &Namespace| nic.as_fd().try_clone_to_owned().map(Namespace::from);
+    Ok((Devices::Packet([copy(nics[0])?, copy(nics[1])?], between), ends))
+}
+
+fn burden(offloads: bool, path: &Path) -> Burden {
+    match (offloads, path.acts_on_single_packets()) {
+        (false, _) => Burden::Plain,
+        (true, true) => Burden::Checksums,
+        (true, false) => Burden::SuperPackets,
+    }
+}
+
+/// Sets a veth's offloads, in the namespace of the calling thread. GRO stays off as veth has it:
+/// it would put off a packet's arrival.
+fn set_offloads(interface: &str, burden: Burden) -> io::Result<()> {
+    let checksums = burden != Burden::Plain;
+    let super_packets = burden == Burden::SuperPackets;
+    let present = offload::read(interface)?;
+    let wanted =
+        Offloads { tso: super_packets, gso: super_packets, tx_checksum: checksums, gro: false, ..present };
+    offload::write(interface, wanted)
+}
+
+/// Makes the directions' fates differ under one seed.
+fn salt(side: usize) -> u64 {
+    [0, 0x5bd1_e995_97f4_a7c1][side & 1]
 }

@@ -1,0 +1,170 @@
+//! The topology carries traffic, keeps its RTT and leaves nothing behind.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use testbed::address::SERVER;
+use testbed::privilege;
+use testbed::topology::{Topology, TopologyConfig};
+use testbed::wan::{Backend, Path};
+
+/// One topology at a time: others would take the processor from its delay line.
+static ALONE: Mutex<()> = Mutex::new(());
+
+const RTT: Duration = Duration::from_millis(50);
+const MEGABYTE: usize = 1 << 20;
+
+fn with_topology(config: &TopologyConfig, backend: Backend, test: impl FnOnce(&Topology)) {
+    if !privilege::is_held() {
+        println!("skipped: needs CAP_NET_ADMIN and CAP_SYS_ADMIN");
+        return;
+    }
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let start = Instant::now();
+    let topology = Topology::raise_with(config, backend).unwrap();
+    println!("{backend:?}: raised in {:.1?}", start.elapsed());
+    test(&topology);
+    for (way, direction) in ["to server", "to client"].iter().zip(topology.wan().directions()) {
+        println!(
+            "{way}: {:?}, late p50 {:?} p99 {:?}",
+            direction.counters,
+            direction.lateness.quantile(0.5),
+            direction.lateness.quantile(0.99)
+        );
+    }
+}
+
+fn config(offloads: bool, path: Path) -> TopologyConfig {
+    TopologyConfig { offloads, path, ..TopologyConfig::default() }
+}
+
+/// Sends `bytes` from server to client and back again, and returns both rates in Mbit/s.
+fn transfer(topology: &Topology, address: IpAddr, bytes: usize) -> [f64; 2] {
+    let data: Vec<u8> = (0..bytes).map(|i| (i * 31 + i / 251) as u8).collect();
+    let expected = Sha256::digest(&data);
+    let listener = topology.server.enter(|| TcpListener::bind((address, 0))).unwrap().unwrap();
+    let target = listener.local_addr().unwrap();
+    thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            let (mut stream, _) = listener.accept().unwrap();
+            limit(&stream);
+            stream.write_all(&data).unwrap();
+            let mut back = vec![0; bytes];
+            stream.read_exact(&mut back).unwrap();
+            stream.write_all(&[1]).unwrap();
+            Sha256::digest(&back)
+        });
+        let mut stream = topology.client.enter(|| TcpStream::connect(target)).unwrap().unwrap();
+        limit(&stream);
+        let mut received = vec![0; bytes];
+        let start = Instant::now();
+        stream.read_exact(&mut received).unwrap();
+        let down = start.elapsed();
+        assert_eq!(Sha256::digest(&received), expected);
+        let start = Instant::now();
+        stream.write_all(&received).unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+        let up = start.elapsed();
+        assert_eq!(server.join().unwrap(), expected);
+        [down, up].map(|time| bytes as f64 * 8.0 / 1e6 / time.as_secs_f64())
+    })
+}
+
+/// A stalled transfer fails instead of hanging.
+fn limit(stream: &TcpStream) {
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
+}
+
+fn carries(offloads: bool, backend: Backend) {
+    with_topology(&config(offloads, Path::with_rtt(RTT)), backend, |topology| {
+        println!("offloads {offloads}: RTT {:.3?}", topology.verify_rtt(RTT).unwrap());
+        let v6 = topology.measure_rtt_to(SERVER.v6.into()).unwrap();
+        assert!(v6 >= RTT, "{v6:?}");
+        for address in [SERVER.v4.into(), SERVER.v6.into()] {
+            let [down, up] = transfer(topology, address, 32 * MEGABYTE);
+            println!("{address}: down {down:.0} Mbit/s, up {up:.0} Mbit/s");
+        }
+        for direction in topology.wan().directions() {
+            assert_eq!(direction.counters.overflow, 0);
+            assert_eq!(direction.counters.refused, 0);
+        }
+    });
+}
+
+#[test]
+fn tap_carries_super_packets() {
+    carries(true, Backend::Tap);
+}
+
+#[test]
+fn tap_carries_single_segments() {
+    carries(false, Backend::Tap);
+}
+
+#[test]
+fn packet_sockets_carry_super_packets() {
+    carries(true, Backend::Packet);
+}
+
+#[test]
+fn packet_sockets_carry_single_segments() {
+    carries(false, Backend::Packet);
+}
+
+#[test]
+fn every_rtt_is_kept_and_can_be_changed() {
+    let ms = Duration::from_millis;
+    with_topology(&config(true, Path::with_rtt(ms(10))), Backend::Tap, |topology| {
+        for rtt in [ms(10), ms(200), ms(100), ms(10), ms(1)] {
+            topology.set_path(Path::with_rtt(rtt));
+            println!("{rtt:?}: {:.3?}", topology.verify_rtt(rtt).unwrap());
+        }
+        assert!(topology.verify_rtt(ms(20)).is_err());
+    });
+}
+
+fn impaired(backend: Backend) {
+    with_topology(&config(true, Path::with_rtt(Duration::from_millis(10))), backend, |topology| {
+        let clean = Path::with_rtt(Duration::from_millis(10));
+        topology.set_path(Path { loss: 0.01, reorder: 0.01, duplicate: 0.01, ..clean });
+        transfer(topology, SERVER.v4.into(), 2 * MEGABYTE);
+        for direction in topology.wan().directions() {
+            let counters = direction.counters;
+            assert!(counters.lost > 0 && counters.reordered > 0 && counters.duplicated > 0, "{counters:?}");
+            // Acknowledgements are smaller; nothing is larger than a frame.
+            assert!(counters.bytes / counters.packets <= 1514, "{counters:?}");
+        }
+        topology.set_path(Path { rate_bits: Some(20_000_000), ..clean });
+        let [down, up] = transfer(topology, SERVER.v4.into(), 2 * MEGABYTE);
+        println!("limited to 20 Mbit/s: down {down:.1}, up {up:.1}");
+        // Bursts of the queue aside, a limit cannot be beaten on any machine.
+        assert!(down < 22.0 && up < 22.0, "{down} {up}");
+    });
+}
+
+#[test]
+fn impairments_act_on_single_segments_of_taps() {
+    impaired(Backend::Tap);
+}
+
+#[test]
+fn impairments_act_on_single_segments_of_packet_sockets() {
+    impaired(Backend::Packet);
+}
+
+#[test]
+fn a_small_mtu_of_the_long_leg_is_learned() {
+    let config = TopologyConfig { wan_mtu: 1300, ..config(true, Path::with_rtt(Duration::from_millis(10))) };
+    with_topology(&config, Backend::Tap, |topology| {
+        for address in [SERVER.v4.into(), SERVER.v6.into()] {
+            transfer(topology, address, MEGABYTE);
+        }
+    });
+}
