@@ -6,10 +6,11 @@
 //!
 //! - Lengths are checked against the *captured* bytes, trailing link padding included, since
 //!   the guard stands before the kernel trims it.
-//! - IPv6 hop-by-hop, routing, destination and first-fragment headers are stepped over; an
-//!   authentication header ends the walk, so what it protects is never claimed.
-//! - A fragment other than the first is never claimed; a first fragment is, if it carries a
-//!   whole TCP header of 20 bytes.
+//! - IPv6 hop-by-hop, routing and destination headers are stepped over; an authentication
+//!   header ends the walk, so what it protects is never claimed.
+//! - A later IPv4 fragment is never claimed; the first is, if it carries a whole TCP header of
+//!   20 bytes. A packet with an IPv6 fragment header is never claimed, since nftables gives no
+//!   reliable view behind it. (Routers don't fragment IPv6, and TCP senders have no need to.)
 //! - Checksums are not looked at. A claimed packet whose IPv4 header checksum is wrong was
 //!   dropped by the guard, and so it has to be dropped by the engine as well: the kernel would
 //!   have done so, and a raw socket would write a correct one.
@@ -63,7 +64,6 @@ const HOP_BY_HOP: u8 = 0;
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
 const ICMP_V6: u8 = 58;
 const DESTINATION: u8 = 60;
 
@@ -86,7 +86,7 @@ struct Outer {
 }
 
 impl Outer {
-    /// `None` if malformed or a fragment other than the first.
+    /// `None` if malformed or a fragment that is never claimed.
     fn read(packet: &[u8]) -> Option<Self> {
         match packet.first()? >> 4 {
             4 => Self::read_v4(packet),
@@ -127,26 +127,17 @@ impl Outer {
 }
 
 /// Steps over the extension headers of RFC 8200 §4. Returns protocol and offset of what
-/// follows, or `None` if a header is cut off or the packet is a fragment other than the first.
+/// follows, or `None` if a header is cut off.
 fn walk_extensions(packet: &[u8]) -> Option<(u8, usize)> {
     let mut next = packet[6];
     let mut at = 40;
     // Every header is 8 bytes at least, so the walk ends with the packet.
-    while matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION) {
+    while matches!(next, HOP_BY_HOP | ROUTING | DESTINATION) {
         let header = packet.get(at..)?;
-        let (following, units) = (*header.first()?, usize::from(*header.get(1)?));
-        let length = match next {
-            FRAGMENT if be16(header, 2)? & !0x7 != 0 => return None,
-            FRAGMENT => 8,
-            // The kernel reads the type and segments-left fields as well.
-            ROUTING => {
-                header.get(..4)?;
-                (units + 1) * 8
-            }
-            _ => (units + 1) * 8,
-        };
-        next = following;
-        at += length;
+        // Of a routing header the kernel reads the type and segments-left fields as well.
+        header.get(..if next == ROUTING { 4 } else { 2 })?;
+        next = header[0];
+        at += (usize::from(header[1]) + 1) * 8;
     }
     Some((next, at))
 }
@@ -251,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_first_fragments_only() {
+    fn claims_the_first_ipv4_fragment_only() {
         let mut packet = tcp_v4(CLIENT, 40_000, SERVER, 443);
         packet[6] = 0x20;
         assert_eq!(claims(&services(), &packet), Some(Claim::Tcp(Direction::ToServer)));
@@ -266,8 +257,8 @@ mod tests {
             (HOP_BY_HOP, [TCP, 0, 1, 4, 0, 0, 0, 0], true),
             (ROUTING, [TCP, 0, 0, 0, 0, 0, 0, 0], true),
             (DESTINATION, [TCP, 0, 1, 4, 0, 0, 0, 0], true),
-            (FRAGMENT, [TCP, 0, 0, 1, 0, 0, 0, 9], true),
-            (FRAGMENT, [TCP, 0, 0, 9, 0, 0, 0, 9], false),
+            (44, [TCP, 0, 0, 1, 0, 0, 0, 9], false),
+            (44, [TCP, 0, 0, 9, 0, 0, 0, 9], false),
             (51, [TCP, 0, 0, 0, 0, 0, 0, 0], false),
             (59, [TCP, 0, 0, 0, 0, 0, 0, 0], false),
         ] {

@@ -1,0 +1,262 @@
+//! The kernel guard: what user space forwards, the kernel must not forward as well.
+//!
+//! A capture socket only copies packets; the kernel would forward the original, and a kernel
+//! that forwards in parallel wins the race. The guard is an nf_tables table at the interfaces'
+//! netdev ingress hook, which drops the originals after `AF_PACKET` (`ETH_P_ALL`) has seen them.
+//! It belongs to a netlink socket (`NFT_TABLE_F_OWNER`, Linux 5.12): whichever way the process
+//! ends, the kernel removes it, and plain forwarding resumes.
+//!
+//! # What is dropped
+//!
+//! Exactly the packets for which [`rtt0_core::claim::claims`] returns `Some`, of the frames
+//! whose link-layer destination is this host (`meta pkttype host`; the kernel forwards no
+//! others, and nobody may touch them):
+//!
+//! 1. TCP, all 20 bytes of the fixed header present, not a later IPv4 fragment, no IPv6 fragment
+//!    header; neither address is the host's own; destination *or* source (address and port) is
+//!    a service, not both.
+//! 2. ICMP type 3 and ICMPv6 types 1 and 2, likewise no such fragment, not addressed to the host
+//!    itself, that quote, right behind the 8 bytes of ICMP header, a segment with addresses and
+//!    ports as in 1 and of which the sequence number is still quoted: an IPv4 header without
+//!    options (first byte 0x45), protocol 6 and fragment offset 0, or an IPv6 header with next
+//!    header 6.
+//!
+//! "Present" means within the captured frame, link padding included. IPv6 extension headers are
+//! walked by the kernel as `claims` walks them. What is malformed is not dropped here: the
+//! kernel does that a step later, with its own counters.
+//!
+//! The netdev family is used and not inet's ingress hook, because the latter by itself drops
+//! what it can't parse, among it some legal IPv6 fragments.
+//!
+//! A second table (inet, same name) hooks `output` before connection tracking and marks our own
+//! emissions, known by their `SO_MARK`, as untracked: half of each conversation would look
+//! invalid to conntrack.
+
+mod netlink;
+mod ruleset;
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::{CString, NulError};
+use std::fmt;
+
+use netlink_socket2::{NetlinkSocket, ReplyError};
+use rtt0_core::service::Services;
+
+use crate::interface::{self, UnknownInterface};
+use netlink::{HOOK_INGRESS, HOOK_OUTPUT, INET, Message, NETDEV};
+use ruleset::Ruleset;
+use text::Text;
+
+/// Why the guard could not be installed or read.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    /// An interface name holds a NUL byte.
+    #[error("interface name {0:?} is not valid")]
+    InterfaceName(String, #[source] NulError),
+    /// Nothing of that name to guard. (Linux 6.16 and newer would wait for one to appear.)
+    #[error(transparent)]
+    UnknownInterface(#[from] UnknownInterface),
+    /// The kernel refused a message.
+    #[error(
+        "kernel guard: cannot {action} (needs CAP_NET_ADMIN and Linux 5.12 with nf_tables for netdev): {source}"
+    )]
+    Refused {
+        /// What was tried.
+        action: &'static str,
+        /// The kernel's answer.
+        source: ReplyError,
+    },
+    /// The kernel took every message, and yet rules are missing.
+    #[error("kernel guard: {found} of {expected} rules are in place; is another program changing nf_tables?")]
+    Incomplete {
+        /// Rules sent.
+        expected: usize,
+        /// Rules listed afterwards.
+        found: usize,
+    },
+}
+
+/// Packets dropped by one rule of the guard: packets that user space has to forward.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// The rule's chain, such as `tcp4_to_service` or `icmp6_from_service`.
+    pub chain: String,
+    /// Frames; a GRO super-packet counts as one.
+    pub packets: u64,
+    /// Bytes from the IP header on.
+    pub bytes: u64,
+}
+
+/// An installed guard. Dropping it removes it; so does the kernel if the process dies.
+pub struct Guard {
+    socket: NetlinkSocket,
+    table: CString,
+    untracked: bool,
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("table", &self.table)
+            .field("untracked", &self.untracked)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Guard {
+    /// Installs the guard on `interfaces` of the calling thread's network namespace, for packets
+    /// of `services`. `mark` is the `SO_MARK` of our own emissions. Needs `CAP_NET_ADMIN`.
+    ///
+    /// The ingress hooks come last, so that packets are dropped only once all is in place.
+    ///
+    /// # Errors
+    ///
+    /// [`GuardError::UnknownInterface`]; [`GuardError::Refused`] if a capability or the kernel's
+    /// nf_tables is missing. Nothing is left installed then. A kernel without `nft_ct` is no error: see
+    /// [`Guard::untracked`].
+    pub fn install(interfaces: &[String], services: &Services, mark: u32) -> Result<Self, GuardError> {
+        for interface in interfaces {
+            interface::by_name(interface)?;
+        }
+        let ruleset = Ruleset::new(services, mark);
+        let mut socket = NetlinkSocket::new();
+        let table = make_table(&mut socket)?;
+        let mut guard = Self { socket, table, untracked: false };
+        guard.untracked = guard.make_output(&ruleset)?;
+        guard.make_ingress(&ruleset, interfaces)?;
+        Ok(guard)
+    }
+
+    /// Returns the ruleset that [`Guard::install`] would install, in the syntax of `nft`.
+    /// Touches nothing and needs no privilege.
+    pub fn describe(interfaces: &[String], services: &Services, mark: u32) -> String {
+        let ruleset = Ruleset::new(services, mark);
+        Text { ruleset: &ruleset, table: &table_name(0), interfaces }.to_string()
+    }
+
+    /// Returns the table's name: `rtt0_` and the process id.
+    pub fn table(&self) -> String {
+        self.table.to_string_lossy().into_owned()
+    }
+
+    /// Tells whether our emissions bypass connection tracking. They don't if the kernel lacks
+    /// `nft_ct`; then it has no connection tracking rules by nf_tables either.
+    pub fn untracked(&self) -> bool {
+        self.untracked
+    }
+
+    /// Reads how much each rule has dropped. A system call; not for the packet path.
+    ///
+    /// # Errors
+    ///
+    /// [`GuardError::Refused`] if the kernel does not answer.
+    pub fn dropped(&mut self) -> Result<Vec<Dropped>, GuardError> {
+        let rules = netlink::list_rules(&mut self.socket, NETDEV, &self.table)
+            .map_err(|source| GuardError::Refused { action: "list rules", source })?;
+        Ok(rules
+            .into_iter()
+            .filter_map(|rule| {
+                rule.counter.map(|(packets, bytes)| Dropped { chain: rule.chain, packets, bytes })
+            })
+            .collect())
+    }
+
+    /// Makes the chains, then the hooks that lead to them, then asks the kernel what it has.
+    fn make_ingress(&mut self, ruleset: &Ruleset, interfaces: &[String]) -> Result<(), GuardError> {
+        let names = interfaces
+            .iter()
+            .enumerate()
+            .map(|(index, interface)| {
+                let device = c_string(interface)?;
+                Ok((c_string(&format!("ingress{index}"))?, device))
+            })
+            .collect::<Result<Vec<_>, GuardError>>()?;
+        let chains = ruleset
+            .chains
+            .iter()
+            .map(|chain| Ok((c_string(chain.name)?, &chain.rules)))
+            .collect::<Result<Vec<_>, GuardError>>()?;
+
+        let mut messages: Vec<_> = chains.iter().map(|(name, _)| Message::Chain(name)).collect();
+        for (chain, rules) in &chains {
+            messages.extend(rules.iter().map(|rule| Message::Rule { chain, rule }));
+        }
+        for (name, device) in &names {
+            messages.push(Message::BaseChain { name, hook: HOOK_INGRESS, device: Some(device) });
+            messages.extend(ruleset.ingress.iter().map(|rule| Message::Rule { chain: name, rule }));
+        }
+        netlink::make(&mut self.socket, NETDEV, &self.table, &messages)
+            .map_err(|source| GuardError::Refused { action: "hook the interfaces' ingress", source })?;
+        let expected = messages.iter().filter(|message| matches!(message, Message::Rule { .. })).count();
+        let found = netlink::list_rules(&mut self.socket, NETDEV, &self.table)
+            .map_err(|source| GuardError::Refused { action: "list rules", source })?
+            .len();
+        if found == expected { Ok(()) } else { Err(GuardError::Incomplete { expected, found }) }
+    }
+
+    /// Makes the output table. Returns whether the kernel knows `notrack`.
+    fn make_output(&mut self, ruleset: &Ruleset) -> Result<bool, GuardError> {
+        let mut messages =
+            vec![Message::Table, Message::BaseChain { name: c"output", hook: HOOK_OUTPUT, device: None }];
+        messages.extend(ruleset.output.iter().map(|rule| Message::Rule { chain: c"output", rule }));
+        match netlink::make(&mut self.socket, INET, &self.table, &messages) {
+            Ok(()) => Ok(true),
+            Err(error) if is(&error, &[libc::ENOENT, libc::EOPNOTSUPP, libc::EAFNOSUPPORT]) => {
+                tracing::warn!(%error, "the kernel has no notrack: conntrack sees our emissions");
+                Ok(false)
+            }
+            Err(source) => Err(GuardError::Refused { action: "make the output table", source }),
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Closing the socket would do, unless a child process has inherited it. If the kernel
+        // refuses there is nothing left to remove.
+        let _ = netlink::remove(&mut self.socket, NETDEV, &self.table);
+        if self.untracked {
+            let _ = netlink::remove(&mut self.socket, INET, &self.table);
+        }
+    }
+}
+
+/// Names to try: a process of another pid namespace, or an earlier guard of this process, may
+/// have taken the first.
+const NAMES: u32 = 64;
+
+fn table_name(attempt: u32) -> String {
+    let pid = std::process::id();
+    match attempt {
+        0 => format!("rtt0_{pid}"),
+        _ => format!("rtt0_{pid}_{attempt}"),
+    }
+}
+
+/// Makes the netdev table under the first free name.
+fn make_table(socket: &mut NetlinkSocket) -> Result<CString, GuardError> {
+    let mut attempt = 0;
+    loop {
+        let table = c_string(&table_name(attempt))?;
+        match netlink::make(socket, NETDEV, &table, &[Message::Table]) {
+            Ok(()) => return Ok(table),
+            Err(error) if attempt < NAMES && is(&error, &[libc::EEXIST, libc::EPERM]) => {
+                // An owned table of another socket answers EPERM; so does a missing capability,
+                // which the last attempt then reports.
+                attempt += 1;
+            }
+            Err(source) => return Err(GuardError::Refused { action: "make a table", source }),
+        }
+    }
+}
+
+fn is(error: &ReplyError, codes: &[i32]) -> bool {
+    error.as_io_error().raw_os_error().is_some_and(|code| codes.contains(&code))
+}
+
+fn c_string(text: &str) -> Result<CString, GuardError> {
+    CString::new(text).map_err(|error| GuardError::InterfaceName(text.to_owned(), error))
+}

@@ -1,0 +1,87 @@
+//! Network interfaces and addresses of the process's network namespace.
+
+use std::net::IpAddr;
+
+use pnet_datalink::NetworkInterface;
+
+/// A network interface as it is now; it may change or vanish at any time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name, such as `eth0`.
+    pub name: String,
+    /// The kernel's index of it, above 0.
+    pub index: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// No interface of that name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown interface '{name}'; this host has: {}", existing.join(", "))]
+pub struct UnknownInterface {
+    name: String,
+    existing: Vec<String>,
+}
+
+/// Lists all interfaces with `getifaddrs(3)`. Needs no privilege.
+pub fn list() -> Vec<Interface> {
+    pnet_datalink::interfaces().into_iter().map(Interface::from).collect()
+}
+
+/// Finds the interface called `name`.
+///
+/// # Errors
+///
+/// [`UnknownInterface`] says which ones there are.
+pub fn by_name(name: &str) -> Result<Interface, UnknownInterface> {
+    let mut all = list();
+    match all.iter().position(|interface| interface.name == name) {
+        Some(index) => Ok(all.swap_remove(index)),
+        None => Err(UnknownInterface {
+            name: name.to_owned(),
+            existing: all.into_iter().map(|interface| interface.name).collect(),
+        }),
+    }
+}
+
+/// Returns the addresses of all interfaces, each once: what is sent to them is for this host.
+pub fn local_addresses() -> Vec<IpAddr> {
+    let mut addresses: Vec<_> = list().into_iter().flat_map(|interface| interface.addresses).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+impl From<NetworkInterface> for Interface {
+    fn from(interface: NetworkInterface) -> Self {
+        Self {
+            up: interface.is_up(),
+            index: interface.index,
+            addresses: interface.ips.iter().map(|network| network.ip()).collect(),
+            name: interface.name,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_loopback_and_its_address() {
+        let lo = by_name("lo").unwrap();
+        assert_eq!((lo.name.as_str(), lo.index), ("lo", 1));
+        if lo.up {
+            assert!(local_addresses().contains(&IpAddr::from([127, 0, 0, 1])));
+        }
+    }
+
+    #[test]
+    fn says_which_interfaces_there_are() {
+        let message = by_name("nosuch0").unwrap_err().to_string();
+        assert!(message.starts_with("unknown interface 'nosuch0'; this host has: "), "{message}");
+        assert!(message.contains("lo"), "{message}");
+    }
+}
