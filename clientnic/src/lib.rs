@@ -1,1 +1,6 @@
-//! Placeholder until the crate's first module lands.
+//! ClientNIC: the NIC VM next to the client. It answers SYNs to known destinations early and
+//! makes offers to the ServerNIC; where there is none it translates by itself.
+
+pub mod engine;
+mod flow;
+mod spoof;

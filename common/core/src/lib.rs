@@ -4,6 +4,10 @@
 pub mod claim;
 pub mod engine;
 pub mod flow;
+pub mod gateway;
+pub mod handshake;
+pub mod held;
+pub mod limits;
 pub mod offer;
 pub mod packet;
 pub mod profile;
@@ -12,4 +16,5 @@ pub mod seq;
 pub mod service;
 pub mod time;
 pub mod translate;
+pub mod translated;
 pub mod wire;

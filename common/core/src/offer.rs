@@ -13,6 +13,7 @@
 use crate::flow::FlowKey;
 use crate::seq::{Client, Promised, Seq};
 use crate::wire::options::{Options, TcpOption, kind};
+use crate::wire::tcp::{MAX_OPTIONS, Tcp};
 use siphasher::sip::SipHasher24;
 use std::hash::Hasher;
 
@@ -227,6 +228,17 @@ fn self_mac(
 /// Tells whether `option` has the signalling option's kind, length and experiment id.
 pub fn is_offer(option: &TcpOption<'_>) -> bool {
     option.kind == kind::EXPERIMENT && option.value.len() == LENGTH - 2 && option.value[..2] == EXPERIMENT_ID
+}
+
+/// Returns the options of a SYN or SYN-ACK without the signalling option, padded to whole words:
+/// 0–40 bytes.
+pub fn strip(tcp: &Tcp<'_>) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(MAX_OPTIONS);
+    for option in tcp.options().map_while(Result::ok).filter(|option| !is_offer(option)) {
+        kept.extend_from_slice(&tcp.option_bytes()[option.offset..option.offset + option.length()]);
+    }
+    kept.resize(kept.len().next_multiple_of(4), kind::END);
+    kept
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ macro_rules! reasons {
 reasons! {
     /// Why a packet was not sent on.
     DropReason {
+        /// Claimed by no service: the kernel forwards it itself.
+        Unclaimed => "unclaimed",
         /// The IP header contradicts itself or the captured length.
         MalformedIp => "malformed_ip",
         /// TTL or hop limit ran out; an ICMP time exceeded was sent.
@@ -51,8 +53,6 @@ reasons! {
     PassReason {
         /// Mode `off`.
         ModeOff => "mode_off",
-        /// Not TCP, or not one of the services.
-        NotService => "not_service",
         /// A TCP header that contradicts itself: not ours to judge.
         MalformedTcp => "malformed_tcp",
         /// An IP fragment that carries no whole TCP header.
@@ -65,8 +65,10 @@ reasons! {
         UnknownOption => "unknown_option",
         /// SYN with data or a TCP Fast Open cookie.
         SynPayload => "syn_payload",
-        /// SYN together with FIN, RST or URG.
-        OddFlags => "odd_flags",
+        /// SYN together with FIN, RST or URG, or one whose checksum is wrong.
+        OddSyn => "odd_syn",
+        /// SYN that asks for Accurate ECN: its answer depends on how the SYN arrives.
+        AccurateEcn => "accurate_ecn",
         /// SYN whose option space has no room for the offer.
         NoOptionSpace => "no_option_space",
         /// Destination refused or timed out a moment ago.
@@ -160,7 +162,7 @@ pub struct Counters {
 
 impl Counters {
     /// Counts a dropped packet.
-    pub fn drop(&self, reason: DropReason) {
+    pub fn discard(&self, reason: DropReason) {
         self.drops[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 

@@ -1,0 +1,54 @@
+//! What a flow can be to ClientNIC.
+
+use rtt0_core::handshake::Opening;
+use rtt0_core::profile::Offered;
+use rtt0_core::seq::{Client, Seq};
+use rtt0_core::time::Instant;
+use rtt0_core::translated::Translated;
+
+/// A flow.
+#[derive(Debug)]
+pub(crate) enum Flow {
+    /// An unspoofed SYN whose SYN-ACK will teach something.
+    Learning(Learning),
+    /// A spoofed SYN without a real answer yet.
+    Opening(Box<Pending>),
+    /// A solo flow.
+    Translated(Translated),
+    /// Somebody else's business, but for the size of its upload.
+    Watching(Seq<Client>),
+}
+
+/// An unspoofed SYN.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Learning {
+    /// The client's ISN.
+    pub(crate) isn: Seq<Client>,
+    /// What it offers.
+    pub(crate) offered: Offered,
+    /// Whether it carries a probe: only then does a SYN-ACK without confirm mean that there is
+    /// no ServerNIC.
+    pub(crate) probed: bool,
+    /// When it went out first; `None` once it is repeated (Karn).
+    pub(crate) sent: Option<Instant>,
+}
+
+/// A spoofed flow before its real SYN-ACK.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    /// The handshake. In paired mode it holds *copies*, sent only if no ServerNIC answers.
+    pub(crate) opening: Opening,
+    /// Whether a ServerNIC is expected to translate.
+    pub(crate) paired: bool,
+    /// Whether the SYN carries an offer or probe.
+    pub(crate) probed: bool,
+    /// The spoofed SYN-ACK, to answer a repeated SYN with.
+    pub(crate) syn_ack: Vec<u8>,
+}
+
+impl Flow {
+    /// Returns how many pending handshakes it counts for.
+    pub(crate) fn pending(&self) -> usize {
+        usize::from(matches!(self, Self::Opening(_) | Self::Learning(_)))
+    }
+}

@@ -1,0 +1,321 @@
+//! The handshake with the server, made on behalf of a client that has already been answered.
+//!
+//! ```text
+//!                 offer, or spoofed SYN
+//!                          │ SYN to the server
+//!                          ▼
+//!      early data ──► ┌─────────┐ ──── time-out: SYN again, at most 5 times
+//!        (held)       │ Opening │
+//!                     └─────────┘
+//!     SYN-ACK,ACK=c+1 │ │ │ │ ACK≠c+1: an old connection: RST, SYN again
+//!   ┌─────────────────┘ │ └─────────────── silence for 15 s
+//!   ▼                   │ RST,ACK=c+1              ▼
+//! Translated            ▼                      given up
+//! (held released)    refused: RST to the client
+//! ```
+//!
+//! The server's handshake is completed only by a packet that the client itself sent: the held
+//! one, translated. Nothing here ever acknowledges anything on its own.
+
+use crate::flow::FlowKey;
+use crate::held::{Held, HoldBudget};
+use crate::limits::Limits;
+use crate::offer::{KeyId, Promise};
+use crate::packet::{Offload, Outbox, Packet};
+use crate::profile::{Offered, SynAck};
+use crate::reason::{Counters, DropReason, Event};
+use crate::seq::{Client, Promised, Real, Seq};
+use crate::time::Instant;
+use crate::translate::{Agreement, BrokenTimestamps, Translation};
+use crate::translated::Translated;
+use crate::wire::build::Control;
+use crate::wire::options::{Options, SynOptions};
+use crate::wire::segment::Segment;
+use crate::wire::tcp::{Flags, Tcp};
+use crate::{offer, translate};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a handshake begins with.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The flow.
+    pub flow: FlowKey,
+    /// The client's ISN `c`.
+    pub client_isn: Seq<Client>,
+    /// The ISN `S` the client was promised.
+    pub promised_isn: Seq<Promised>,
+    /// What else it was promised.
+    pub promise: Promise,
+    /// The window scale that the SYN offers, 0 if none.
+    pub client_window_scale: u8,
+    /// What the SYN offers the server.
+    pub offered: Offered,
+    /// The key of the offer that goes with it.
+    pub key: KeyId,
+    /// The SYN for the server: a whole IP packet.
+    pub syn: Vec<u8>,
+    /// How often the SYN is sent at once. Twice is RTT honesty: Linux then counts its SYN-ACK
+    /// as retransmitted and, by Karn's rule, takes no RTT sample from it.
+    pub copies: u8,
+    /// When the SYN is repeated first; doubles each time.
+    pub repeat_after: Duration,
+}
+
+/// What a segment from the server means to a handshake (RFC 9293 §3.10.7.3, SYN-SENT).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    /// The server accepts.
+    Accepted {
+        /// Its ISN `Y`.
+        isn: Seq<Real>,
+        /// The rest of its SYN-ACK.
+        answer: SynAck,
+    },
+    /// The server refuses: RST with the right acknowledgement.
+    Refused,
+    /// A connection of the same 4-tuple is still alive there; it can be reset with this SEG.SEQ.
+    OldConnection {
+        /// SEG.ACK of the challenge.
+        reset: u32,
+    },
+    /// Nothing that belongs here.
+    Stray,
+}
+
+/// A handshake under way.
+#[derive(Debug)]
+pub struct Opening {
+    start: Start,
+    held: Held,
+    sent: u8,
+    repeats: u8,
+    began: Instant,
+    proven: bool,
+}
+
+impl Opening {
+    /// Begins: sends the SYN. `held` may hold data that overtook the SYN.
+    pub fn begin(start: Start, held: Held, now: Instant, out: &mut Outbox) -> Self {
+        for _ in 0..start.copies {
+            out.push(&start.syn, Offload::default());
+        }
+        let (sent, proven) = (start.copies, !held.is_empty());
+        Self { start, held, sent, repeats: 0, began: now, proven }
+    }
+
+    /// Returns what it began with.
+    pub fn start(&self) -> &Start {
+        &self.start
+    }
+
+    /// Returns when it began.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Returns whether the SYN has been repeated: its answer then measures no RTT (Karn).
+    pub fn has_repeated(&self) -> bool {
+        self.repeats > 0
+    }
+
+    /// Tells whether the client has acknowledged the promised ISN. Nobody else can: `S` is a
+    /// keyed hash. Only then may anything be done to other connections or to the client.
+    pub fn is_proven(&self) -> bool {
+        self.proven
+    }
+
+    /// Tells whether a segment from the client belongs to this handshake: until the server has
+    /// spoken, all it sends acknowledges exactly S + 1.
+    pub fn owns(&self, tcp: &Tcp<'_>) -> bool {
+        tcp.flags().contains(Flags::ACK) && tcp.acknowledgement() == self.start.promised_isn.plus(1).get()
+    }
+
+    /// Holds a segment of the client that [`Opening::owns`] accepts.
+    ///
+    /// # Errors
+    /// The reason to drop it instead.
+    pub fn hold(&mut self, packet: &[u8], offload: Offload) -> Result<(), DropReason> {
+        self.proven = true;
+        self.held.push(packet, offload)
+    }
+
+    /// Says what a segment from the server means.
+    pub fn judge(&self, tcp: &Tcp<'_>) -> Reply {
+        let flags = tcp.flags();
+        let acknowledges =
+            flags.contains(Flags::ACK) && tcp.acknowledgement() == self.start.client_isn.plus(1).get();
+        if flags.contains(Flags::RST) {
+            return if acknowledges { Reply::Refused } else { Reply::Stray };
+        }
+        if flags.contains(Flags::ACK) && !acknowledges {
+            return Reply::OldConnection { reset: tcp.acknowledgement() };
+        }
+        if flags.is_syn_ack() {
+            return match read_syn_ack(tcp) {
+                Some(answer) => Reply::Accepted { isn: Seq::new(tcp.sequence()), answer },
+                None => Reply::Stray,
+            };
+        }
+        Reply::Stray
+    }
+
+    /// Ends the handshake well: releases what is held, translated, and returns the flow.
+    ///
+    /// # Errors
+    /// [`BrokenTimestamps`] after resetting both sides.
+    pub fn establish(
+        mut self,
+        isn: Seq<Real>,
+        answer: SynAck,
+        context: &Context<'_>,
+        out: &mut Outbox,
+    ) -> Result<Translated, BrokenTimestamps> {
+        let start = &self.start;
+        let agreement = Agreement {
+            promised_isn: start.promised_isn,
+            real_isn: isn,
+            promise: &start.promise,
+            answer: &answer,
+            client_window_scale: start.client_window_scale,
+        };
+        let counters = context.counters;
+        let (translation, repairs) = match Translation::new(agreement, start.copies > 1) {
+            Ok(made) => made,
+            Err(error) => {
+                counters.event(Event::BrokenTimestamps);
+                self.reset_client(out);
+                self.reset_server(start.client_isn.plus(1).get(), out);
+                return Err(error);
+            }
+        };
+        count_repairs(repairs, counters);
+        let extra = self.sent.saturating_sub(1);
+        let mut flow =
+            Translated::new(translation, start.client_isn, answer, extra, context.limits, context.now);
+        self.held.for_each(|packet| release(packet, &mut flow, context, out));
+        counters.event(Event::Established);
+        Ok(flow)
+    }
+
+    /// Tells the client that there is no connection: an RST in its window.
+    pub fn reset_client(&self, out: &mut Outbox) {
+        let control = Control {
+            source: self.start.flow.server(),
+            destination: self.start.flow.client(),
+            sequence: self.start.promised_isn.plus(1).get(),
+            acknowledgement: self.start.client_isn.plus(1).get(),
+            flags: Flags::RST | Flags::ACK,
+            window: 0,
+        };
+        out.build(Offload::default(), |bytes| control.write(&[], bytes));
+    }
+
+    /// Resets, as the client would, a connection at the server whose window `sequence` is in.
+    fn reset_server(&self, sequence: u32, out: &mut Outbox) {
+        let control = Control {
+            source: self.start.flow.client(),
+            destination: self.start.flow.server(),
+            sequence,
+            acknowledgement: 0,
+            flags: Flags::RST,
+            window: 0,
+        };
+        out.build(Offload::default(), |bytes| control.write(&[], bytes));
+    }
+
+    /// Clears an old connection of the same 4-tuple out of the way and sends the SYN again.
+    /// Does nothing unless the client has proven that it means this handshake.
+    pub fn clear_old_connection(&mut self, reset: u32, out: &mut Outbox) -> bool {
+        if self.proven {
+            self.reset_server(reset, out);
+            out.push(&self.start.syn, Offload::default());
+            self.sent = self.sent.saturating_add(1);
+        }
+        self.proven
+    }
+
+    /// Returns when [`Opening::on_timer`] is due.
+    pub fn due(&self, limits: &Limits) -> Instant {
+        let give_up = self.began + limits.handshake;
+        if self.repeats >= limits.syn_repeats {
+            return give_up;
+        }
+        // Repeat n is due after (2^(n+1) − 1) times the first interval.
+        let elapsed = self.start.repeat_after * ((2 << self.repeats) - 1);
+        (self.began + elapsed).min(give_up)
+    }
+
+    /// Repeats the SYN if it is time to. Returns false if it is time to give up.
+    pub fn on_timer(&mut self, now: Instant, limits: &Limits, out: &mut Outbox) -> bool {
+        if now >= self.began + limits.handshake {
+            return false;
+        }
+        if now >= self.due(limits) && self.repeats < limits.syn_repeats {
+            self.repeats += 1;
+            self.sent = self.sent.saturating_add(1);
+            out.push(&self.start.syn, Offload::default());
+        }
+        true
+    }
+}
+
+/// What the steps of a handshake need to know of their engine.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The time.
+    pub now: Instant,
+    /// The bounds.
+    pub limits: &'a Limits,
+    /// The counters.
+    pub counters: &'a Counters,
+}
+
+/// Makes an empty hold of `budget`.
+pub fn empty_hold(budget: &Arc<HoldBudget>) -> Held {
+    Held::new(Arc::clone(budget))
+}
+
+/// Reads a SYN-ACK's contents; the signalling option and options that mean nothing to a
+/// translation are passed over. `None` if the options are malformed.
+pub fn read_syn_ack(tcp: &Tcp<'_>) -> Option<SynAck> {
+    let known = |kind| matches!(kind, 1..=4 | 8);
+    let options =
+        SynOptions::parse(Options::new(tcp.option_bytes()), |o| offer::is_offer(o) || !known(o.kind));
+    let flags = tcp.flags();
+    let ecn = flags.contains(Flags::ECE) && !flags.intersects(Flags::CWR | Flags::AE);
+    Some(SynAck { options: options.ok()?, window: tcp.window(), ecn })
+}
+
+fn count_repairs(repairs: translate::Repairs, counters: &Counters) {
+    for (needed, event) in [
+        (repairs.window_scale, Event::RepairedWindowScale),
+        (repairs.mss, Event::RepairedMss),
+        (repairs.sack, Event::RepairedSack),
+    ] {
+        if needed {
+            counters.event(event);
+        }
+    }
+}
+
+fn release(mut packet: Packet<'_>, flow: &mut Translated, context: &Context<'_>, out: &mut Outbox) {
+    let offload = packet.offload;
+    // What is held was parsed when it came.
+    let Ok(mut segment) = Segment::parse(&mut packet) else { return };
+    flow.client_segment(&mut segment, context.limits);
+    let offload = limit_payload(offload, &segment, flow);
+    out.push(segment.bytes(), offload);
+    context.counters.event(Event::Released);
+}
+
+/// Asks for segments no larger than the server takes, if it takes less than was promised.
+pub fn limit_payload(offload: Offload, segment: &Segment<'_>, flow: &Translated) -> Offload {
+    match flow.translation().payload_limit(segment.tcp().option_bytes().len()) {
+        Some(limit) if segment.payload_length() > usize::from(limit) && !segment.is_fragment() => {
+            let gso_size = if offload.gso_size == 0 { limit } else { offload.gso_size.min(limit) };
+            Offload { gso_size, ..offload }
+        }
+        _ => offload,
+    }
+}

@@ -1,0 +1,52 @@
+//! The bounds of every table, queue and timer.
+
+use std::time::Duration;
+
+/// Bounds of an engine; [`Limits::default`] is what the daemons run with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Flows known at a time; beyond it new SYNs pass unspoofed.
+    pub flows: usize,
+    /// Handshakes pending at a time; beyond it new SYNs pass unspoofed.
+    pub pending: usize,
+    /// Early data held for one flow, in bytes; beyond it packets are dropped.
+    pub held_per_flow: usize,
+    /// Early data held for all flows, in bytes; beyond it packets are dropped.
+    pub held_total: usize,
+    /// How long an established flow may be idle.
+    pub idle: Duration,
+    /// How long a flow is kept after both FINs.
+    pub closed: Duration,
+    /// How long a flow is kept after a reset.
+    pub reset: Duration,
+    /// How long data that overtook its SYN is held for it.
+    pub orphan: Duration,
+    /// How long an unspoofed SYN waits for its SYN-ACK.
+    pub learning: Duration,
+    /// Repeats of a SYN that gets no answer.
+    pub syn_repeats: u8,
+    /// When a handshake without an answer is given up.
+    pub handshake: Duration,
+    /// Until when a second SYN-ACK counts as the answer to our own second SYN. Below a server's
+    /// shortest SYN-ACK time-out (1 s, RFC 6298 §2.1), since that one must reach the client.
+    pub repeated_syn_ack: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            flows: 1_000_000,
+            pending: 65_536,
+            held_per_flow: 64 * 1024,
+            held_total: 256 * 1024 * 1024,
+            idle: Duration::from_secs(5 * 24 * 3600),
+            closed: Duration::from_secs(120),
+            reset: Duration::from_secs(10),
+            orphan: Duration::from_secs(2),
+            learning: Duration::from_secs(130),
+            syn_repeats: 5,
+            handshake: Duration::from_secs(15),
+            repeated_syn_ack: Duration::from_millis(500),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! A flow whose handshake is done: translated both ways until it ends.
+
+use crate::limits::Limits;
+use crate::profile::SynAck;
+use crate::reason::DropReason;
+use crate::seq::{Client, Real, Seq};
+use crate::time::Instant;
+use crate::translate::Translation;
+use crate::wire::segment::Segment;
+use crate::wire::tcp::{Flags, Tcp};
+use std::time::Duration;
+
+/// How far one end has come, as far as a bystander can tell: enough to know whether a FIN or RST
+/// is its own. One made up blindly hits neither number.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    /// SND.NXT: behind the last byte it sent.
+    next: u32,
+    /// What it acknowledged last: the peer's RCV.NXT.
+    acknowledged: u32,
+    fin: bool,
+}
+
+impl End {
+    fn sent(&mut self, tcp: &Tcp<'_>) {
+        let end = tcp.sequence().wrapping_add(tcp.sequence_length());
+        if end.wrapping_sub(self.next) as i32 > 0 {
+            self.next = end;
+        }
+        if tcp.flags().contains(Flags::ACK) {
+            self.acknowledged = tcp.acknowledgement();
+        }
+    }
+
+    /// Tells whether `sequence` is where this end would put a FIN or RST, given that the other
+    /// acknowledged up to `acknowledged`.
+    fn plausible(&self, sequence: u32, acknowledged: u32) -> bool {
+        sequence == self.next || sequence == acknowledged
+    }
+}
+
+/// What a segment did to its flow's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// Nothing: the flow goes on; the idle time begins anew.
+    Goes(Duration),
+    /// It has ended with this segment; it is kept for so long and no longer.
+    Ends(Duration),
+}
+
+/// A translated flow.
+#[derive(Debug)]
+pub struct Translated {
+    translation: Translation,
+    client_isn: Seq<Client>,
+    answer: SynAck,
+    client: End,
+    /// In the server's real space.
+    server: End,
+    reset: bool,
+    /// SYN-ACKs still expected in answer to our own repeated SYNs, and until when.
+    repeats: u8,
+    repeats_until: Instant,
+}
+
+impl Translated {
+    /// Begins with the real SYN-ACK `answer`, received at `now`; `extra_syns` counts the SYNs
+    /// sent beyond the first, each of which the server answers too.
+    pub fn new(
+        translation: Translation,
+        client_isn: Seq<Client>,
+        answer: SynAck,
+        extra_syns: u8,
+        limits: &Limits,
+        now: Instant,
+    ) -> Self {
+        let (client, server) = (client_isn.plus(1).get(), translation.real_isn().plus(1).get());
+        Self {
+            translation,
+            client_isn,
+            answer,
+            client: End { next: client, acknowledged: server, fin: false },
+            server: End { next: server, acknowledged: client, fin: false },
+            reset: false,
+            repeats: extra_syns,
+            repeats_until: now + limits.repeated_syn_ack,
+        }
+    }
+
+    /// Returns the translation.
+    pub fn translation(&self) -> &Translation {
+        &self.translation
+    }
+
+    /// Returns the client's ISN.
+    pub fn client_isn(&self) -> Seq<Client> {
+        self.client_isn
+    }
+
+    /// Returns the real SYN-ACK's contents.
+    pub fn answer(&self) -> &SynAck {
+        &self.answer
+    }
+
+    /// Tells whether the flow has ended, by FINs both ways or a reset.
+    pub fn has_ended(&self) -> bool {
+        self.reset || (self.client.fin && self.server.fin)
+    }
+
+    /// Tells whether a segment from the server is a SYN-ACK of this flow.
+    pub fn is_syn_ack(&self, tcp: &Tcp<'_>) -> bool {
+        tcp.flags().is_syn_ack()
+            && tcp.acknowledgement() == self.client_isn.plus(1).get()
+            && Seq::<Real>::new(tcp.sequence()) == self.translation.real_isn()
+    }
+
+    /// Rewrites a segment from the client. Returns what became of the flow.
+    pub fn client_segment(&mut self, segment: &mut Segment<'_>, limits: &Limits) -> Life {
+        self.translation.client_to_server(segment);
+        let tcp = segment.tcp();
+        let ending = Self::ending(&mut self.client, self.server.acknowledged, &tcp);
+        self.life(ending, limits)
+    }
+
+    /// Rewrites a segment from the server. Returns what became of the flow.
+    ///
+    /// # Errors
+    /// [`DropReason::RepeatedSynAck`] for the answer to our own second SYN; a later SYN-ACK
+    /// means that the client's ACK got lost and goes on to the client.
+    /// [`DropReason::ResetOfEarlyData`] for a reset whose number is the promised ISN + 1: the
+    /// server sent it against early data it saw before its handshake.
+    pub fn server_segment(
+        &mut self,
+        segment: &mut Segment<'_>,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<Life, DropReason> {
+        let tcp = segment.tcp();
+        if self.is_syn_ack(&tcp) && self.repeats > 0 && now < self.repeats_until {
+            self.repeats -= 1;
+            return Err(DropReason::RepeatedSynAck);
+        }
+        let flags = tcp.flags();
+        let promised = self.translation.promised_isn().plus(1).get();
+        if flags.contains(Flags::RST)
+            && !flags.contains(Flags::ACK)
+            && tcp.sequence() == promised
+            && !self.server.plausible(promised, self.client.acknowledged)
+        {
+            return Err(DropReason::ResetOfEarlyData);
+        }
+        let ending = Self::ending(&mut self.server, self.client.acknowledged, &tcp);
+        self.translation.server_to_client(segment);
+        Ok(self.life(ending, limits))
+    }
+
+    fn ending(end: &mut End, acknowledged: u32, tcp: &Tcp<'_>) -> Ending {
+        let flags = tcp.flags();
+        let own = end.plausible(tcp.sequence(), acknowledged);
+        if flags.contains(Flags::RST) {
+            return if own { Ending::Reset } else { Ending::None };
+        }
+        let fin = flags.contains(Flags::FIN) && own && !end.fin;
+        end.fin |= fin;
+        end.sent(tcp);
+        if fin { Ending::Fin } else { Ending::None }
+    }
+
+    fn life(&mut self, ending: Ending, limits: &Limits) -> Life {
+        match ending {
+            Ending::Reset => {
+                self.reset = true;
+                Life::Ends(limits.reset)
+            }
+            Ending::Fin if self.has_ended() => Life::Ends(limits.closed),
+            _ if self.has_ended() => Life::Goes(Duration::ZERO),
+            _ => Life::Goes(limits.idle),
+        }
+    }
+}
+
+enum Ending {
+    None,
+    Fin,
+    Reset,
+}

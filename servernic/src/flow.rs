@@ -1,0 +1,78 @@
+//! What a flow can be to ServerNIC.
+
+use rtt0_core::handshake::Opening;
+use rtt0_core::held::Held;
+use rtt0_core::offer::KeyId;
+use rtt0_core::seq::{Client, Seq};
+use rtt0_core::translated::Translated;
+use rtt0_core::wire::tcp::Tcp;
+
+/// A flow. Handshakes are boxed: they are rare and large, established flows many and small.
+#[derive(Debug)]
+pub(crate) enum Flow {
+    /// Data that overtook its offer.
+    Orphan(Held),
+    /// A probe went to the server; its SYN-ACK gets a confirm.
+    Probed(Probe),
+    /// A handshake on the client's behalf.
+    Opening(Box<Opening>),
+    /// An established flow.
+    Translated {
+        /// The flow.
+        flow: Translated,
+        /// A newer handshake of the same 4-tuple that will replace it if the server accepts.
+        successor: Option<Box<Opening>>,
+        /// A newer SYN of the same 4-tuple that went to the server unspoofed.
+        rival: Option<Rival>,
+    },
+}
+
+/// An unspoofed SYN that asked for a confirm.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Probe {
+    /// The client's ISN.
+    pub(crate) isn: Seq<Client>,
+    /// The key that signed it.
+    pub(crate) key: KeyId,
+}
+
+/// An unspoofed SYN on the 4-tuple of a translated flow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rival {
+    /// The client's ISN.
+    pub(crate) isn: Seq<Client>,
+    /// The key of its probe, if it carried one.
+    pub(crate) probe: Option<KeyId>,
+}
+
+impl Rival {
+    /// Tells whether a segment from the server accepts this SYN.
+    pub(crate) fn is_answered_by(&self, tcp: &Tcp<'_>) -> bool {
+        tcp.flags().is_syn_ack() && tcp.acknowledgement() == self.isn.plus(1).get()
+    }
+}
+
+impl Flow {
+    /// Returns the handshake under way, if there is one.
+    pub(crate) fn opening_mut(&mut self) -> Option<&mut Opening> {
+        match self {
+            Self::Opening(opening) => Some(opening),
+            Self::Translated { successor, .. } => successor.as_deref_mut(),
+            _ => None,
+        }
+    }
+
+    /// Returns how many pending handshakes it counts for.
+    pub(crate) fn pending(&self) -> usize {
+        match self {
+            Self::Opening(_) | Self::Orphan(_) => 1,
+            Self::Translated { successor: Some(_), .. } => 1,
+            _ => 0,
+        }
+    }
+
+    /// Tells whether it counts as pending.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending() > 0
+    }
+}
