@@ -1,10 +1,14 @@
 //! Four hosts and a WAN in network namespaces: topology, scenarios, comparisons, reports.
 
 pub mod address;
+pub mod cli;
+pub mod compare;
 pub mod explore;
 pub mod host;
 pub mod privilege;
 pub mod process;
+pub mod program;
 pub mod record;
+pub mod report;
 pub mod topology;
 pub mod wan;

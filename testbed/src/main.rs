@@ -1,1 +1,7 @@
-fn main() {}
+//! `testbed`: see [`testbed::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    testbed::cli::main()
+}

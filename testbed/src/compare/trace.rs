@@ -1,0 +1,37 @@
+//! Captures a single exchange on both sides of every hop.
+
+use crate::address::{ETH0, LAN0, WAN0};
+use crate::record::{Record, Recorder};
+use crate::topology::Topology;
+use std::time::Duration;
+
+/// Long enough for any packet, super-packets included.
+const SNAP_LENGTH: usize = 65_535;
+/// How long after the exchange its last packets may still be under way to a recorder.
+const TAIL: Duration = Duration::from_millis(5);
+
+/// Runs `exchange` and returns its result with what was seen on all six devices meanwhile.
+///
+/// # Errors
+/// If a device can't be recorded.
+pub fn record<T>(topology: &Topology, exchange: impl FnOnce() -> T) -> anyhow::Result<(T, Vec<Record>)> {
+    let devices = [
+        (&topology.client, ETH0),
+        (&topology.client_nic, LAN0),
+        (&topology.client_nic, WAN0),
+        (&topology.server_nic, WAN0),
+        (&topology.server_nic, LAN0),
+        (&topology.server, ETH0),
+    ];
+    let recorders = devices
+        .iter()
+        .map(|(host, device)| Recorder::start(host, device, SNAP_LENGTH, None))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let result = exchange();
+    std::thread::sleep(TAIL);
+    let mut records = Vec::new();
+    for recorder in recorders {
+        records.extend(recorder.stop()?);
+    }
+    Ok((result, records))
+}
