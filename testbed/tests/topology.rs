@@ -8,9 +8,12 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
+use pcap_file::pcapng::{Block, PcapNgReader};
 use sha2::{Digest, Sha256};
 use testbed::address::SERVER;
 use testbed::privilege;
+use testbed::record::{Filter, Recorder, record_all};
 use testbed::topology::{Topology, TopologyConfig};
 use testbed::wan::{Backend, Path};
 
@@ -165,6 +168,54 @@ fn a_small_mtu_of_the_long_leg_is_learned() {
     with_topology(&config, Backend::Tap, |topology| {
         for address in [SERVER.v4.into(), SERVER.v6.into()] {
             transfer(topology, address, MEGABYTE);
+        }
+    });
+}
+
+#[test]
+fn both_sides_of_every_hop_are_recorded() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = Path::with_rtt(Duration::from_millis(10));
+    with_topology(&config(true, path), Backend::Tap, |topology| {
+        let only_tcp: Filter = Box::new(|packet| packet[0] >> 4 == 4 && packet[9] == 6);
+        let files = record_all(topology, directory.path()).unwrap();
+        let client = Recorder::start(&topology.client, "eth0", 100, Some(only_tcp)).unwrap();
+        let nic = Recorder::start(&topology.client_nic, "wan0", 1 << 16, None).unwrap();
+        transfer(topology, SERVER.v4.into(), MEGABYTE);
+        // Both sides have closed; their last segments are on the way for half an RTT.
+        thread::sleep(Duration::from_millis(50));
+        let records = client.stop().unwrap();
+        let syn = &records[0];
+        assert!(syn.outgoing && syn.bytes[33] == 2 && syn.interface == "client:eth0", "{syn:?}");
+        let syn_ack = records.iter().find(|record| !record.outgoing).unwrap();
+        assert_eq!(syn_ack.bytes[33], 0x12);
+        assert!(syn_ack.at - syn.at >= Duration::from_millis(10), "{:?}", syn_ack.at - syn.at);
+        assert!(
+            records.iter().all(|record| record.bytes.len() <= 100 && record.length >= record.bytes.len())
+        );
+        assert!(records.iter().any(|record| record.gso_size > 1000 && record.needs_csum));
+        let carried: usize = nic.stop().unwrap().iter().map(|record| record.length).sum();
+        assert!(carried > 2 * MEGABYTE, "{carried}");
+        let files = files.stop().unwrap();
+        assert_eq!(files.len(), 6);
+        for file in files {
+            let mut reader = PcapNgReader::new(std::fs::File::open(&file).unwrap()).unwrap();
+            let (mut bytes, mut directions) = (0, [0, 0, 0]);
+            while let Some(block) = reader.next_block() {
+                if let Block::EnhancedPacket(packet) = block.unwrap().0 {
+                    bytes += packet.data.len();
+                    let flags = packet.options.iter().find_map(|option| match option {
+                        EnhancedPacketOption::Flags(flags) => Some(*flags as usize),
+                        _ => None,
+                    });
+                    directions[flags.unwrap()] += 1;
+                }
+            }
+            assert!(bytes > 2 * MEGABYTE, "{bytes} in {}", file.display());
+            assert!(directions[1] > 10 && directions[2] > 10, "{directions:?}");
+        }
+        if std::env::var_os("KEEP_RECORDINGS").is_some() {
+            println!("kept {}", directory.keep().display());
         }
     });
 }

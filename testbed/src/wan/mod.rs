@@ -30,7 +30,7 @@ use rtt0_netio::offload::{self, Offloads};
 use rustix::event::{EventfdFlags, eventfd};
 
 pub use line::{Counters, Lateness};
-pub(crate) use packet::{Ear, PacketSocket};
+pub(crate) use packet::{Ear, PacketSocket, Received};
 pub(crate) use port::VNET_HEADER;
 pub(crate) use rtt::measure as measure_rtt;
 

@@ -127,6 +127,27 @@ impl PacketSocket {
         })
     }
 
+    /// Returns how many frames the kernel dropped, since this was last asked, because the socket's
+    /// buffer was full.
+    ///
+    /// # Errors
+    /// The error of `getsockopt(2)` with `PACKET_STATISTICS`.
+    pub(crate) fn missed(&self) -> io::Result<u32> {
+        let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+        let mut length = mem::size_of::<libc::tpacket_stats>() as libc::socklen_t;
+        // SAFETY: getsockopt(2) writes at most `length` bytes of `statistics`; both outlive the call.
+        let outcome = unsafe {
+            libc::getsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                (&raw mut statistics).cast(),
+                &raw mut length,
+            )
+        };
+        if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(statistics.tp_drops) }
+    }
+
     /// Sends a frame with its vnet header, without waiting.
     ///
     /// # Errors
