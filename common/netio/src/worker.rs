@@ -36,8 +36,8 @@ const ROUNDS: usize = 8;
 /// Calls of [`Engine::handle_timeout`] before packets are looked at again.
 const TIMEOUT_ROUNDS: usize = 16;
 
-/// How long after a packet the kernel's drop counts are read.
-const OVERFLOW_PERIOD: Duration = Duration::from_secs(1);
+/// How long after a packet the captures are checked for drops and deleted interfaces.
+const CHECK_PERIOD: Duration = Duration::from_secs(1);
 
 /// How long queued packets are still served after the stop signal.
 const DRAIN_TIME: Duration = Duration::from_millis(50);
@@ -89,7 +89,7 @@ pub struct Worker<E> {
     notices: Outbox,
     plan: Vec<Step>,
     counters: Arc<IoCounters>,
-    overflow_due: Option<Instant>,
+    check_due: Option<Instant>,
     stop: Arc<OwnedFd>,
 }
 
@@ -128,7 +128,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
             notices: Outbox::new(),
             plan: Vec::new(),
             counters: Arc::clone(&counters),
-            overflow_due: None,
+            check_due: None,
             stop: Arc::clone(&stop),
         };
         let (started, start) = mpsc::sync_channel(1);
@@ -153,20 +153,22 @@ impl<E: Engine> Worker<E> {
         loop {
             let stopping = self.wait().map_err(|source| WorkerError::System { call: "ppoll", source })?;
             if stopping {
-                return self.finish();
+                self.finish();
+                return Ok(());
             }
             for _ in 0..ROUNDS {
-                if !self.serve_each()? {
+                if !self.serve_each() {
                     break;
                 }
             }
             self.handle_timeouts();
+            self.check()?;
         }
     }
 
     /// Waits for a packet, a time-out or the stop signal, ppoll(2). Returns whether to stop.
     fn wait(&mut self) -> io::Result<bool> {
-        let due = [self.engine.next_timeout(), self.overflow_due].into_iter().flatten().min();
+        let due = [self.engine.next_timeout(), self.check_due].into_iter().flatten().min();
         // Durations too long for the kernel, like no due time, mean to wait for an event.
         let timeout = due.and_then(|due| Timespec::try_from(due - clock::now()).ok());
         let mut polled: Vec<_> = self.captures.iter().map(|c| PollFd::new(c, PollFlags::IN)).collect();
@@ -184,21 +186,21 @@ impl<E: Engine> Worker<E> {
     }
 
     /// Serves one batch of every capture that is ready; returns whether any may have more.
-    fn serve_each(&mut self) -> Result<bool, WorkerError> {
+    fn serve_each(&mut self) -> bool {
         for index in 0..self.captures.len() {
             if self.ready[index] {
-                self.ready[index] = self.serve(index)?;
+                self.ready[index] = self.serve(index);
             }
         }
-        Ok(self.ready.contains(&true))
+        self.ready.contains(&true)
     }
 
     /// Receives, handles and emits one batch; returns whether the capture may have more.
-    fn serve(&mut self, index: usize) -> Result<bool, WorkerError> {
+    fn serve(&mut self, index: usize) -> bool {
         let capture = &mut self.captures[index];
-        let more = capture.receive(&self.counters)?;
+        let more = capture.receive(&self.counters);
         let now = clock::now();
-        self.overflow_due.get_or_insert(now + OVERFLOW_PERIOD);
+        self.check_due.get_or_insert(now + CHECK_PERIOD);
         for (index, mut packet) in capture.packets_mut().enumerate() {
             let queued = self.outbox.len();
             if let Verdict::Forward = self.engine.handle(now, &mut packet, &mut self.outbox) {
@@ -207,7 +209,7 @@ impl<E: Engine> Worker<E> {
             self.plan.extend((queued..self.outbox.len()).map(Step::Queued));
         }
         self.emit(now, Some(index));
-        Ok(more)
+        more
     }
 
     /// Emits what is planned, then what the engine answers to packets that were too big.
@@ -238,25 +240,31 @@ impl<E: Engine> Worker<E> {
             self.plan.extend((0..self.outbox.len()).map(Step::Queued));
             self.emit(now, None);
         }
-        if self.overflow_due.is_some_and(|due| due <= now) {
-            self.overflow_due = None;
-            self.count_drops();
-        }
     }
 
-    fn count_drops(&self) {
-        for capture in &self.captures {
-            capture.count_drops(&self.counters);
+    /// Checks the captures if that is due.
+    fn check(&mut self) -> Result<(), CaptureError> {
+        let now = clock::now();
+        if self.check_due.is_none_or(|due| due > now) {
+            return Ok(());
         }
+        for capture in &self.captures {
+            capture.check(&self.counters)?;
+        }
+        let suspect = self.captures.iter().any(Capture::is_suspect);
+        self.check_due = suspect.then_some(now + CHECK_PERIOD);
+        Ok(())
     }
 
     /// Serves what is queued already, for [`DRAIN_TIME`] at most.
-    fn finish(mut self) -> Result<(), WorkerError> {
+    fn finish(mut self) {
         let deadline = clock::now() + DRAIN_TIME;
         self.ready.fill(true);
-        while self.serve_each()? && clock::now() < deadline {}
-        self.count_drops();
-        Ok(())
+        while self.serve_each() && clock::now() < deadline {}
+        for capture in &self.captures {
+            // A deleted interface no longer matters.
+            let _ = capture.check(&self.counters);
+        }
     }
 }
 

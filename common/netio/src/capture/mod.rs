@@ -109,6 +109,9 @@ pub struct Capture {
     interface: String,
     socket: Socket,
     batch: Batch,
+    /// Receiving has failed, as it does once when the interface goes down, and no packet has come
+    /// since.
+    failed: bool,
 }
 
 #[derive(Debug)]
@@ -134,7 +137,7 @@ impl Capture {
             Backend::Mmsg => Socket::Mmsg(mmsg::Mmsg::start(socket)?),
             Backend::Pnet => Socket::Pnet(pnet::Pnet::start(socket)?),
         };
-        Ok(Self { interface: interface.to_owned(), socket, batch })
+        Ok(Self { interface: interface.to_owned(), socket, batch, failed: false })
     }
 
     /// Returns the interface's name.
@@ -143,11 +146,9 @@ impl Capture {
     }
 
     /// Replaces the batch by what is queued, without waiting. Returns whether more may be queued.
-    /// Truncated packets are counted and left out.
-    ///
-    /// # Errors
-    /// [`CaptureError::Gone`] if the interface was deleted. Passing errors are counted instead.
-    pub fn receive(&mut self, counters: &IoCounters) -> Result<bool, CaptureError> {
+    /// Truncated packets are counted and left out. An error is counted too: the capture goes on
+    /// by itself when an interface that went down comes up again.
+    pub fn receive(&mut self, counters: &IoCounters) -> bool {
         self.batch.slots.clear();
         let received = match &mut self.socket {
             Socket::Mmsg(socket) => socket.receive(&mut self.batch, counters),
@@ -155,16 +156,13 @@ impl Capture {
         };
         counters.received.add(self.batch.slots.len() as u64);
         counters.received_bytes.add(self.batch.slots.iter().map(|slot| slot.length as u64).sum());
-        match received {
-            Ok(count) => Ok(count == self.batch.capacity),
-            Err(_) if !socket::interface_exists(self) => {
-                Err(CaptureError::Gone { interface: self.interface.clone() })
-            }
-            Err(_) => {
-                counters.receive_errors.add(1);
-                Ok(false)
-            }
-        }
+        let Ok(count) = received else {
+            counters.receive_errors.add(1);
+            self.failed = true;
+            return false;
+        };
+        self.failed &= count == 0;
+        count == self.batch.capacity
     }
 
     /// Iterates over the packets of the batch, each from its IP header on.
@@ -186,13 +184,26 @@ impl Capture {
         Some((self.batch.memory.get(start..start + slot.length)?, slot.offload))
     }
 
+    /// Tells whether [`Capture::check`] should be called again soon even though no packet comes:
+    /// receiving has failed and not worked since, and the kernel says no more when an interface
+    /// that is down is deleted.
+    pub fn is_suspect(&self) -> bool {
+        self.failed
+    }
+
     /// Adds what the kernel has dropped for want of buffer since the last call to
-    /// [`IoCounters::received_overflow`].
-    pub fn count_drops(&self, counters: &IoCounters) {
-        match socket::drops(self) {
-            Ok(drops) => counters.received_overflow.add(drops),
-            Err(_) => counters.receive_errors.add(1),
+    /// [`IoCounters::received_overflow`], and notices an interface that was deleted.
+    ///
+    /// # Errors
+    /// [`CaptureError::Gone`], after which nothing is ever received.
+    pub fn check(&self, counters: &IoCounters) -> Result<(), CaptureError> {
+        if let Ok(drops) = socket::drops(self) {
+            counters.received_overflow.add(drops);
         }
+        if self.failed && !socket::interface_exists(self) {
+            return Err(CaptureError::Gone { interface: self.interface.clone() });
+        }
+        Ok(())
     }
 }
 

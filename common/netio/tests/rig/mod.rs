@@ -21,7 +21,7 @@ pub fn namespaces<const N: usize>() -> Option<[Namespace; N]> {
             ("net.ipv6.conf.default.router_solicitations", "0"),
         ];
         sysctl::set(&namespace, &parameters).map_err(io::Error::other)?;
-        Ok(namespace)
+        Ok::<_, io::Error>(namespace)
     };
     match create() {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
