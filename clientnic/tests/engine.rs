@@ -1,0 +1,307 @@
+//! ClientNIC's engine, segment by segment.
+
+#[path = "../../common/core/tests/packets/mod.rs"]
+mod packets;
+
+use clientnic::engine::{ClientNic, Mode, Settings};
+use packets::*;
+use rtt0_core::engine::Engine;
+use rtt0_core::limits::Limits;
+use rtt0_core::offer::{Found, Kind, Offer, Promise};
+use rtt0_core::profile::{ProfileLimits, Profiles};
+use rtt0_core::reason::{DropReason, Event, PassReason};
+use rtt0_core::seq::Seq;
+use rtt0_core::wire::options::{Options, SynOptions};
+use rtt0_core::wire::tcp::Flags;
+use std::sync::Arc;
+
+/// The client's ISN.
+const C: u32 = 0xffff_ff00;
+/// The server's ISN.
+const Y: u32 = 0x8000_0000;
+/// The server's clock at its SYN-ACK.
+const TSVAL: u32 = 5_000;
+
+fn engine(mode: Mode) -> ClientNic {
+    let profiles = Arc::new(Profiles::new(ProfileLimits::default()));
+    let settings = Settings { mode, mss_clamp: (1460, 1440), limits: Limits::default() };
+    ClientNic::new(gateway(), keys(), profiles, settings)
+}
+
+fn isn_promised(client_isn: u32) -> u32 {
+    keys().promised_isn(1, &flow(), Seq::new(client_isn)).unwrap().get()
+}
+
+fn tsval_promised(client_isn: u32) -> u32 {
+    keys().promised_tsval(1, &flow(), Seq::new(client_isn)).unwrap()
+}
+
+fn syn(isn: u32) -> Seg {
+    Seg::from_client(SYN, isn, 0).options(linux(100, 0))
+}
+
+fn syn_ack(isn: u32) -> Seg {
+    Seg { window: 65_160, ..Seg::from_server(SYN | ACK, Y, isn.wrapping_add(1)).options(linux(TSVAL, 100)) }
+}
+
+fn confirm(isn: u32) -> Vec<u8> {
+    let offer = Offer { kind: Kind::Confirm, key: 1, promise: Promise::default() };
+    offer.encode(&keys(), &flow(), Seq::new(isn)).unwrap().to_vec()
+}
+
+fn signal(segment: &Seg, isn: u32) -> Found {
+    Offer::find(Options::new(&segment.raw), &keys(), &flow(), Seq::new(isn))
+}
+
+fn request(isn: u32) -> Seg {
+    Seg::from_client(ACK | PSH, isn.wrapping_add(1), isn_promised(isn).wrapping_add(1))
+        .ts(101, tsval_promised(isn))
+        .payload(b"GET /")
+}
+
+/// Lets a first connection teach the engine whether there is a ServerNIC.
+fn taught(mode: Mode, paired: bool) -> ClientNic {
+    let mut nic = engine(mode);
+    give(&mut nic, ms(0), &syn(C));
+    let raw = if paired { confirm(C) } else { vec![] };
+    let answer = Seg { raw, ..syn_ack(C) };
+    assert_eq!(give(&mut nic, ms(50), &answer), [syn_ack(C)], "the client sees a plain SYN-ACK");
+    give(&mut nic, ms(60), &Seg::from_client(RST, C + 1, 0));
+    nic
+}
+
+/// The ISN of the connection after the one that taught.
+const D: u32 = 7;
+
+#[test]
+fn the_first_connection_is_learned_from_and_marked_with_a_probe() {
+    let mut nic = engine(Mode::Auto);
+    let sent = give(&mut nic, ms(0), &syn(C));
+    assert_eq!(sent.len(), 1);
+    assert!(matches!(signal(&sent[0], C), Found::Authentic(offer) if offer.kind == Kind::Probe));
+    assert_eq!(Seg { raw: vec![], ..sent[0].clone() }, syn(C));
+}
+
+#[test]
+fn a_known_destination_is_answered_early_and_offered() {
+    let mut nic = taught(Mode::Auto, true);
+    let sent = give(&mut nic, ms(100), &syn(D));
+    assert_eq!(sent.len(), 2);
+    let promised = linux(tsval_promised(D), 100);
+    let expected = Seg { seq: isn_promised(D), ..syn_ack(D) }.options(promised);
+    assert_eq!(sent[0], expected, "the spoofed SYN-ACK, first");
+    let Found::Authentic(offer) = signal(&sent[1], D) else { panic!("no offer") };
+    assert_eq!(offer.kind, Kind::Spoofed);
+    let promise =
+        Promise { mss: 1460, window_scale: Some(7), sack: true, tsval: Some(tsval_promised(D)), ecn: false };
+    assert_eq!(offer.promise, promise);
+    assert_eq!(Seg { raw: vec![], ..sent[1].clone() }, syn(D), "the client's own SYN otherwise");
+    // Data follows the SYN untouched; the confirm ends it all.
+    assert_eq!(give(&mut nic, ms(101), &request(D)), [request(D)]);
+    let confirmed = Seg { seq: isn_promised(D), raw: confirm(D), ..syn_ack(D) };
+    assert!(give(&mut nic, ms(150), &confirmed).is_empty(), "consumed");
+    assert_eq!(nic.counters().happened(Event::Confirmed), 1);
+    assert!(pass_time(&mut nic, ms(30_000)).is_empty(), "nothing is repeated");
+}
+
+#[test]
+fn without_a_confirm_it_translates_by_itself_and_loses_no_data() {
+    let mut nic = taught(Mode::Auto, true);
+    give(&mut nic, ms(100), &syn(D));
+    give(&mut nic, ms(101), &request(D));
+    // The server saw the data before its handshake.
+    let reset = Seg::from_server(RST, isn_promised(D).wrapping_add(1), 0);
+    assert!(give(&mut nic, ms(149), &reset).is_empty());
+    let sent = give(&mut nic, ms(150), &syn_ack(D));
+    assert_eq!(sent, [Seg { ack: Y + 1, ts: Some((101, TSVAL)), ..request(D) }], "the copy, translated");
+    assert!(give(&mut nic, ms(151), &reset).is_empty());
+    assert_eq!(nic.counters().dropped(DropReason::ResetOfEarlyData), 2);
+    assert_eq!(nic.counters().happened(Event::FellBackToSolo), 1);
+    let answer = Seg::from_server(ACK, Y + 1, D + 6).ts(TSVAL + 1, 101).payload(b"200");
+    let seen = Seg {
+        seq: isn_promised(D).wrapping_add(1),
+        ts: Some((tsval_promised(D).wrapping_add(1), 101)),
+        ..answer.clone()
+    };
+    assert_eq!(give(&mut nic, ms(200), &answer), [seen]);
+    // The next connection is solo from the start.
+    let other = Seg::from_client(RST, D + 6, isn_promised(D).wrapping_add(4));
+    give(&mut nic, ms(201), &other);
+    give(&mut nic, ms(300), &syn(900));
+    assert_eq!(nic.counters().happened(Event::SpoofedSolo), 1);
+}
+
+#[test]
+fn solo_holds_until_the_real_syn_ack() {
+    let mut nic = taught(Mode::Solo, false);
+    let sent = give(&mut nic, ms(100), &syn(D));
+    assert_eq!((sent.len(), sent[1].raw.len()), (2, 0), "no offer in mode solo");
+    assert!(give(&mut nic, ms(101), &request(D)).is_empty(), "held");
+    let sent = give(&mut nic, ms(150), &syn_ack(D));
+    assert_eq!(sent, [Seg { ack: Y + 1, ts: Some((101, TSVAL)), ..request(D) }]);
+}
+
+#[test]
+fn a_server_nic_that_comes_later_is_found() {
+    let mut nic = taught(Mode::Auto, false);
+    let sent = give(&mut nic, ms(100), &syn(D));
+    assert!(matches!(signal(&sent[1], D), Found::Authentic(offer) if offer.kind == Kind::Probe));
+    give(&mut nic, ms(101), &request(D));
+    let sent = give(&mut nic, ms(150), &Seg { raw: confirm(D), ..syn_ack(D) });
+    assert_eq!(sent[0].ack, Y + 1, "this flow stays solo");
+    give(&mut nic, ms(151), &Seg::from_client(RST, D + 6, Y));
+    let other = Seg { seq: 900, ..syn(900) };
+    let mut second = other.bytes();
+    // Another client port, so that it is another flow.
+    second[21] = 0x99;
+    let mut packet = rtt0_core::packet::Packet { bytes: &mut second, offload: Default::default() };
+    rtt0_core::wire::segment::Segment::parse(&mut packet).unwrap().fill_checksum();
+    let mut out = rtt0_core::packet::Outbox::new();
+    nic.handle(ms(200), &mut packet, &mut out);
+    assert_eq!(nic.counters().happened(Event::SpoofedPaired), 1);
+}
+
+#[test]
+fn mode_paired_never_spoofs_alone_and_off_never_at_all() {
+    let mut nic = taught(Mode::Paired, false);
+    let sent = give(&mut nic, ms(100), &syn(D));
+    assert_eq!((sent.len(), sent[0].to), (1, syn(D).to));
+    assert_eq!(nic.counters().passed(PassReason::Unpaired), 1);
+    let mut nic = engine(Mode::Off);
+    assert_eq!(give(&mut nic, ms(0), &syn(C)), [syn(C)]);
+    assert_eq!(nic.flows(), 0);
+}
+
+#[test]
+fn what_is_not_understood_passes_untouched() {
+    let cases: [(Seg, PassReason); 6] = [
+        (Seg { raw: vec![34, 4, 1, 2], ..syn(D) }, PassReason::UnknownOption),
+        (Seg { raw: vec![30, 4, 0, 1], ..syn(D) }, PassReason::UnknownOption),
+        (
+            Seg { raw: vec![19, 18, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1], ..syn(D) },
+            PassReason::UnknownOption,
+        ),
+        (syn(D).payload(b"early"), PassReason::SynPayload),
+        (Seg { flags: SYN | Flags::URG, ..syn(D) }, PassReason::OddSyn),
+        (Seg { flags: SYN | Flags::ECN, ..syn(D) }, PassReason::AccurateEcn),
+    ];
+    for (odd, reason) in cases {
+        let mut nic = taught(Mode::Auto, true);
+        let mut bytes = odd.bytes();
+        let mut sent = bytes.clone();
+        rtt0_core::wire::ipv4::Ipv4::unverified(&mut sent[..]).unwrap().set_ttl(63);
+        let mut out = rtt0_core::packet::Outbox::new();
+        let mut packet = rtt0_core::packet::Packet { bytes: &mut bytes, offload: Default::default() };
+        assert_eq!(nic.handle(ms(100), &mut packet, &mut out), rtt0_core::engine::Verdict::Forward);
+        assert_eq!((packet.bytes.to_vec(), out.len()), (sent, 0), "{reason:?}");
+        assert_eq!(nic.counters().passed(reason), 1, "{reason:?}");
+    }
+}
+
+#[test]
+fn a_corrupt_syn_is_not_answered() {
+    let mut nic = taught(Mode::Auto, true);
+    let mut bytes = syn(D).bytes();
+    bytes[35] ^= 1; // the window
+    let mut out = rtt0_core::packet::Outbox::new();
+    let mut packet = rtt0_core::packet::Packet { bytes: &mut bytes, offload: Default::default() };
+    assert_eq!(nic.handle(ms(100), &mut packet, &mut out), rtt0_core::engine::Verdict::Forward);
+    assert!(out.is_empty());
+}
+
+#[test]
+fn an_option_the_server_was_never_asked_is_learned_first() {
+    let mut nic = engine(Mode::Auto);
+    let bare = SynOptions { mss: Some(1460), ..SynOptions::default() };
+    give(&mut nic, ms(0), &syn(C).options(bare));
+    give(&mut nic, ms(50), &Seg { raw: confirm(C), ..syn_ack(C).options(bare) });
+    give(&mut nic, ms(60), &Seg::from_client(RST, C + 1, 0));
+    let sent = give(&mut nic, ms(100), &syn(D));
+    assert_eq!(sent.len(), 1, "nobody knows whether it does timestamps");
+    give(&mut nic, ms(150), &Seg { raw: confirm(D), ..syn_ack(D) });
+    give(&mut nic, ms(160), &Seg::from_client(RST, D + 1, 0));
+    assert_eq!(give(&mut nic, ms(200), &syn(900)).len(), 2);
+}
+
+#[test]
+fn a_closed_port_says_so_without_a_profile_and_after_one_reset_with_a_stale_one() {
+    let mut nic = engine(Mode::Auto);
+    give(&mut nic, ms(0), &syn(C));
+    let refusal = Seg::from_server(RST | ACK, 0, C + 1);
+    assert_eq!(give(&mut nic, ms(50), &refusal), [refusal]);
+    // Stale: the client was told it is connected.
+    let mut nic = taught(Mode::Auto, true);
+    give(&mut nic, ms(100), &syn(D));
+    give(&mut nic, ms(101), &request(D));
+    let from_nic = Seg { window: 0, ..Seg::from_server(RST | ACK, isn_promised(D).wrapping_add(1), D + 1) };
+    assert_eq!(give(&mut nic, ms(150), &from_nic), [from_nic]);
+    let again = give(&mut nic, ms(200), &syn(900));
+    assert_eq!(again, [syn(900)], "refused lately: untouched");
+    let later = give(&mut nic, ms(1200), &syn(901));
+    assert_eq!(later.len(), 1, "then learned from");
+}
+
+#[test]
+fn a_lost_syn_is_repeated_and_silence_is_reported() {
+    let mut nic = taught(Mode::Auto, true);
+    let offer = give(&mut nic, ms(100), &syn(D))[1].clone();
+    give(&mut nic, ms(101), &request(D));
+    let sent = pass_time(&mut nic, ms(40_000));
+    let times: Vec<_> = sent.iter().map(|(at, _)| at.as_micros() / 1000).collect();
+    // The long leg's RTT was measured as 50 ms; the wait is at least 200 ms.
+    let expected = [300u64, 700, 1500, 3100, 6300, 15_100];
+    assert_eq!(times.len(), expected.len(), "{times:?}");
+    assert!(times.iter().zip(expected).all(|(at, due)| (due..due + 16).contains(at)), "{times:?}");
+    assert!(sent[..5].iter().all(|(_, segment)| *segment == offer));
+    assert_eq!((sent[5].1.flags, sent[5].1.seq), (RST | ACK, isn_promised(D).wrapping_add(1)));
+    assert_eq!(nic.flows(), 0);
+    // The next connection sees the truth.
+    assert_eq!(give(&mut nic, ms(41_000), &syn(900)).len(), 1);
+}
+
+#[test]
+fn an_unproven_handshake_ends_in_silence() {
+    let mut nic = taught(Mode::Auto, true);
+    give(&mut nic, ms(100), &syn(D));
+    let sent = pass_time(&mut nic, ms(40_000));
+    assert!(sent.iter().all(|(_, segment)| segment.flags == SYN), "no reset: perhaps a forgery");
+    assert_eq!(give(&mut nic, ms(41_000), &syn(900)).len(), 2, "and the profile stays");
+}
+
+#[test]
+fn a_repeated_syn_gets_the_same_answer() {
+    let mut nic = taught(Mode::Auto, true);
+    let first = give(&mut nic, ms(100), &syn(D));
+    assert_eq!(give(&mut nic, ms(1100), &syn(D)), first[..1]);
+    assert_eq!(nic.counters().happened(Event::SpoofRepeated), 1);
+}
+
+#[test]
+fn large_uploads_stop_spoofing() {
+    let mut nic = engine(Mode::Auto);
+    for round in 0..3u32 {
+        let isn = C.wrapping_add(round * 1_000_000_000);
+        give(&mut nic, ms(0), &syn(isn));
+        if round < 1 {
+            give(&mut nic, ms(50), &Seg { raw: confirm(isn), ..syn_ack(isn) });
+        } else if round == 1 {
+            assert_eq!(nic.counters().passed(PassReason::LargeUploads), 1);
+            give(&mut nic, ms(50), &Seg { raw: confirm(isn), ..syn_ack(isn) });
+        }
+        let end = isn.wrapping_add(1 + 1_000_000);
+        give(&mut nic, ms(90), &Seg::from_client(FIN | ACK, end, Y + 1));
+    }
+    assert_eq!(nic.counters().happened(Event::SpoofedPaired), 0);
+}
+
+#[test]
+fn a_translated_syn_ack_counts_as_a_confirm() {
+    let mut nic = taught(Mode::Auto, true);
+    give(&mut nic, ms(100), &syn(D));
+    give(&mut nic, ms(101), &request(D));
+    // The confirm got lost; the server repeats its SYN-ACK, which ServerNIC translates.
+    let translated = Seg { seq: isn_promised(D), ..syn_ack(D) };
+    give(&mut nic, ms(1150), &translated);
+    assert_eq!(nic.counters().happened(Event::Confirmed), 1);
+    assert_eq!(nic.counters().happened(Event::FellBackToSolo), 0);
+}

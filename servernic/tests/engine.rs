@@ -1,0 +1,291 @@
+//! ServerNIC's engine, segment by segment.
+
+#[path = "../../common/core/tests/packets/mod.rs"]
+mod packets;
+
+use packets::*;
+use rtt0_core::engine::Engine;
+use rtt0_core::limits::Limits;
+use rtt0_core::offer::{Found, Kind, Offer, Promise};
+use rtt0_core::reason::{DropReason, Event, PassReason};
+use rtt0_core::seq::Seq;
+use rtt0_core::wire::options::{Options, SynOptions};
+use servernic::engine::ServerNic;
+
+/// The client's ISN; its first byte is the last before the wrap.
+const C: u32 = 0xffff_fffe;
+/// The server's ISN.
+const Y: u32 = 0x7fff_0000;
+/// The server's clock at its SYN-ACK.
+const TSVAL: u32 = 5_000;
+
+fn s() -> u32 {
+    isn_promised(C)
+}
+
+fn isn_promised(client_isn: u32) -> u32 {
+    keys().promised_isn(1, &flow(), Seq::new(client_isn)).unwrap().get()
+}
+
+fn promised_tsval() -> u32 {
+    keys().promised_tsval(1, &flow(), Seq::new(C)).unwrap()
+}
+
+fn engine() -> ServerNic {
+    ServerNic::new(gateway(), keys(), Limits::default())
+}
+
+fn offer_of(kind: Kind, client_isn: u32) -> [u8; 20] {
+    let tsval = keys().promised_tsval(1, &flow(), Seq::new(client_isn));
+    let promise = Promise { mss: 1460, window_scale: Some(7), sack: true, tsval, ecn: false };
+    Offer { kind, key: 1, promise }.encode(&keys(), &flow(), Seq::new(client_isn)).unwrap()
+}
+
+fn offered_syn(client_isn: u32) -> Seg {
+    Seg::from_client(SYN, client_isn, 0).raw(&offer_of(Kind::Spoofed, client_isn)).options(linux(100, 0))
+}
+
+fn plain_syn(client_isn: u32) -> Seg {
+    Seg::from_client(SYN, client_isn, 0).options(linux(100, 0))
+}
+
+fn syn_ack() -> Seg {
+    Seg::from_server(SYN | ACK, Y, C.wrapping_add(1)).options(linux(TSVAL, 100))
+}
+
+fn request() -> Seg {
+    Seg::from_client(ACK | PSH, C.wrapping_add(1), s().wrapping_add(1))
+        .ts(101, promised_tsval())
+        .payload(b"GET /")
+}
+
+/// Brings a flow to where both ends can talk.
+fn established() -> ServerNic {
+    let mut nic = engine();
+    give(&mut nic, ms(1), &offered_syn(C));
+    give(&mut nic, ms(1), &request());
+    assert_eq!(give(&mut nic, ms(2), &syn_ack()).len(), 2);
+    assert!(give(&mut nic, ms(2), &syn_ack()).is_empty(), "the answer to our second SYN");
+    nic
+}
+
+#[test]
+fn an_offer_becomes_two_syns_without_it() {
+    let mut nic = engine();
+    let sent = give(&mut nic, ms(1), &offered_syn(C));
+    assert_eq!(sent, [plain_syn(C), plain_syn(C)]);
+}
+
+#[test]
+fn early_data_is_held_released_translated_and_confirmed() {
+    let mut nic = engine();
+    give(&mut nic, ms(1), &offered_syn(C));
+    assert!(give(&mut nic, ms(1), &request()).is_empty(), "held");
+    let sent = give(&mut nic, ms(2), &syn_ack());
+    let released = request();
+    let expected = Seg { ack: Y + 1, ts: Some((101, 0)), ..released };
+    assert_eq!(sent[0], expected, "TSecr is hidden: no RTT sample from the handshake");
+    assert_eq!((sent[1].flags, sent[1].seq, sent[1].ack), (SYN | ACK, s(), C.wrapping_add(1)));
+    assert_eq!(sent[1].syn_options, Some(linux(TSVAL, 100)));
+    let found = Offer::find(Options::new(&sent[1].raw), &keys(), &flow(), Seq::new(C));
+    assert!(matches!(found, Found::Authentic(offer) if offer.kind == Kind::Confirm));
+}
+
+#[test]
+fn only_the_answer_to_our_second_syn_is_swallowed() {
+    let mut nic = established();
+    assert_eq!(nic.counters().dropped(DropReason::RepeatedSynAck), 1);
+    let sent = give(&mut nic, ms(1002), &syn_ack());
+    let tau = promised_tsval().wrapping_sub(TSVAL);
+    let expected = Seg { seq: s(), ..syn_ack() }.options(linux(TSVAL.wrapping_add(tau), 100));
+    assert_eq!(sent, [expected], "the client's answer must reach the server");
+}
+
+#[test]
+fn an_established_flow_is_translated_both_ways() {
+    let mut nic = established();
+    let answer = Seg::from_server(ACK, Y + 1, C.wrapping_add(6)).ts(TSVAL + 7, 101).payload(b"200 OK");
+    let sent = give(&mut nic, ms(3), &answer);
+    let seen = Seg { seq: s().wrapping_add(1), ts: Some((promised_tsval().wrapping_add(7), 101)), ..answer };
+    assert_eq!(sent, [seen]);
+    let ack = Seg::from_client(ACK, C.wrapping_add(6), s().wrapping_add(7))
+        .ts(102, promised_tsval().wrapping_add(7));
+    let sent = give(&mut nic, ms(4), &ack);
+    assert_eq!(sent, [Seg { ack: Y + 7, ts: Some((102, TSVAL + 7)), ..ack }]);
+}
+
+#[test]
+fn a_refusal_reaches_the_client_in_its_window() {
+    let mut nic = engine();
+    give(&mut nic, ms(1), &offered_syn(C));
+    let sent = give(&mut nic, ms(2), &Seg::from_server(RST | ACK, 0, C.wrapping_add(1)));
+    let reset = Seg { window: 0, ..Seg::from_server(RST | ACK, s().wrapping_add(1), C.wrapping_add(1)) };
+    assert_eq!(sent, [reset]);
+    assert_eq!(nic.flows(), 0);
+}
+
+#[test]
+fn data_that_overtakes_its_syn_waits_for_it() {
+    let mut nic = engine();
+    assert!(give(&mut nic, ms(1), &request()).is_empty());
+    assert_eq!(nic.counters().happened(Event::HeldForOffer), 1);
+    let second = Seg { seq: C.wrapping_add(6), ..request() };
+    assert!(give(&mut nic, ms(1), &second).is_empty());
+    assert_eq!(give(&mut nic, ms(2), &offered_syn(C)).len(), 2);
+    let sent = give(&mut nic, ms(3), &syn_ack());
+    assert_eq!(sent.iter().map(|s| s.seq).collect::<Vec<_>>(), [C.wrapping_add(1), C.wrapping_add(6), s()]);
+}
+
+#[test]
+fn data_of_an_unknown_flow_passes_unless_its_numbers_prove_a_promise() {
+    let mut nic = engine();
+    let other = Seg { ack: s().wrapping_add(2), ..request() };
+    assert_eq!(give(&mut nic, ms(1), &other), [other]);
+    assert_eq!(nic.counters().passed(PassReason::NoFlow), 1);
+}
+
+#[test]
+fn a_probe_is_stripped_and_its_syn_ack_confirmed() {
+    let mut nic = engine();
+    let probe = Seg { raw: offer_of(Kind::Probe, C).to_vec(), ..plain_syn(C) };
+    assert_eq!(give(&mut nic, ms(1), &probe), [plain_syn(C)]);
+    let sent = give(&mut nic, ms(2), &syn_ack());
+    assert_eq!(Seg { raw: vec![], ..sent[0].clone() }, syn_ack());
+    let found = Offer::find(Options::new(&sent[0].raw), &keys(), &flow(), Seq::new(C));
+    assert!(matches!(found, Found::Authentic(offer) if offer.kind == Kind::Confirm));
+    // Untranslated from here on.
+    let data = Seg::from_server(ACK, Y + 1, C.wrapping_add(1)).payload(b"x");
+    assert_eq!(give(&mut nic, ms(3), &data), [data]);
+}
+
+#[test]
+fn a_forged_offer_is_stripped_and_nothing_else() {
+    let mut nic = engine();
+    let mut forged = offered_syn(C);
+    forged.raw[19] ^= 1;
+    assert_eq!(give(&mut nic, ms(1), &forged), [plain_syn(C)]);
+    assert_eq!(nic.counters().happened(Event::OfferForged), 1);
+    assert_eq!(give(&mut nic, ms(2), &syn_ack()), [syn_ack()]);
+}
+
+#[test]
+fn a_repeated_offer_is_confirmed_again() {
+    let mut nic = established();
+    let sent = give(&mut nic, ms(500), &offered_syn(C));
+    assert_eq!(sent.len(), 1);
+    assert_eq!((sent[0].flags, sent[0].seq), (SYN | ACK, s()));
+    assert_eq!(nic.counters().happened(Event::OfferRepeated), 1);
+}
+
+#[test]
+fn somebody_elses_syn_does_not_hurt_a_live_flow() {
+    let mut nic = established();
+    let other = C.wrapping_add(77_000);
+    assert_eq!(give(&mut nic, ms(10), &offered_syn(other)).len(), 2, "the server is asked");
+    // The server knows the old connection: a challenge ACK, which the client gets translated.
+    let challenge = Seg::from_server(ACK, Y + 1, C.wrapping_add(6)).ts(TSVAL, 101);
+    let sent = give(&mut nic, ms(11), &challenge);
+    assert_eq!((sent.len(), sent[0].to, sent[0].seq), (1, challenge.to, s().wrapping_add(1)));
+    // The client's own segments still go through.
+    let ack = Seg::from_client(ACK, C.wrapping_add(6), s().wrapping_add(1)).ts(102, promised_tsval());
+    assert_eq!(give(&mut nic, ms(12), &ack)[0].ack, Y + 1);
+    // After the hand-shake's time the impostor is forgotten, the flow is not.
+    pass_time(&mut nic, ms(20_000));
+    assert_eq!(nic.flows(), 1);
+    assert_eq!(give(&mut nic, ms(20_001), &ack)[0].ack, Y + 1);
+}
+
+#[test]
+fn an_old_connection_is_reset_once_the_client_has_proven_itself() {
+    let mut nic = established();
+    let new = C.wrapping_add(77_000);
+    give(&mut nic, ms(10), &offered_syn(new));
+    let first = Seg::from_client(ACK, new.wrapping_add(1), isn_promised(new).wrapping_add(1));
+    assert!(give(&mut nic, ms(10), &first).is_empty(), "held");
+    let challenge = Seg::from_server(ACK, Y + 1, C.wrapping_add(6));
+    let sent = give(&mut nic, ms(11), &challenge);
+    let reset = Seg { window: 0, ..Seg::from_client(RST, C.wrapping_add(6), 0) };
+    assert_eq!(sent, [reset, plain_syn(new)]);
+    let accepted = Seg { ack: new.wrapping_add(1), seq: 9, ..syn_ack() };
+    let sent = give(&mut nic, ms(12), &accepted);
+    assert_eq!((sent[0].seq, sent[0].ack), (new.wrapping_add(1), 10));
+    assert_eq!(nic.flows(), 1);
+}
+
+#[test]
+fn an_unspoofed_syn_replaces_a_flow_when_the_server_accepts_it() {
+    let mut nic = established();
+    let new = C.wrapping_add(9_000);
+    assert_eq!(give(&mut nic, ms(10), &plain_syn(new)), [plain_syn(new)]);
+    let accepted = Seg { ack: new.wrapping_add(1), seq: 9, ..syn_ack() };
+    assert_eq!(give(&mut nic, ms(11), &accepted), [accepted]);
+    assert_eq!(nic.flows(), 0);
+}
+
+#[test]
+fn silence_is_met_with_five_repeats_and_then_given_up() {
+    let mut nic = engine();
+    give(&mut nic, ms(0), &offered_syn(C));
+    give(&mut nic, ms(0), &request());
+    let sent = pass_time(&mut nic, ms(30_000));
+    let times: Vec<_> = sent.iter().map(|(at, _)| at.as_micros() / 1000).collect();
+    let expected = [200u64, 600, 1400, 3000, 6200];
+    assert_eq!(times.len(), expected.len());
+    assert!(times.iter().zip(expected).all(|(at, due)| (due..due + 16).contains(at)), "{times:?}");
+    assert!(sent.iter().all(|(_, segment)| *segment == plain_syn(C)));
+    assert_eq!(nic.flows(), 0);
+    assert_eq!(nic.counters().happened(Event::TimedOut), 1);
+    assert_eq!(nic.next_timeout(), None);
+}
+
+#[test]
+fn timestamps_refused_after_a_promise_reset_both_sides() {
+    let mut nic = engine();
+    give(&mut nic, ms(1), &offered_syn(C));
+    let answer = syn_ack().options(SynOptions { timestamps: None, ..linux(0, 0) });
+    let sent = give(&mut nic, ms(2), &answer);
+    assert_eq!(
+        sent.iter().map(|s| (s.to, s.seq)).collect::<Vec<_>>(),
+        [(syn_ack().to, s().wrapping_add(1)), (request().to, C.wrapping_add(1)),]
+    );
+    assert!(sent.iter().all(|s| s.flags.contains(RST)));
+    assert_eq!(nic.flows(), 0);
+}
+
+#[test]
+fn a_closed_flow_leaves_after_its_time_and_a_blind_reset_changes_nothing() {
+    let mut nic = established();
+    let blind = Seg::from_server(RST, Y + 999_999, 0);
+    give(&mut nic, ms(3), &blind);
+    pass_time(&mut nic, ms(60_000));
+    assert_eq!(nic.flows(), 1);
+    give(&mut nic, ms(60_000), &Seg::from_server(FIN | ACK, Y + 1, C.wrapping_add(6)));
+    give(&mut nic, ms(60_000), &Seg::from_client(FIN | ACK, C.wrapping_add(6), s().wrapping_add(2)));
+    pass_time(&mut nic, ms(179_000));
+    assert_eq!(nic.flows(), 1, "the last ACK may have to be repeated");
+    pass_time(&mut nic, ms(181_000));
+    assert_eq!(nic.flows(), 0);
+}
+
+#[test]
+fn the_same_4_tuple_can_be_used_again_at_once() {
+    let mut nic = established();
+    give(&mut nic, ms(5), &Seg::from_server(FIN | ACK, Y + 1, C.wrapping_add(6)));
+    give(&mut nic, ms(5), &Seg::from_client(FIN | ACK, C.wrapping_add(6), s().wrapping_add(2)));
+    let new = C.wrapping_add(50_000);
+    assert_eq!(give(&mut nic, ms(6), &offered_syn(new)), [plain_syn(new), plain_syn(new)]);
+    assert_eq!(nic.counters().happened(Event::FlowReplaced), 1);
+}
+
+#[test]
+fn the_hop_limit_ends_here() {
+    let mut nic = engine();
+    let mut bytes = request().bytes();
+    rtt0_core::wire::ipv4::Ipv4::unverified(&mut bytes[..]).unwrap().set_ttl(1);
+    let mut out = rtt0_core::packet::Outbox::new();
+    let mut packet = rtt0_core::packet::Packet { bytes: &mut bytes, offload: Default::default() };
+    let verdict = nic.handle(ms(1), &mut packet, &mut out);
+    assert_eq!(verdict, rtt0_core::engine::Verdict::Drop(DropReason::HopLimit));
+    let (error, _) = out.get(0).unwrap();
+    assert_eq!((error[9], error[20], &error[16..20]), (1, 11, &[10, 1, 0, 10][..]));
+}
