@@ -2,6 +2,7 @@
 
 use super::plan::{Installed, Options};
 use crate::program::installed;
+use crate::wan::Backend;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -31,7 +32,7 @@ pub struct Environment {
 
 impl Environment {
     /// Describes this machine. What can't be read is `unknown`, since no measurement depends on it.
-    pub fn describe(options: &Options, programs: &Installed, wan: &str) -> Self {
+    pub fn describe(options: &Options, programs: &Installed, wan: Backend) -> Self {
         let unknown = || "unknown".to_owned();
         let sysctl = |name: &str| std::fs::read_to_string(format!("/proc/sys/{name}"));
         let mut versions = BTreeMap::from([("testbed", env!("CARGO_PKG_VERSION").to_owned())]);
@@ -52,7 +53,10 @@ impl Environment {
             default_congestion: sysctl("net/ipv4/tcp_congestion_control")
                 .map_or_else(|_| unknown(), |text| text.trim().to_owned()),
             offloads: options.offloads,
-            wan: wan.to_owned(),
+            wan: match wan {
+                Backend::Tap => "user-space delay line on TAP devices".to_owned(),
+                Backend::Packet => "user-space delay line on packet sockets".to_owned(),
+            },
             versions,
             date: rfc3339(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())),
         }

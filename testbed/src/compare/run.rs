@@ -43,7 +43,7 @@ pub fn compare(options: &Options) -> anyhow::Result<bool> {
         mtu: MTU,
         wan_mtu: MTU,
     })?;
-    let environment = Environment::describe(options, &installed, "user-space delay line");
+    let environment = Environment::describe(options, &installed, topology.wan().backend());
     let progress = Progress::start(plan.time(options.connections));
     let bench = Bench { topology: &topology, options, installed: &installed, progress: &progress };
     let (mut results, mut ladders) = (Vec::new(), Vec::new());

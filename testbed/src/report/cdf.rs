@@ -38,12 +38,12 @@ fn draw(svg: &mut String, rtt_ms: f64, results: &[&Measurement]) -> Result<(), B
     chart
         .configure_mesh()
         .disable_x_mesh()
-        .y_labels(5)
+        .y_labels(6)
         .y_max_light_lines(0)
         .x_labels(8)
         .bold_line_style(GRID)
         .axis_style(GRID)
-        .label_style(("sans-serif", 12).into_font().color(&INK))
+        .label_style(("sans-serif", 13).into_font().color(&INK))
         .x_desc("time to first byte, ms")
         .y_label_formatter(&|share| format!("{:.0} %", share * 100.0))
         .x_label_formatter(&|ms| format!("{ms:.0}"))
@@ -52,31 +52,28 @@ fn draw(svg: &mut String, rtt_ms: f64, results: &[&Measurement]) -> Result<(), B
         let x = round_trips * rtt_ms;
         chart.draw_series(DashedLineSeries::new([(x, 0.0), (x, 1.02)], 3, 3, GRID.stroke_width(1)))?;
         let style = ("sans-serif", 11).into_font().color(&INK);
-        chart.draw_series([Text::new(format!(" {round_trips} RTT"), (x, 0.06), style)])?;
+        chart.draw_series([Text::new(
+            format!("{round_trips} RTT"),
+            (x + (to - from) * 0.008, 0.56),
+            style,
+        )])?;
     }
     for result in results {
         let (r, g, b) = rgb(result.step.mode);
-        chart.draw_series(LineSeries::new(curve(result, from, to), RGBColor(r, g, b).stroke_width(2)))?;
+        chart.draw_series(LineSeries::new(curve(result, to), RGBColor(r, g, b).stroke_width(2)))?;
     }
     root.present()?;
     Ok(())
 }
 
-/// Returns the corners of the step curve of all connections tried; those that failed never arrive,
-/// so that the curve of a failing mode ends below 100 %.
-fn curve(result: &Measurement, from: f64, to: f64) -> Vec<(f64, f64)> {
-    let mut corners = vec![(from, 0.0)];
-    let mut share = 0.0;
-    for (index, sample) in sorted(&result.samples_ttfb_ms).into_iter().enumerate() {
-        if sample > to {
-            break;
-        }
-        corners.push((sample, share));
-        share = (index + 1) as f64 / result.connections.max(1) as f64;
-        corners.push((sample, share));
-    }
-    corners.push((to, share));
-    corners
+/// Returns the corners of the step curve of all connections tried, up to the one that took longest.
+/// Those that failed never arrive, so that the curve of a failing mode ends below 100 %.
+fn curve(result: &Measurement, to: f64) -> Vec<(f64, f64)> {
+    let tried = result.connections.max(1) as f64;
+    let arrived = sorted(&result.samples_ttfb_ms).into_iter().enumerate().take_while(|(_, ms)| *ms <= to);
+    arrived
+        .flat_map(|(before, ms)| [(ms, before as f64 / tried), (ms, (before + 1) as f64 / tried)])
+        .collect()
 }
 
 #[cfg(test)]
@@ -88,11 +85,12 @@ mod tests {
     #[test]
     fn curves_rise_from_nothing_to_the_share_that_arrived() {
         let mut result = measurement(Mode::Paired, 50.0, 1.02);
-        let corners = curve(&result, 45.0, 110.0);
-        assert_eq!((corners[0], corners.last()), ((45.0, 0.0), Some(&(110.0, 1.0))));
+        let corners = curve(&result, 110.0);
+        assert_eq!((corners[0].1, corners.last().map(|corner| corner.1)), (0.0, Some(1.0)));
         assert!(corners.windows(2).all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 <= pair[1].1));
         result.connections = 80;
-        assert_eq!(curve(&result, 45.0, 110.0).last(), Some(&(110.0, 0.5)));
+        assert_eq!(curve(&result, 110.0).last().map(|corner| corner.1), Some(0.5));
+        assert!(curve(&result, 50.0).is_empty());
     }
 
     #[test]

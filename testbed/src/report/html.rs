@@ -27,7 +27,7 @@ pub fn render(report: &Report) -> anyhow::Result<String> {
         modes: modes.into_iter().map(ModeView::new).collect(),
         bars: bars::render(&main),
         charts: charts(&main)?,
-        ladders: report.ladders.iter().map(LadderView::new).collect(),
+        ladders: ladders(&report.ladders),
         ladder_rtt: report.ladders.first().map_or(0.0, |ladder| ladder.rtt_ms),
         groups: groups(report),
         negotiated: negotiated(&main),
@@ -160,6 +160,13 @@ impl LadderView {
             svg: ladder_svg::render(ladder),
         }
     }
+}
+
+/// Ordinary TCP and the middlebox side by side, then the others.
+fn ladders(ladders: &[Ladder]) -> Vec<LadderView> {
+    let mut ordered: Vec<&Ladder> = ladders.iter().collect();
+    ordered.sort_by_key(|ladder| (!matches!(ladder.mode, Mode::Kernel | Mode::Paired), ladder.mode));
+    ordered.into_iter().map(LadderView::new).collect()
 }
 
 /// The rows of one client, server and IP version.

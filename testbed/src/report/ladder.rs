@@ -14,7 +14,8 @@ use rtt0_core::wire::tcp::Flags;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// What arrives this long after the first byte belongs to the end of the connection, ms.
+/// What arrives this long after the first byte was on its way beside it; what comes later belongs
+/// to the end of the connection: ms.
 const AFTERMATH: f64 = 0.5;
 
 /// The devices at both ends of each leg, the client's side first.
@@ -134,7 +135,7 @@ fn arrows(records: &[Record]) -> Option<Vec<Arrow>> {
     }
     let first_byte = |arrow: &&Arrow| arrow.leg == 0 && !arrow.to_server && arrow.kind == Kind::Data;
     let end = arrows.iter().find(first_byte).and_then(|arrow| arrow.arrived).unwrap_or(f64::INFINITY);
-    arrows.retain(|arrow| arrow.arrived.unwrap_or(arrow.departed) <= end + AFTERMATH);
+    arrows.retain(|arrow| arrow.departed < end && arrow.arrived.unwrap_or(end) <= end + AFTERMATH);
     Some(arrows)
 }
 
