@@ -1,1 +1,45 @@
-//! Placeholder until the crate's first module lands.
+//! What the two NIC daemons share: command line, key file, logging, bring-up and shutdown.
+//!
+//! A daemon is an engine and a [`Program`]; [`main`] does the rest:
+//!
+//! ```no_run
+//! use rtt0_daemon::{Context, NoOptions, Program};
+//! # use rtt0_core::{engine::{Engine, Verdict}, packet::{Outbox, Packet}, reason::Counters, time::Instant};
+//! # struct Mine(std::sync::Arc<Counters>);
+//! # impl Engine for Mine {
+//! #     fn handle(&mut self, _: Instant, _: &mut Packet<'_>, _: &mut Outbox) -> Verdict { Verdict::Forward }
+//! #     fn too_big(&mut self, _: Instant, _: &[u8], _: u16, _: &mut Outbox) {}
+//! #     fn next_timeout(&self) -> Option<Instant> { None }
+//! #     fn handle_timeout(&mut self, _: Instant, _: &mut Outbox) {}
+//! #     fn counters(&self) -> &Counters { &self.0 }
+//! # }
+//! let program = Program { name: "examplenic", about: "Shows how a daemon is made" };
+//! let code = rtt0_daemon::main(&program, std::env::args_os(), |context: Context, _: NoOptions| {
+//!     Mine(context.counters)
+//! });
+//! ```
+//!
+//! # Exit codes
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | stopped by SIGTERM or SIGINT, or nothing to do (`--help`, `--dry-run`) |
+//! | 1 | failed while starting or running |
+//! | 2 | the command line is wrong |
+//! | 77 | a capability is missing; the message names it |
+//! | 78 | the configuration is wrong: interface, service or key file |
+
+mod cli;
+mod failure;
+mod forwarding;
+mod key_file;
+mod logging;
+mod program;
+mod serve;
+mod setup;
+
+pub use cli::{LogFormat, NoOptions, RunArgs};
+pub use failure::{Failure, exit};
+pub use key_file::{KeyFileError, generate, read};
+pub use program::{Program, main};
+pub use serve::Context;

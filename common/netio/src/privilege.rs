@@ -22,7 +22,7 @@ pub enum PrivilegeError {
         purpose: &'static str,
     },
     /// `capget(2)` failed.
-    #[error("cannot read the process's capabilities: {0}")]
+    #[error("cannot read the process's capabilities")]
     Unreadable(#[from] caps::errors::CapsError),
 }
 

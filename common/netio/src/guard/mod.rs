@@ -60,9 +60,7 @@ pub enum GuardError {
     #[error(transparent)]
     UnknownInterface(#[from] UnknownInterface),
     /// The kernel refused a message.
-    #[error(
-        "kernel guard: cannot {action} (needs CAP_NET_ADMIN and Linux 5.12 with nf_tables for netdev): {source}"
-    )]
+    #[error("kernel guard: cannot {action} (needs CAP_NET_ADMIN and Linux 5.12 with nf_tables for netdev)")]
     Refused {
         /// What was tried.
         action: &'static str,

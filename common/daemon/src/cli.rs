@@ -1,0 +1,74 @@
+//! The command line of both daemons.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The whole command line; `O` holds the options that only one of the daemons has.
+#[derive(Debug, Parser)]
+pub(crate) struct Cli<O: Args> {
+    #[command(subcommand)]
+    pub(crate) command: Command<O>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command<O: Args> {
+    /// Runs until SIGTERM or SIGINT
+    Run {
+        #[command(flatten)]
+        common: RunArgs,
+        #[command(flatten)]
+        own: O,
+    },
+    /// Writes a fresh random key file for both NICs
+    Keygen {
+        /// The file to write; an existing one is never overwritten
+        file: PathBuf,
+        /// Id of the key; give the successor of a key another id
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=3))]
+        id: u8,
+    },
+}
+
+/// Options of `run` that both daemons have.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// Interface on which to take packets; repeat it or separate names by commas
+    #[arg(long = "interface", value_name = "NAME", value_delimiter = ',', required = true)]
+    pub interfaces: Vec<String>,
+
+    /// Served destination, such as 10.1.2.0/24:443, 10.1.2.7:8000-8010 or [fd00::/64]:443; repeat
+    /// it or separate rules by commas
+    // Text, so that a bad prefix is an error of the configuration and not of usage.
+    #[arg(long = "service", value_name = "PREFIX:PORT", value_delimiter = ',', required = true)]
+    pub services: Vec<String>,
+
+    /// File with the keys that both NICs share (see keygen)
+    #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
+    pub key_file: Option<PathBuf>,
+
+    /// Print the kernel guard and the offload changes, and touch nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Format of the log on standard error; RUST_LOG sets its level
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// SCHED_FIFO priority of the packet thread; 0 for ordinary scheduling
+    #[arg(long, value_name = "0-99", default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=99))]
+    pub realtime_priority: u8,
+}
+
+/// Format of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One readable line per event, coloured on a terminal.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// For a daemon without options of its own.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct NoOptions {}

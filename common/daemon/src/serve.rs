@@ -1,0 +1,195 @@
+//! Bring-up, service and shutdown of a daemon.
+//!
+//! ```text
+//!  open captures ─► install guard ─► start worker ─► "ready" ─► wait ─► remove guard ─► stop worker
+//! ```
+//!
+//! The captures queue packets before the guard keeps the kernel from forwarding them, and the
+//! guard goes before the worker does: at no time is a packet dropped by the one and not seen by
+//! the other. A few may be forwarded twice instead, which TCP tolerates.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use rtt0_core::engine::Engine;
+use rtt0_core::gateway::RouterAddresses;
+use rtt0_core::offer::Keys;
+use rtt0_core::reason::Counters;
+use rtt0_core::service::Services;
+use rtt0_netio::capture::{Capture, CaptureOptions};
+use rtt0_netio::counters::IoCounters;
+use rtt0_netio::emit::{EMIT_MARK, Emitter};
+use rtt0_netio::guard::Guard;
+use rtt0_netio::worker::{Worker, WorkerHandle, WorkerOptions};
+use sd_notify::NotifyState;
+use tokio::net::unix::pipe::Receiver;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::failure::Failure;
+use crate::forwarding;
+use crate::key_file::KeyFileError;
+use crate::setup::Setup;
+
+/// What an engine is made from.
+#[derive(Debug)]
+pub struct Context {
+    /// Which packets are ours.
+    pub services: Services,
+    /// The secrets shared with the other NIC.
+    pub keys: Keys,
+    /// Sources for ICMP errors of our own.
+    pub router: RouterAddresses,
+    /// Where the engine counts; reported when the daemon stops.
+    pub counters: Arc<Counters>,
+}
+
+/// Serves until SIGTERM, SIGINT or the worker's death. Needs CAP_NET_RAW and CAP_NET_ADMIN.
+pub(crate) fn serve<E, M>(setup: Setup, make_engine: M) -> Result<(), Failure>
+where
+    E: Engine + Send + 'static,
+    M: FnOnce(Context) -> E,
+{
+    let failed = |action| move |source| Failure::Control { action, source };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(failed("start the control plane"))?;
+    let entered = runtime.enter();
+    // Before anything is changed, so that no signal is missed that should undo it.
+    let signals = Signals::watch().map_err(failed("watch signals"))?;
+    let (service, worker) = Service::start(setup, make_engine)?;
+    drop(entered);
+    let end = runtime.block_on(wait(signals, &worker)).map_err(failed("wait for signals"));
+    service.stop(worker, end)
+}
+
+/// What is in place besides the worker while the daemon serves.
+struct Service {
+    guard: Guard,
+    counters: Arc<Counters>,
+}
+
+/// Why the wait has ended.
+enum End {
+    Signal(&'static str),
+    WorkerEnded,
+}
+
+impl Service {
+    fn start<E, M>(setup: Setup, make_engine: M) -> Result<(Self, WorkerHandle), Failure>
+    where
+        E: Engine + Send + 'static,
+        M: FnOnce(Context) -> E,
+    {
+        for interface in setup.interfaces.iter().filter(|interface| !interface.up) {
+            tracing::warn!(
+                interface = interface.name,
+                "the interface is down; nothing arrives until it is up"
+            );
+        }
+        forwarding::warn_if_off(&setup.services);
+
+        let interfaces = setup.interface_names();
+        let captures = interfaces
+            .iter()
+            .map(|interface| Capture::open(interface, &setup.services, &CaptureOptions::default()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let emitter = Emitter::open()?;
+        let guard = Guard::install(&interfaces, &setup.services, EMIT_MARK)?;
+
+        let counters = Arc::new(Counters::default());
+        let router = setup.router_addresses();
+        let rules: Vec<String> = setup.services.rules().iter().map(ToString::to_string).collect();
+        let engine = make_engine(Context {
+            services: setup.services,
+            keys: setup.keys.ok_or(KeyFileError::NotGiven)?,
+            router,
+            counters: Arc::clone(&counters),
+        });
+        let options = WorkerOptions {
+            realtime_priority: Some(setup.realtime_priority).filter(|priority| *priority != 0),
+            ..WorkerOptions::default()
+        };
+        let worker = Worker::spawn(engine, captures, emitter, &options)?;
+        tracing::info!(
+            interfaces = interfaces.join(","),
+            services = rules.join(","),
+            guard = guard.table(),
+            untracked = guard.untracked(),
+            realtime = worker.is_realtime(),
+            "ready"
+        );
+        notify(NotifyState::Ready);
+        Ok((Self { guard, counters }, worker))
+    }
+
+    /// Ends the service. The guard goes first, so that plain forwarding resumes at once; the
+    /// worker then serves what it has captured already.
+    fn stop(mut self, worker: WorkerHandle, end: Result<End, Failure>) -> Result<(), Failure> {
+        notify(NotifyState::Stopping);
+        if let Ok(End::Signal(name)) = end {
+            tracing::info!(signal = name, "stopping");
+        }
+        let guarded = self.guard.dropped();
+        drop(self.guard);
+        worker.stop();
+        let io = Arc::clone(worker.stats());
+        let worked = worker.join();
+        match guarded {
+            Ok(rules) => {
+                let packets: u64 = rules.iter().map(|rule| rule.packets).sum();
+                tracing::info!(packets, "kept from the kernel's forwarding");
+            }
+            Err(error) => tracing::warn!(%error, "the guard's counters can't be read"),
+        }
+        report(&io, &self.counters);
+        worked?;
+        match end? {
+            End::Signal(_) => Ok(()),
+            End::WorkerEnded => Err(Failure::WorkerEnded),
+        }
+    }
+}
+
+/// Logs the counters that are not zero.
+fn report(io: &IoCounters, engine: &Counters) {
+    let io = io.iter().map(|(label, count)| (label.to_owned(), count));
+    let engine = engine.iter().map(|(kind, label, count)| (format!("{kind}.{label}"), count));
+    let line: Vec<String> = io
+        .chain(engine)
+        .filter(|(_, count)| *count != 0)
+        .map(|(label, count)| format!("{label}={count}"))
+        .collect();
+    tracing::info!(counters = line.join(" "), "stopped");
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Must be called inside the runtime.
+    fn watch() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+}
+
+/// Waits for a signal or for the worker's end, whichever comes first.
+async fn wait(mut signals: Signals, worker: &WorkerHandle) -> io::Result<End> {
+    // A pipe that hangs up when the worker has ended.
+    let ended = Receiver::from_owned_fd(worker.as_fd().try_clone_to_owned()?)?;
+    tokio::select! {
+        _ = signals.terminate.recv() => Ok(End::Signal("SIGTERM")),
+        _ = signals.interrupt.recv() => Ok(End::Signal("SIGINT")),
+        ready = ended.readable() => ready.map(|_| End::WorkerEnded),
+    }
+}
+
+/// Tells systemd, if it wants to know (sd_notify(3)).
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager can't be told");
+    }
+}

@@ -1,0 +1,115 @@
+//! The configuration, checked.
+
+use std::net::IpAddr;
+
+use rtt0_core::gateway::RouterAddresses;
+use rtt0_core::offer::Keys;
+use rtt0_core::service::{Service, Services};
+use rtt0_netio::emit::EMIT_MARK;
+use rtt0_netio::guard::Guard;
+use rtt0_netio::interface::{self, Interface};
+use rtt0_netio::privilege;
+
+use crate::cli::RunArgs;
+use crate::failure::Failure;
+use crate::key_file;
+
+/// What the command line asks for, with everything looked up that it names.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) interfaces: Vec<Interface>,
+    pub(crate) services: Services,
+    /// `None` only for a dry run without a key file.
+    pub(crate) keys: Option<Keys>,
+    /// 0 for ordinary scheduling.
+    pub(crate) realtime_priority: u8,
+}
+
+impl Setup {
+    /// Checks the configuration first and then, except for a dry run, the privileges, so that an
+    /// unprivileged user learns of every mistake. Changes nothing.
+    pub(crate) fn new(args: &RunArgs) -> Result<Self, Failure> {
+        let rules = args.services.iter().map(|text| text.parse()).collect::<Result<Vec<Service>, _>>()?;
+        let mut names = args.interfaces.clone();
+        names.sort_unstable();
+        names.dedup();
+        let interfaces = names.iter().map(|name| interface::by_name(name)).collect::<Result<Vec<_>, _>>()?;
+        let keys = args.key_file.as_deref().map(key_file::read).transpose();
+        // A key file that only root can read is no mistake: then the privileges are missing.
+        if !args.dry_run && keys.as_ref().err().is_none_or(key_file::KeyFileError::is_permission_denied) {
+            privilege::check()?;
+        }
+        Ok(Self {
+            interfaces,
+            services: Services::new(rules, interface::local_addresses()),
+            keys: keys?,
+            realtime_priority: args.realtime_priority,
+        })
+    }
+
+    /// Returns the interfaces' names.
+    pub(crate) fn interface_names(&self) -> Vec<String> {
+        self.interfaces.iter().map(|interface| interface.name.clone()).collect()
+    }
+
+    /// Describes what [`serve`](crate::serve::serve) would change on this host.
+    pub(crate) fn describe(&self) -> String {
+        let guard = Guard::describe(&self.interface_names(), &self.services, EMIT_MARK);
+        format!(
+            "# Kernel guard, in nft syntax; it is removed when the daemon ends in whatever way:\n{guard}\
+             # Offload changes: none. Super-packets (GRO, LRO, TSO) are re-segmented and partial checksums\n\
+             # are completed by the daemon.\n"
+        )
+    }
+
+    /// Picks the addresses for ICMP errors of our own: of the named interfaces, else of any.
+    pub(crate) fn router_addresses(&self) -> RouterAddresses {
+        let named = self.interfaces.iter().flat_map(|interface| &interface.addresses);
+        let addresses: Vec<IpAddr> =
+            named.chain(self.services.local()).copied().filter(can_be_a_source).collect();
+        let v4 = addresses.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        });
+        let v6 = addresses.iter().find_map(|address| match address {
+            IpAddr::V6(address) => Some(*address),
+            IpAddr::V4(_) => None,
+        });
+        RouterAddresses { v4, v6 }
+    }
+}
+
+/// Link-local and loopback addresses mean nothing beyond the link.
+fn can_be_a_source(address: &IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    !link_local && !address.is_loopback() && !address.is_unspecified()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn router_addresses_prefer_the_named_interfaces() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let interface = Interface {
+            name: "lan0".to_owned(),
+            index: 2,
+            up: true,
+            addresses: vec![address("fe80::1"), address("10.1.0.1")],
+        };
+        let local = ["127.0.0.1", "10.9.9.9", "::1", "fd00::9"].map(address).to_vec();
+        let setup = Setup {
+            interfaces: vec![interface],
+            services: Services::new(Vec::new(), local),
+            keys: None,
+            realtime_priority: 0,
+        };
+        let router = setup.router_addresses();
+        assert_eq!(router.v4.map(IpAddr::from), Some(address("10.1.0.1")));
+        assert_eq!(router.v6.map(IpAddr::from), Some(address("fd00::9")));
+    }
+}
