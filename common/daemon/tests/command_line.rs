@@ -4,12 +4,14 @@
 //! is a daemon whose engine forwards everything.
 #![allow(clippy::unwrap_used, reason = "a test without the built-in harness is not seen as one")]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitCode, Output, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use rtt0_core::engine::{Engine, Verdict};
@@ -17,7 +19,9 @@ use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::reason::Counters;
 use rtt0_core::time::Instant;
 use rtt0_daemon::{Context, NoOptions, Program};
+use rtt0_netio::links::{Links, VethEnd};
 use rtt0_netio::netns::Namespace;
+use rtt0_netio::sysctl;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 use tempfile::TempDir;
@@ -50,13 +54,15 @@ fn main() -> ExitCode {
             Forwarder(context.counters)
         });
     }
-    let tests: [(&str, Test); 6] = [
+    let tests: [(&str, Test); 8] = [
         ("usage_errors_end_with_2", usage_errors),
         ("configuration_errors_end_with_78", configuration_errors),
         ("a_missing_capability_ends_with_77", missing_capabilities),
         ("a_dry_run_needs_no_privilege", dry_run),
         ("keygen_writes_a_key_that_run_accepts", keygen),
         ("serves_until_sigterm", serves_until_sigterm),
+        ("ends_with_1_when_its_interface_vanishes", vanished_interface),
+        ("forwards_what_the_kernel_does_not", forwards),
     ];
     let trials = tests.into_iter().map(|(name, test)| Trial::test(name, test)).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
@@ -209,36 +215,144 @@ fn keygen() -> Result<(), Failed> {
     expect_line(&again, &[path, "never overwritten"])
 }
 
-fn serves_until_sigterm() -> Result<(), Failed> {
-    let namespace = match Namespace::create() {
+/// Makes `count` namespaces, or none where that is not allowed.
+fn namespaces<const COUNT: usize>() -> Result<Option<[Namespace; COUNT]>, Failed> {
+    let made = (0..COUNT).map(|_| Namespace::create()).collect::<Result<Vec<_>, _>>();
+    match made {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             println!("skipped: needs CAP_SYS_ADMIN and CAP_NET_ADMIN");
-            return Ok(());
+            Ok(None)
         }
-        outcome => outcome?,
-    };
+        made => Ok(made?.try_into().ok()),
+    }
+}
+
+/// A daemon that has said that it is ready.
+struct Running {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Running {
+    fn start(namespace: &Namespace, command: &mut Command) -> Result<Self, Failed> {
+        command.args(["--log-format", "json"]).stderr(Stdio::piped());
+        let mut child = namespace.enter(|| command.spawn())??;
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut before = Vec::new();
+        for line in log.by_ref() {
+            before.push(line?);
+            if before.last().is_some_and(|line| line.contains("\"ready\"")) {
+                return Ok(Self { child, log });
+            }
+        }
+        child.wait()?;
+        Err(format!("never ready: {before:?}").into())
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), Failed> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
+    }
+
+    /// Waits for the end; returns the exit code and the rest of the log.
+    fn end(mut self) -> Result<(Option<i32>, String), Failed> {
+        let rest: Vec<String> = self.log.by_ref().collect::<Result<_, _>>()?;
+        Ok((self.child.wait()?.code(), rest.join("\n")))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn serves_until_sigterm() -> Result<(), Failed> {
+    let Some([namespace]) = namespaces()? else { return Ok(()) };
     let (directory, key) = key_file(KEY, 0o600);
     let socket = directory.path().join("notify");
     let manager = UnixDatagram::bind(&socket)?;
-    manager.set_read_timeout(Some(std::time::Duration::from_secs(10)))?;
+    manager.set_read_timeout(Some(Duration::from_secs(10)))?;
     for signal in [Signal::TERM, Signal::INT] {
         let mut command = run("lo", "10.1.2.0/24:443", &key);
-        command.args(["--log-format", "json"]).env("NOTIFY_SOCKET", &socket).stderr(Stdio::piped());
-        let mut child = namespace.enter(|| command.spawn())??;
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let ready = lines.by_ref().find(|line| line.as_ref().is_ok_and(|line| line.contains("\"ready\"")));
+        let daemon = Running::start(&namespace, command.env("NOTIFY_SOCKET", &socket))?;
         let mut message = [0; 64];
         let length = manager.recv(&mut message)?;
-        kill_process(Pid::from_child(&child), signal)?;
-        let rest: Vec<String> = lines.collect::<Result<_, _>>()?;
-        let status = child.wait()?;
-        manager.recv(&mut [0; 64])?;
-        if ready.is_none() || !status.success() || !rest.iter().any(|line| line.contains("\"stopped\"")) {
-            return Err(format!("{signal:?}: {ready:?} {status:?} {rest:?}").into());
-        }
-        if !message[..length].starts_with(b"READY=1") {
-            return Err("no READY=1".into());
-        }
+        assert!(message[..length].starts_with(b"READY=1"));
+        daemon.signal(signal)?;
+        let (code, log) = daemon.end()?;
+        assert!(code == Some(0) && log.contains("\"stopped\""), "{signal:?}: {code:?} {log}");
+        let length = manager.recv(&mut message)?;
+        assert!(message[..length].starts_with(b"STOPPING=1"));
     }
+    Ok(())
+}
+
+fn vanished_interface() -> Result<(), Failed> {
+    let Some([near, far]) = namespaces()? else { return Ok(()) };
+    let (_kept, key) = key_file(KEY, 0o600);
+    let end = |namespace, name| VethEnd { namespace, name };
+    Links::add_veth(end(&near, "lan0"), end(&far, "eth0"), 1500)?;
+    Links::open(&near)?.bring_up("lan0")?;
+    let daemon = Running::start(&near, &mut run("lan0", "10.1.2.0/24:443", &key))?;
+    // With the namespace goes its end of the pair, and with that the other.
+    drop(far);
+    let (code, log) = daemon.end()?;
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("testnic: interface 'lan0' was deleted"), "{log}");
+    Ok(())
+}
+
+/// Sends a megabyte through a router that runs the daemon, with all offloads on.
+fn forwards() -> Result<(), Failed> {
+    let Some([client, router, server]) = namespaces()? else { return Ok(()) };
+    let (_kept, key) = key_file(KEY, 0o600);
+    for (host, name, subnet, own) in [(&client, "lan0", 0, 10), (&server, "wan0", 2, 10)] {
+        Links::add_veth(
+            VethEnd { namespace: host, name: "eth0" },
+            VethEnd { namespace: &router, name },
+            1500,
+        )?;
+        let near = IpAddr::from([10, 1, subnet, own]);
+        let gateway = IpAddr::from([10, 1, subnet, 1]);
+        let (links, router) = (Links::open(host)?, Links::open(&router)?);
+        links.add_address("eth0", near, 24)?;
+        router.add_address(name, gateway, 24)?;
+        links.bring_up("eth0")?;
+        router.bring_up(name)?;
+        links.add_route(IpAddr::from([0, 0, 0, 0]), 0, gateway)?;
+    }
+    sysctl::set(&router, &[("net.ipv4.ip_forward", "1")])?;
+    let daemon = Running::start(&router, &mut run("lan0,wan0", "10.1.2.0/24:443", &key))?;
+
+    let listener = server.enter(|| TcpListener::bind("10.1.2.10:443"))??;
+    let received = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept()?;
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes)?;
+        std::io::Result::Ok(bytes)
+    });
+    let sent: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
+    let mut stream = client.enter(|| TcpStream::connect("10.1.2.10:443"))??;
+    stream.write_all(&sent)?;
+    stream.shutdown(Shutdown::Write)?;
+    // Ends when the server has closed, so that nothing is on its way any more but the last ACK.
+    stream.read_to_end(&mut Vec::new())?;
+    assert!(received.join().unwrap()? == sent, "what arrived is not what was sent");
+
+    daemon.signal(Signal::TERM)?;
+    let (code, log) = daemon.end()?;
+    assert_eq!(code, Some(0), "{log}");
+    let number = |label: &str| -> u64 {
+        let (_, rest) = log.split_once(label).unwrap_or_default();
+        rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0)
+    };
+    let (taken, kept) = (number("received="), number("\"packets\":"));
+    assert!(taken > 20 && kept > 20, "{log}");
+    // All that the daemon took and nothing else was kept from the kernel; the last ACK may have
+    // come after the guard's count was read.
+    assert!(taken.abs_diff(kept) <= 1, "{log}");
+    assert!(!log.contains("send_"), "{log}");
     Ok(())
 }
