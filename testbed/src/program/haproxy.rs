@@ -1,16 +1,14 @@
 //! Drives HAProxy on both NICs: the way people cut round trips today, by ending the client's
 //! connection near it and having another across the long leg.
 
-use super::ready;
+use super::{memory_file, ready};
 use crate::host::Host;
 use crate::process::Process;
 use crate::topology::Topology;
 use anyhow::Context;
-use std::fs::File;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
-use tempfile::TempDir;
 
 /// What the two proxies pass on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,9 +52,7 @@ impl HaproxyPair {
 
 #[derive(Debug)]
 struct Haproxy {
-    // Dropped in this order: the process first, then the folder of its configuration.
     _process: Process,
-    _folder: TempDir,
 }
 
 impl Haproxy {
@@ -67,18 +63,16 @@ impl Haproxy {
         listen: SocketAddr,
         next: SocketAddr,
     ) -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir().context("folder for haproxy")?;
-        let configuration = folder.path().join("haproxy.cfg");
-        std::fs::write(&configuration, configure(mode, listen, next)).context("configuration for haproxy")?;
-        let log = folder.path().join("stderr");
-        let stderr = File::create(&log).context("log for haproxy")?;
+        let configuration = configure(mode, listen, next);
+        let stdin = memory_file::with_contents("haproxy.cfg", &configuration).context("input of haproxy")?;
+        let log = memory_file::with_contents("haproxy.log", "").context("log of haproxy")?;
         let mut command = host.command(program);
         // -db: in the foreground, a single process.
-        command.arg("-db").arg("-f").arg(&configuration);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        command.arg("-db").arg("-f").arg(memory_file::STANDARD_INPUT);
+        command.stdin(stdin).stdout(Stdio::null()).stderr(log.try_clone().context("log of haproxy")?);
         let process = Process::spawn(command).context("can't start haproxy")?;
         ready::wait_for_listener(host, "haproxy", listen, &log)?;
-        Ok(Self { _process: process, _folder: folder })
+        Ok(Self { _process: process })
     }
 }
 
@@ -122,10 +116,10 @@ mod tests {
         for mode in [ProxyMode::Tcp, ProxyMode::Http] {
             for address in ["127.0.0.1:8080", "[::1]:8080"] {
                 let address: SocketAddr = address.parse().unwrap();
-                let folder = tempfile::tempdir().unwrap();
-                let file = folder.path().join("haproxy.cfg");
-                std::fs::write(&file, configure(mode, address, address)).unwrap();
-                let output = Command::new(&program).arg("-c").arg("-f").arg(&file).output().unwrap();
+                let stdin = memory_file::with_contents("cfg", &configure(mode, address, address)).unwrap();
+                let mut check = Command::new(&program);
+                let output =
+                    check.arg("-c").arg("-f").arg(memory_file::STANDARD_INPUT).stdin(stdin).output().unwrap();
                 assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             }
         }

@@ -10,6 +10,7 @@ pub mod curl;
 pub mod haproxy;
 pub mod http;
 pub mod installed;
+pub mod memory_file;
 pub mod nginx;
 pub mod ready;
 pub mod server;

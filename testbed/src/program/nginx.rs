@@ -1,21 +1,17 @@
 //! Drives nginx: an unmodified server that nobody here wrote.
 
-use super::ready;
+use super::{memory_file, ready};
 use crate::host::Host;
 use crate::process::Process;
 use anyhow::Context;
-use std::fs::File;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
-use tempfile::TempDir;
 
-/// A running nginx with a prefix and a configuration of its own, stopped when dropped.
+/// A running nginx with a configuration of its own, stopped when dropped.
 #[derive(Debug)]
 pub struct Nginx {
-    // Dropped in this order: the process first, then the folder it writes to.
     _process: Process,
-    _prefix: TempDir,
 }
 
 impl Nginx {
@@ -25,17 +21,18 @@ impl Nginx {
     /// # Errors
     /// If it can't be started or does not listen in time; its complaint is quoted.
     pub fn start(host: &Host, program: &Path, address: SocketAddr) -> anyhow::Result<Self> {
+        // nginx insists on a folder for request bodies and the like. Ours never have any, so the
+        // folder can go as soon as nginx has seen it, and is not left behind when we are killed.
         let prefix = tempfile::tempdir().context("folder for nginx")?;
-        let configuration = prefix.path().join("nginx.conf");
-        std::fs::write(&configuration, configure(address)).context("configuration for nginx")?;
-        let log = prefix.path().join("stderr");
-        let stderr = File::create(&log).context("log for nginx")?;
+        let stdin =
+            memory_file::with_contents("nginx.conf", &configure(address)).context("input of nginx")?;
+        let log = memory_file::with_contents("nginx.log", "").context("log of nginx")?;
         let mut command = host.command(program);
-        command.arg("-e").arg("stderr").arg("-p").arg(prefix.path()).arg("-c").arg(&configuration);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        command.args(["-e", "stderr", "-c", memory_file::STANDARD_INPUT, "-p"]).arg(prefix.path());
+        command.stdin(stdin).stdout(Stdio::null()).stderr(log.try_clone().context("log of nginx")?);
         let process = Process::spawn(command).context("can't start nginx")?;
         ready::wait_for_listener(host, "nginx", address, &log)?;
-        Ok(Self { _process: process, _prefix: prefix })
+        Ok(Self { _process: process })
     }
 }
 

@@ -1,10 +1,11 @@
 //! Waits until a server process listens, without connecting to it: a trial connection would show
 //! in the very counters that a comparison reads.
 
+use super::memory_file;
 use crate::host::Host;
 use anyhow::{Context, bail};
+use std::fs::File;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long a server may take to start.
@@ -14,7 +15,7 @@ const BOUND: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// If that takes more than 5 s; the error quotes `log`, where the program wrote its complaints.
-pub fn wait_for_listener(host: &Host, program: &str, address: SocketAddr, log: &Path) -> anyhow::Result<()> {
+pub fn wait_for_listener(host: &Host, program: &str, address: SocketAddr, log: &File) -> anyhow::Result<()> {
     let deadline = Instant::now() + BOUND;
     while Instant::now() < deadline {
         if host.enter(|| listens(address))?? {
@@ -22,7 +23,7 @@ pub fn wait_for_listener(host: &Host, program: &str, address: SocketAddr, log: &
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    let said = std::fs::read_to_string(log).unwrap_or_default();
+    let said = memory_file::contents(log);
     let said = if said.trim().is_empty() { "nothing" } else { said.trim() };
     bail!("{program} does not listen on {address} after {} s; it said: {said}", BOUND.as_secs())
 }
