@@ -55,11 +55,11 @@ mod tests {
 
     #[test]
     fn names_the_missing_capability() {
+        if check().is_err() {
+            println!("skipped: needs CAP_NET_RAW and CAP_NET_ADMIN");
+            return;
+        }
         for capability in NEEDED.map(|(capability, _)| capability) {
-            if check().is_err() && caps::has_cap(None, CapSet::Effective, capability).unwrap() {
-                println!("skipped: needs CAP_NET_RAW and CAP_NET_ADMIN");
-                continue;
-            }
             let message = without(capability).unwrap_err().to_string();
             assert!(message.contains(&capability.to_string()), "{message}");
         }

@@ -238,10 +238,11 @@ fn guards_side_by_side_vanish_when_dropped() {
             let first = Guard::install(&interfaces, &services(packets::RULES), MARK).unwrap();
             let second = Guard::install(&interfaces, &services(packets::RULES), MARK).unwrap();
             assert_ne!(first.table(), second.table());
-            assert!(first.untracked(), "this kernel knows notrack");
-            assert_eq!(tables(), 4);
+            // One to drop; and one to keep conntrack away, where the kernel has that.
+            let each = if first.untracked() { 2 } else { 1 };
+            assert_eq!(tables(), 2 * each);
             drop(first);
-            assert_eq!(tables(), 2);
+            assert_eq!(tables(), each);
             drop(second);
             assert_eq!(tables(), 0);
         })
@@ -302,8 +303,8 @@ fn a_killed_process_leaves_nothing() {
             let held = tables();
             child.kill().unwrap();
             child.wait().unwrap();
-            assert!(installed);
-            assert_eq!((held, tables()), (2, 0));
+            assert!(installed && held > 0);
+            assert_eq!(tables(), 0);
         })
         .unwrap();
 }
