@@ -73,16 +73,20 @@ impl Links {
     /// # Errors
     /// [`LinkError::Open`].
     pub fn open(namespace: &Namespace) -> Result<Self, LinkError> {
-        namespace.enter(Self::open_here).map_err(LinkError::Open)?.map_err(LinkError::Open)
+        // Made outside: the first runtime of a process opens a socket pair that tokio never closes,
+        // and a socket keeps the namespace it was made in alive.
+        let runtime = Builder::new_current_thread().enable_io().build().map_err(LinkError::Open)?;
+        let handle =
+            namespace.enter(|| Self::connect(&runtime)).map_err(LinkError::Open)?.map_err(LinkError::Open)?;
+        Ok(Self { runtime, handle })
     }
 
-    fn open_here() -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_io().build()?;
+    fn connect(runtime: &Runtime) -> io::Result<Handle> {
         let entered = runtime.enter();
         let (connection, handle, _) = new_connection()?;
         drop(entered);
         runtime.spawn(connection);
-        Ok(Self { runtime, handle })
+        Ok(handle)
     }
 
     /// Makes a veth pair, both ends down, with the same `mtu` in bytes (68–65,535).

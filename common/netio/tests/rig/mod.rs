@@ -58,6 +58,14 @@ pub fn join(near: End<'_>, far: End<'_>, mtu: u32) {
         links.add_address(end.link, end.v4.into(), 24).unwrap();
         links.add_address(end.link, end.v6.parse().unwrap(), 64).unwrap();
     }
+    for end in [near, far] {
+        // The kernel notices the carrier up to a second late, and drops what is sent until then.
+        let running = || {
+            let links = pnet_datalink::interfaces();
+            links.iter().any(|link| link.name == end.link && link.is_running())
+        };
+        eventually("the link must come up", || end.namespace.enter(running).unwrap().then_some(()));
+    }
 }
 
 /// Adds routes to the networks of `destination` through `gateway`.
