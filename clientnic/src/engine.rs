@@ -41,16 +41,16 @@ const DEFAULT_REPEAT: Duration = Duration::from_secs(1);
 const TIMERS_PER_CALL: usize = 256;
 
 /// Which flows are spoofed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Mode {
-    /// With a ServerNIC where there is one, else by ClientNIC alone.
+    /// With a ServerNIC where there is one, else by ClientNIC alone
     #[default]
     Auto,
-    /// Only where there is a ServerNIC.
+    /// Only where there is a ServerNIC
     Paired,
-    /// By ClientNIC alone, even where there is a ServerNIC.
+    /// By ClientNIC alone, even where there is a ServerNIC
     Solo,
-    /// None: every packet passes untouched.
+    /// None: every packet passes untouched
     Off,
 }
 

@@ -4,3 +4,43 @@
 pub mod engine;
 mod flow;
 mod spoof;
+
+use clap::Args;
+use engine::{ClientNic, Mode, Settings};
+use rtt0_core::gateway::Gateway;
+use rtt0_core::limits::Limits;
+use rtt0_core::profile::{ProfileLimits, Profiles};
+use rtt0_core::wire::{ipv4, ipv6, tcp};
+use rtt0_daemon::{Context, Program};
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+const PROGRAM: Program =
+    Program { name: "clientnic", about: "The client's side of a transparent TCP 0-RTT middlebox" };
+
+/// Options that only ClientNIC has.
+#[derive(Debug, Args)]
+struct Options {
+    /// Which connections are answered early
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    mode: Mode,
+}
+
+/// Runs the daemon with `args`, of which the first is the program's name; returns its exit code
+/// (see [`rtt0_daemon`]).
+pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    rtt0_daemon::main(&PROGRAM, args, |context: Context, options: Options| {
+        let settings =
+            Settings { mode: options.mode, mss_clamp: mss_clamp(context.mtu), limits: Limits::default() };
+        let profiles = Arc::new(Profiles::new(ProfileLimits::default()));
+        let gateway = Gateway::new(context.services, context.router, context.counters);
+        ClientNic::new(gateway, context.keys, profiles, settings)
+    })
+}
+
+/// The largest MSS for (IPv4, IPv6) that packets of `mtu` bytes carry (RFC 6691 §2).
+fn mss_clamp(mtu: u16) -> (u16, u16) {
+    let without = |header: usize| mtu.saturating_sub((header + tcp::MIN_HEADER) as u16);
+    (without(ipv4::MIN_HEADER), without(ipv6::HEADER))
+}

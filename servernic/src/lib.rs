@@ -4,3 +4,22 @@
 
 pub mod engine;
 mod flow;
+
+use engine::ServerNic;
+use rtt0_core::gateway::Gateway;
+use rtt0_core::limits::Limits;
+use rtt0_daemon::{Context, NoOptions, Program};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+const PROGRAM: Program =
+    Program { name: "servernic", about: "The server's side of a transparent TCP 0-RTT middlebox" };
+
+/// Runs the daemon with `args`, of which the first is the program's name; returns its exit code
+/// (see [`rtt0_daemon`]).
+pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    rtt0_daemon::main(&PROGRAM, args, |context: Context, _: NoOptions| {
+        let gateway = Gateway::new(context.services, context.router, context.counters);
+        ServerNic::new(gateway, context.keys, Limits::default())
+    })
+}

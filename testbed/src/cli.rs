@@ -143,6 +143,12 @@ struct DaemonArgs {
     arguments: Vec<OsString>,
 }
 
+impl DaemonArgs {
+    fn with_program(self, name: &str) -> Vec<OsString> {
+        std::iter::once(name.into()).chain(self.arguments).collect()
+    }
+}
+
 /// Reads an RTT. Beyond 10 s even a handshake would time out.
 fn rtt_ms(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -186,9 +192,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Server::start(config)?.wait();
             Ok(ExitCode::FAILURE)
         }
-        Command::Run(_) | Command::List | Command::Clientnic(_) | Command::Servernic(_) => {
-            anyhow::bail!("not built yet")
-        }
+        Command::Clientnic(args) => Ok(clientnic::main_from(args.with_program("clientnic"))),
+        Command::Servernic(args) => Ok(servernic::main_from(args.with_program("servernic"))),
+        Command::Run(_) | Command::List => anyhow::bail!("not built yet"),
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Context {
     pub services: Services,
     /// The secrets shared with the other NIC.
     pub keys: Keys,
+    /// The smallest MTU of the named interfaces, in bytes.
+    pub mtu: u16,
     /// Sources for ICMP errors of our own.
     pub router: RouterAddresses,
     /// Where the engine counts; reported when the daemon stops.
@@ -100,10 +102,12 @@ impl Service {
 
         let counters = Arc::new(Counters::default());
         let router = setup.router_addresses();
+        let mtu = setup.smallest_mtu()?;
         let rules: Vec<String> = setup.services.rules().iter().map(ToString::to_string).collect();
         let engine = make_engine(Context {
             services: setup.services,
             keys: setup.keys.ok_or(KeyFileError::NotGiven)?,
+            mtu,
             router,
             counters: Arc::clone(&counters),
         });

@@ -62,6 +62,13 @@ impl Setup {
         )
     }
 
+    /// Returns the smallest MTU of the named interfaces, in bytes.
+    pub(crate) fn smallest_mtu(&self) -> Result<u16, Failure> {
+        let mtus = self.interfaces.iter().map(Interface::mtu).collect::<Result<Vec<_>, _>>();
+        let mtus = mtus.map_err(|source| Failure::Control { action: "read the interfaces' MTU", source })?;
+        Ok(mtus.into_iter().min().unwrap_or(u16::MAX))
+    }
+
     /// Picks the addresses for ICMP errors of our own: of the named interfaces, else of any.
     pub(crate) fn router_addresses(&self) -> RouterAddresses {
         let named = self.interfaces.iter().flat_map(|interface| &interface.addresses);

@@ -1,8 +1,12 @@
 //! Network interfaces and addresses of the process's network namespace.
 
+use std::io;
+use std::mem;
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 
 use pnet_datalink::NetworkInterface;
+use socket2::{Domain, Socket, Type};
 
 /// A network interface as it is now; it may change or vanish at any time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +19,32 @@ pub struct Interface {
     pub up: bool,
     /// Its own addresses.
     pub addresses: Vec<IpAddr>,
+}
+
+impl Interface {
+    /// Asks for the interface's MTU in bytes (IP header included), ioctl(SIOCGIFMTU); at most
+    /// 65,535. Needs no privilege.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, for example that the interface has vanished.
+    pub fn mtu(&self) -> io::Result<u16> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        // SAFETY: `ifreq` is plain old data, for which all zeroes is a valid value.
+        let mut request: libc::ifreq = unsafe { mem::zeroed() };
+        // The last byte stays 0: the kernel never has longer names.
+        let room = request.ifr_name.len() - 1;
+        for (to, from) in request.ifr_name[..room].iter_mut().zip(self.name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        // SAFETY: SIOCGIFMTU reads and writes one `ifreq`, which outlives the call.
+        if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &mut request) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: after SIOCGIFMTU the kernel has filled in this member of the union.
+        let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+        Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+    }
 }
 
 /// No interface of that name.
@@ -76,6 +106,11 @@ mod tests {
         if lo.up {
             assert!(local_addresses().contains(&IpAddr::from([127, 0, 0, 1])));
         }
+    }
+
+    #[test]
+    fn reads_the_mtu_of_loopback() {
+        assert!(by_name("lo").unwrap().mtu().unwrap() >= 1280);
     }
 
     #[test]

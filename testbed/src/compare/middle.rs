@@ -3,6 +3,7 @@
 use super::choice::Mode;
 use super::plan::{Installed, Step};
 use crate::host::Host;
+use crate::nic::{NicMode, Nics};
 use crate::program::haproxy::{Chain, HaproxyPair, ProxyMode};
 use crate::topology::Topology;
 use anyhow::Context;
@@ -25,6 +26,8 @@ pub enum Middle<'a> {
         /// Switches it off again.
         server: FastOpen<'a>,
     },
+    /// The daemons.
+    Nics(Nics),
     /// HAProxy on both NICs.
     Proxies(HaproxyPair),
 }
@@ -46,7 +49,8 @@ impl<'a> Middle<'a> {
         };
         match step.mode {
             Mode::Kernel => Ok(Self::Forwarding),
-            Mode::Solo | Mode::Paired => anyhow::bail!("not built yet"),
+            Mode::Solo => Nics::start(topology, NicMode::Solo).map(Self::Nics),
+            Mode::Paired => Nics::start(topology, NicMode::Paired).map(Self::Nics),
             Mode::Tfo => Ok(Self::FastOpen {
                 client: FastOpen::switch_on(&topology.client)?,
                 server: FastOpen::switch_on(&topology.server)?,

@@ -12,6 +12,7 @@ use crate::record::{Recording, record_all};
 use crate::report::ladder::Ladder;
 use crate::report::progress::Progress;
 use crate::report::{self, Report};
+use crate::scratch::Scratch;
 use crate::topology::{Topology, TopologyConfig};
 use crate::wan;
 use anyhow::{Context, bail};
@@ -29,6 +30,7 @@ const LADDER_RTT: f64 = 50.0;
 /// If nothing can be measured, the path is not as it should be, a program does not start, or a
 /// report can't be written.
 pub fn compare(options: &Options) -> anyhow::Result<bool> {
+    let _scratch = Scratch::open()?;
     let installed = Installed::look();
     let plan = Plan::new(options, &installed);
     for skipped in &plan.skipped {

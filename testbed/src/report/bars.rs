@@ -56,7 +56,7 @@ fn grid(svg: &mut String, highest: f64, scale: f64) {
     for step in 0..=(highest * 2.0).floor() as u32 {
         let value = f64::from(step) / 2.0;
         let y = TOP + PLOT - value * scale;
-        let class = if step > 0 && step % 2 == 0 { "grid strong" } else { "grid" };
+        let class = if step % 2 == 0 { "grid strong" } else { "grid" };
         let _ = write!(svg, r#"<line class="{class}" x1="{LEFT}" y1="{y:.1}" x2="{WIDTH}" y2="{y:.1}"/>"#);
         if step % 2 == 0 {
             let _ = write!(

@@ -13,6 +13,8 @@ const BOTTOM: f64 = 26.0;
 const RTT_HEIGHT: f64 = 150.0;
 /// Least distance between two packets that leave on the same leg: a line of text.
 const LINE: f64 = 15.0;
+/// Least distance between two packets that arrive on the same leg.
+const ARRIVAL: f64 = 5.0;
 /// A packet needs at least this much height to cross a leg, else no direction could be seen.
 const SLOPE: f64 = 3.0;
 
@@ -52,6 +54,8 @@ pub fn render(ladder: &Ladder) -> String {
 struct Place {
     tail: f64,
     head: f64,
+    /// Where along the arrow its label stands, 0 (tail) to 1 (head).
+    label: f64,
 }
 
 /// Lays the ends of all arrows out in the order of their times, `scale` units per ms or more.
@@ -62,22 +66,28 @@ fn place(arrows: &[Arrow], scale: f64) -> Vec<Place> {
         ends.extend(arrow.arrived.map(|arrived| (arrived, index, false)));
     }
     ends.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.2.cmp(&a.2)));
-    let mut places = vec![Place { tail: 0.0, head: 0.0 }; arrows.len()];
+    let mut places = vec![Place { tail: 0.0, head: 0.0, label: 0.5 }; arrows.len()];
     let (mut y, mut now) = (0.0_f64, 0.0);
-    // The last label on a local leg, and on the long leg for each direction: labels there stand at
-    // the tail, where the other direction's are far away.
-    let mut last = [[f64::NEG_INFINITY; 2]; 3];
+    // Where the last packet left and arrived: on a local leg whichever way it went; on the long leg
+    // for each direction, since labels there stand near the tail, far from the other direction's.
+    let (mut left, mut arrived) = ([[f64::NEG_INFINITY; 2]; 3], [[f64::NEG_INFINITY; 2]; 3]);
+    let mut followers = [0; 2];
     for (time, index, departs) in ends {
         y += (time - now) * scale;
         now = time;
         let arrow = &arrows[index];
+        let lane = usize::from(arrow.leg == 1 && arrow.to_server);
         if departs {
-            let lane = usize::from(arrow.leg == 1 && arrow.to_server);
-            y = y.max(last[arrow.leg][lane] + LINE);
-            last[arrow.leg][lane] = y;
-            places[index] = Place { tail: y, head: y + SLOPE };
+            let last = &mut left[arrow.leg][lane];
+            // Arrows that leave close behind each other converge, so their labels are staggered.
+            followers[lane] = if y - *last < 2.0 * LINE { followers[lane] + 1 } else { 0 };
+            y = y.max(*last + LINE);
+            *last = y;
+            let label = if arrow.leg == 1 { 0.2 + 0.25 * f64::from(followers[lane] % 3) } else { 0.5 };
+            places[index] = Place { tail: y, head: y + SLOPE, label };
         } else {
-            y = y.max(places[index].tail + SLOPE);
+            y = y.max(places[index].tail + SLOPE).max(arrived[arrow.leg][lane] + ARRIVAL);
+            arrived[arrow.leg][lane] = y;
             places[index].head = y;
         }
     }
@@ -137,8 +147,7 @@ fn draw(svg: &mut String, ladder: &Ladder, arrow: &Arrow, place: &Place) {
         r#"<line class="arrow {class}" x1="{from}" y1="{y1:.1}" x2="{to}" y2="{y2:.1}" marker-end="url(#{})"/>"#,
         marker(ladder, arrow.kind)
     );
-    // Long arrows are labelled near their tail, since arrows of both directions cross in the middle.
-    let share = if arrow.leg == 1 { 0.34 } else { 0.5 };
+    let share = place.label;
     let (x, y) = (from + (to - from) * share, y1 + (y2 - y1) * share);
     let angle = ((y2 - y1) / (to - from)).atan().to_degrees();
     let _ = write!(

@@ -16,6 +16,7 @@ use crate::compare::run::create_folder;
 use anyhow::Context;
 use ladder::Ladder;
 use serde::Serialize;
+use std::io::{Write, stdout};
 use std::path::Path;
 
 /// All a comparison found.
@@ -32,17 +33,17 @@ pub struct Report {
     pub ladders: Vec<Ladder>,
 }
 
-/// Prints the tables and writes both files, whose folders are made.
+/// Writes both files, whose folders are made, and prints the tables.
 ///
 /// # Errors
 /// If a file can't be written; the error names it.
 pub fn publish(report: &Report, json: &Path, html: &Path) -> anyhow::Result<()> {
-    println!("{}", table::render(report));
     let mut text = serde_json::to_string_pretty(report).context("the results as JSON")?;
     text.push('\n');
     write(json, &text)?;
     write(html, &html::render(report)?)?;
-    println!("\n{}\n{}", json.display(), html.display());
+    // A reader that has seen enough and left (`| head`) is no failure.
+    let _ = writeln!(stdout(), "{}\n\n{}\n{}", table::render(report), json.display(), html.display());
     Ok(())
 }
 

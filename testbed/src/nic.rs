@@ -1,0 +1,199 @@
+//! The two NIC daemons as child processes of the testbed, between its hosts.
+//!
+//! They are this same executable under its hidden subcommands, so that a comparison never runs
+//! against daemons of another build.
+
+use crate::address::{LAN0, WAN0};
+use crate::host::Host;
+use crate::process::Process;
+use crate::topology::Topology;
+use anyhow::{Context, bail};
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Every TCP port of every address on the server's leg.
+const SERVICES: &str = "10.1.2.0/24:1-65535,[fd00:1:2::/64]:1-65535";
+/// How long a daemon may take to start.
+const BOUND: Duration = Duration::from_secs(5);
+
+/// Which daemons run, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NicMode {
+    /// Both; ClientNIC spoofs with or without a ServerNIC.
+    Auto,
+    /// Both; ClientNIC spoofs only with a ServerNIC.
+    Paired,
+    /// ClientNIC alone.
+    Solo,
+}
+
+impl NicMode {
+    fn argument(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Paired => "paired",
+            Self::Solo => "solo",
+        }
+    }
+}
+
+/// Both daemons; stopped (SIGTERM) when dropped.
+#[derive(Debug)]
+pub struct Nics {
+    client: Option<Process>,
+    server: Option<Process>,
+    mode: NicMode,
+    folder: TempDir,
+}
+
+impl Nics {
+    /// Starts the daemons that `mode` needs and waits until each says that it is ready.
+    ///
+    /// # Errors
+    /// If one does not start; the error quotes what it logged.
+    pub fn start(topology: &Topology, mode: NicMode) -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir().context("can't make a folder for the key")?;
+        let key = folder.path().join("key");
+        let made =
+            topology.client_nic.command(executable()?).args(["clientnic", "keygen"]).arg(&key).status();
+        if !made.context("can't run keygen")?.success() {
+            bail!("keygen failed");
+        }
+        let mut nics = Self { client: None, server: None, mode, folder };
+        if mode != NicMode::Solo {
+            nics.start_server(&topology.server_nic)?;
+        }
+        nics.start_client(&topology.client_nic)?;
+        Ok(nics)
+    }
+
+    /// Starts ClientNIC.
+    ///
+    /// # Errors
+    /// As [`Nics::start`].
+    pub fn start_client(&mut self, host: &Host) -> anyhow::Result<()> {
+        let mode = self.mode.argument();
+        self.client = Some(self.daemon(host, "clientnic", &["--mode", mode])?);
+        Ok(())
+    }
+
+    /// Starts ServerNIC.
+    ///
+    /// # Errors
+    /// As [`Nics::start`].
+    pub fn start_server(&mut self, host: &Host) -> anyhow::Result<()> {
+        self.server = Some(self.daemon(host, "servernic", &[])?);
+        Ok(())
+    }
+
+    /// Returns the running ClientNIC, to be taken and killed.
+    pub fn client(&mut self) -> &mut Option<Process> {
+        &mut self.client
+    }
+
+    /// Returns the running ServerNIC, to be taken and killed.
+    pub fn server(&mut self) -> &mut Option<Process> {
+        &mut self.server
+    }
+
+    /// Returns the path of the key file that both share.
+    pub fn key_file(&self) -> PathBuf {
+        self.folder.path().join("key")
+    }
+
+    /// Returns what `daemon` (`clientnic` or `servernic`) has logged since it started last.
+    pub fn log(&self, daemon: &str) -> String {
+        std::fs::read_to_string(log_file(self.folder.path(), daemon)).unwrap_or_default()
+    }
+
+    /// Stops both daemons and returns the counters that each logged at its end.
+    ///
+    /// # Errors
+    /// If one can't be stopped or ended badly.
+    pub fn stop(mut self) -> anyhow::Result<(Counts, Counts)> {
+        for (process, name) in [(self.client.take(), "clientnic"), (self.server.take(), "servernic")] {
+            let Some(mut process) = process else { continue };
+            let status = process.terminate()?;
+            if !status.success() {
+                bail!("{name} ended with {status}; it said: {}", self.log(name));
+            }
+        }
+        Ok((Counts::read(&self.log("clientnic")), Counts::read(&self.log("servernic"))))
+    }
+
+    fn daemon(&self, host: &Host, name: &str, own: &[&str]) -> anyhow::Result<Process> {
+        let socket_path = self.folder.path().join(format!("{name}.notify"));
+        let _ = std::fs::remove_file(&socket_path);
+        let socket = UnixDatagram::bind(&socket_path).context("can't make the notification socket")?;
+        let log = log_file(self.folder.path(), name);
+        let mut command = host.command(executable()?);
+        command.args([name, "run", "--interface", LAN0, "--interface", WAN0, "--service", SERVICES]);
+        command.arg("--key-file").arg(self.key_file()).args(own);
+        command.env("NOTIFY_SOCKET", &socket_path).env("RUST_LOG", "info").stdin(std::process::Stdio::null());
+        command.stderr(std::fs::File::create(&log).context("can't make the daemon's log")?);
+        let mut process = Process::spawn(command)?;
+        match wait_until_ready(&socket, &mut process) {
+            Ok(true) => Ok(process),
+            outcome => {
+                let said = self.log(name);
+                bail!("{name} did not start ({outcome:?}); it said: {}", said.trim())
+            }
+        }
+    }
+}
+
+/// A daemon's counters as it logged them at its end.
+#[derive(Debug, Clone, Default)]
+pub struct Counts(Vec<(String, u64)>);
+
+impl Counts {
+    fn read(log: &str) -> Self {
+        let line = log.lines().rev().find_map(|line| line.split_once("counters=\"")).map_or("", |(_, c)| c);
+        let pairs = line.trim_end_matches('"').split_whitespace();
+        Self(
+            pairs
+                .filter_map(|p| p.split_once('='))
+                .filter_map(|(k, v)| Some((k.into(), v.trim_end_matches('"').parse().ok()?)))
+                .collect(),
+        )
+    }
+
+    /// Returns a counter, 0 if it never counted: `event.spoofed_paired`, `drop.hop_limit`, …
+    pub fn of(&self, label: &str) -> u64 {
+        self.0.iter().find(|(name, _)| name == label).map_or(0, |(_, count)| *count)
+    }
+}
+
+fn log_file(folder: &Path, daemon: &str) -> PathBuf {
+    folder.join(format!("{daemon}.log"))
+}
+
+fn executable() -> anyhow::Result<impl AsRef<OsStr>> {
+    // Not the path it was started by: the file may have been replaced by a rebuild since.
+    std::env::current_exe().context("can't find this executable")
+}
+
+fn wait_until_ready(socket: &UnixDatagram, process: &mut Process) -> anyhow::Result<bool> {
+    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    let deadline = std::time::Instant::now() + BOUND;
+    let mut message = [0u8; 256];
+    while std::time::Instant::now() < deadline {
+        match socket.recv(&mut message) {
+            Ok(length) if message[..length].split(|b| *b == b'\n').any(|line| line == b"READY=1") => {
+                return Ok(true);
+            }
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                if let Some(status) = process.try_wait()? {
+                    bail!("it ended with {status}");
+                }
+            }
+            Err(error) => return Err(error).context("can't read the notification socket"),
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,49 @@
+//! Whoever interrupts a comparison finds nothing left behind.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Exit status without the privileges that namespaces need.
+const NO_PRIVILEGE: i32 = 77;
+
+#[test]
+fn sigint_and_sigterm_end_a_comparison_and_leave_no_file() {
+    for (signal, status) in [("INT", 130), ("TERM", 143)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = start(folder.path());
+        wait_for_entry(folder.path(), &mut child);
+        if let Some(ended) = child.try_wait().unwrap() {
+            assert_eq!(ended.code(), Some(NO_PRIVILEGE), "it ended by itself");
+            eprintln!("skipped: needs CAP_NET_ADMIN and CAP_SYS_ADMIN, or user namespaces");
+            return;
+        }
+        // Into the measurement, where daemons and their files are.
+        std::thread::sleep(Duration::from_millis(1500));
+        let sent = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        assert_eq!(child.wait().unwrap().code(), Some(status));
+        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+/// Starts a comparison that would take a minute, with its temporary files in `folder`.
+fn start(folder: &Path) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_testbed"))
+        .args(["compare", "--modes", "paired", "--rtt", "20", "--connections", "3000"])
+        .args(["--clients", "builtin", "--servers", "builtin"])
+        .env("TMPDIR", folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn wait_for_entry(folder: &Path, child: &mut Child) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::fs::read_dir(folder).unwrap().next().is_none() && child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "nothing happened in 20 s");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
