@@ -44,7 +44,7 @@ impl Engine for Router {
             let hops = ip.hop_limit() - 1;
             ip.set_hop_limit(hops);
         } else {
-            self.counters.drop(DropReason::MalformedIp);
+            self.counters.discard(DropReason::MalformedIp);
             return Verdict::Drop(DropReason::MalformedIp);
         }
         self.turn = !self.turn;
