@@ -30,6 +30,9 @@ pub struct Process {
 impl Process {
     /// Starts `command`; the child is killed when this process dies.
     ///
+    /// Make the command with [`crate::host::Host::command`]: any other runs in the namespaces of
+    /// the thread that spawned the first child, not in those of the caller.
+    ///
     /// # Errors
     /// The program cannot be started.
     pub fn spawn(mut command: Command) -> anyhow::Result<Self> {

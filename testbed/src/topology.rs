@@ -96,8 +96,8 @@ impl Topology {
     /// # Errors
     /// A namespace, device, address or route cannot be made; nothing is left behind.
     pub fn raise(config: &TopologyConfig) -> anyhow::Result<Self> {
-        let tun = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
-        Self::raise_with(config, if tun.is_ok() { Backend::Tap } else { Backend::Packet })
+        let tap = Backend::Tap.is_available();
+        Self::raise_with(config, if tap { Backend::Tap } else { Backend::Packet })
     }
 
     /// Raises the topology with the given kind of long leg.

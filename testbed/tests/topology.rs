@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use pcap_file::pcapng::{Block, PcapNgReader};
 use sha2::{Digest, Sha256};
 use testbed::address::SERVER;
 use testbed::privilege;
+use testbed::process::Process;
 use testbed::record::{Filter, Recorder, record_all};
 use testbed::topology::{Topology, TopologyConfig};
 use testbed::wan::{Backend, Path};
@@ -26,6 +28,10 @@ const MEGABYTE: usize = 1 << 20;
 fn with_topology(config: &TopologyConfig, backend: Backend, test: impl FnOnce(&Topology)) {
     if !privilege::is_held() {
         println!("skipped: needs CAP_NET_ADMIN and CAP_SYS_ADMIN");
+        return;
+    }
+    if backend == Backend::Tap && !Backend::Tap.is_available() {
+        println!("skipped: needs /dev/net/tun");
         return;
     }
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -216,6 +222,56 @@ fn both_sides_of_every_hop_are_recorded() {
         }
         if std::env::var_os("KEEP_RECORDINGS").is_some() {
             println!("kept {}", directory.keep().display());
+        }
+    });
+}
+
+/// Set for the copy of this test that is to be killed.
+const VICTIM: &str = "TESTBED_TEST_VICTIM";
+
+#[test]
+fn a_killed_testbed_takes_its_children_along() {
+    if std::env::var_os(VICTIM).is_some() {
+        be_killed();
+    }
+    with_topology(&TopologyConfig::default(), Backend::Packet, |_| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "a_killed_testbed_takes_its_children_along", "--nocapture"]);
+        let mut victim = command.env(VICTIM, "1").stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(victim.stdout.take().unwrap()).lines();
+        let child = lines.find_map(|line| line.unwrap().strip_prefix("child ").map(str::to_owned)).unwrap();
+        let proc = std::path::PathBuf::from(format!("/proc/{child}"));
+        assert!(proc.exists());
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        let patience = Instant::now();
+        while proc.exists() {
+            assert!(patience.elapsed() < Duration::from_secs(5), "process {child} survived");
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+}
+
+/// Starts a child on a host, from a thread that ends, says its process id and waits.
+fn be_killed() -> ! {
+    let topology = Topology::raise_with(&TopologyConfig::default(), Backend::Packet).unwrap();
+    let mut sleep = topology.client.command("sleep");
+    sleep.arg("60");
+    let child = thread::spawn(move || Process::spawn(sleep).unwrap()).join().unwrap();
+    println!("\nchild {}", child.id());
+    thread::sleep(Duration::from_secs(60));
+    unreachable!("the test that started this kills it")
+}
+
+#[test]
+fn a_command_runs_on_its_host() {
+    with_topology(&TopologyConfig::default(), Backend::Packet, |topology| {
+        for host in topology.hosts() {
+            let output = host.command("cat").arg("/proc/net/dev").output().unwrap();
+            let devices = String::from_utf8(output.stdout).unwrap();
+            let is_nic = host.name().ends_with("nic");
+            assert_eq!(devices.contains("eth0"), !is_nic, "{}: {devices}", host.name());
+            assert_eq!(devices.contains("lan0") && devices.contains("wan0"), is_nic, "{devices}");
         }
     });
 }

@@ -17,6 +17,7 @@ mod port;
 mod rtt;
 mod tap;
 
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -91,6 +92,16 @@ pub enum Backend {
     Tap,
     /// Packet sockets on veth pairs in a fifth namespace.
     Packet,
+}
+
+impl Backend {
+    /// Tells whether the backend's devices can be had here, privileges over the network granted.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Tap => OpenOptions::new().read(true).write(true).open("/dev/net/tun").is_ok(),
+            Self::Packet => true,
+        }
+    }
 }
 
 /// One direction's state, for reading.
