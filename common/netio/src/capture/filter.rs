@@ -1,6 +1,6 @@
 //! The classic-BPF program that spares user space what it does not serve.
 //!
-//! The program accepts a superset of what [`Services::direction`] claims: it knows prefixes and
+//! The program accepts a superset of what [`rtt0_core::claim`] claims: it knows prefixes and
 //! ports, but neither the NIC's own addresses nor flows whose both ends are served. The engine
 //! decides exactly. Accepted are frames addressed to this host that carry
 //!
