@@ -5,10 +5,11 @@ use crate::compare::measurement::Measurement;
 use crate::compare::statistics::sorted;
 use anyhow::anyhow;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 const SIZE: (u32, u32) = (520, 300);
 /// The charts show this span, in RTT: nothing can come before the first.
-const FROM: f64 = 0.9;
+const FROM: f64 = 0.86;
 const AT_LEAST_TO: f64 = 2.2;
 const AT_MOST_TO: f64 = 3.2;
 /// Colours that the page's style sheet replaces by those of its theme.
@@ -51,7 +52,9 @@ fn draw(svg: &mut String, rtt_ms: f64, results: &[&Measurement]) -> Result<(), B
     for round_trips in [1.0, 2.0] {
         let x = round_trips * rtt_ms;
         chart.draw_series(DashedLineSeries::new([(x, 0.0), (x, 1.02)], 3, 3, GRID.stroke_width(1)))?;
-        let style = ("sans-serif", 11).into_font().color(&INK);
+        // Left of its line, where no curve is: nothing arrives before a round trip is over.
+        let left = Pos::new(HPos::Right, VPos::Center);
+        let style = TextStyle::from(("sans-serif", 11).into_font()).color(&INK).pos(left);
         chart.draw_series([Text::new(
             format!("{round_trips} RTT"),
             (x + (to - from) * 0.008, 0.56),

@@ -162,10 +162,15 @@ impl LadderView {
     }
 }
 
-/// Ordinary TCP and the middlebox side by side, then the others.
+/// Ordinary TCP and the middlebox side by side, then the others, the long ones first: two stand in
+/// a row, and rows look better even.
 fn ladders(ladders: &[Ladder]) -> Vec<LadderView> {
     let mut ordered: Vec<&Ladder> = ladders.iter().collect();
-    ordered.sort_by_key(|ladder| (!matches!(ladder.mode, Mode::Kernel | Mode::Paired), ladder.mode));
+    let is_short = |ladder: &Ladder| ladder.first_byte_ms < 1.5 * ladder.rtt_ms;
+    ordered.sort_by_key(|ladder| {
+        let others = !matches!(ladder.mode, Mode::Kernel | Mode::Paired);
+        (others, others && is_short(ladder), ladder.mode)
+    });
     ordered.into_iter().map(LadderView::new).collect()
 }
 
