@@ -4,6 +4,7 @@ use crate::compare::{self, ClientKind, IpVersion, Mode, Options, ServerKind};
 use crate::explore;
 use crate::privilege::{self, PrivilegeError};
 use crate::program::server::{Server, ServerConfig};
+use crate::scenario::{self, RunOptions};
 use crate::topology::TopologyConfig;
 use crate::wan;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -103,6 +104,9 @@ struct RunArgs {
     /// Record both sides of every hop into this folder, as pcapng
     #[arg(long, value_name = "DIR")]
     pcap: Option<PathBuf>,
+    /// Write the outcomes to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -194,7 +198,17 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Clientnic(args) => Ok(clientnic::main_from(args.with_program("clientnic"))),
         Command::Servernic(args) => Ok(servernic::main_from(args.with_program("servernic"))),
-        Command::Run(_) | Command::List => anyhow::bail!("not built yet"),
+        Command::Run(args) => {
+            privilege::acquire()?;
+            let RunArgs { scenarios: names, pcap, json } = args;
+            Ok(outcome(scenario::run(&RunOptions { names, pcap, json })?))
+        }
+        Command::List => {
+            for scenario in scenario::ALL {
+                println!("{:24} {}", scenario.name, scenario.about);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

@@ -11,6 +11,7 @@ pub mod process;
 pub mod program;
 pub mod record;
 pub mod report;
+pub mod scenario;
 pub mod scratch;
 pub mod topology;
 pub mod wan;

@@ -111,7 +111,8 @@ fn round_trips(report: &Report) -> Table {
     table
 }
 
-fn framed() -> Table {
+/// Makes an empty table in the frame that all tables have.
+pub(crate) fn framed() -> Table {
     let mut table = Table::new();
     table.load_style(FRAME);
     table.set_content_arrangement(ContentArrangement::Disabled);

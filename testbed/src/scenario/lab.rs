@@ -1,0 +1,204 @@
+//! A topology with daemons and a server, as most scenarios want it.
+
+use crate::compare::choice::IpVersion;
+use crate::nic::{NicMode, Nics};
+use crate::program::client::{self, Exchange, FetchError, Request};
+use crate::program::server::{Served, Server, ServerConfig};
+use crate::topology::{Topology, TopologyConfig};
+use crate::wan;
+use anyhow::Context;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Port of the built-in server.
+pub(super) const PORT: u16 = 8080;
+
+/// IP version and offloads: what nearly every scenario is run under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Case {
+    /// The IP version.
+    pub ip: IpVersion,
+    /// Whether devices carry super-packets and partial checksums.
+    pub offloads: bool,
+}
+
+impl Case {
+    /// Both IP versions with offloads as Linux has them.
+    pub const IPS: [Self; 2] =
+        [Self { ip: IpVersion::V4, offloads: true }, Self { ip: IpVersion::V6, offloads: true }];
+
+    /// Both IP versions, offloads on and off.
+    pub const ALL: [Self; 4] = [
+        Self { ip: IpVersion::V4, offloads: true },
+        Self { ip: IpVersion::V4, offloads: false },
+        Self { ip: IpVersion::V6, offloads: true },
+        Self { ip: IpVersion::V6, offloads: false },
+    ];
+}
+
+impl std::fmt::Display for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, offloads {}", self.ip, if self.offloads { "on" } else { "off" })
+    }
+}
+
+/// How a lab is to be raised.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// IP version and offloads.
+    pub case: Case,
+    /// Round-trip time of the path.
+    pub rtt: Duration,
+    /// The daemons, or none for plain kernel forwarding.
+    pub nics: Option<NicMode>,
+    /// Congestion control of the server's sockets.
+    pub congestion: &'static str,
+}
+
+impl Setting {
+    /// 50 ms, CUBIC, and the daemons in `nics`.
+    pub fn new(case: Case, nics: Option<NicMode>) -> Self {
+        Self { case, rtt: Duration::from_millis(50), nics, congestion: "cubic" }
+    }
+}
+
+/// Hosts, daemons and a built-in server.
+#[derive(Debug)]
+pub struct Lab {
+    // In the order in which they have to go.
+    server: Option<Server>,
+    nics: Option<Nics>,
+    topology: Topology,
+    setting: Setting,
+    served: Mutex<Receiver<Served>>,
+}
+
+impl Lab {
+    /// Raises it, verifies the RTT, and, if there are daemons, makes one connection so that they
+    /// know the server.
+    ///
+    /// # Errors
+    /// If any part can't be raised, or the RTT is off.
+    pub fn raise(setting: Setting) -> anyhow::Result<Self> {
+        let config = TopologyConfig {
+            path: wan::Path::with_rtt(setting.rtt),
+            offloads: setting.case.offloads,
+            ..TopologyConfig::default()
+        };
+        let topology = Topology::raise(&config).context("can't raise the topology")?;
+        topology.verify_rtt(setting.rtt)?;
+        let nics = setting.nics.map(|mode| Nics::start(&topology, mode)).transpose()?;
+        let (send, served) = mpsc::channel();
+        let mut lab = Self { server: None, nics, topology, setting, served: Mutex::new(served) };
+        let send = Mutex::new(send);
+        lab.server = Some(lab.serve(
+            PORT,
+            Some(Arc::new(move |served| {
+                // A scenario that no longer listens does not want to know.
+                if let Ok(send) = send.lock() {
+                    let _ = send.send(served);
+                }
+            })),
+        )?);
+        if lab.nics.is_some() {
+            lab.fetch(&lab.request()).context("the connection that teaches the daemons failed")?;
+            lab.served()?;
+        }
+        Ok(lab)
+    }
+
+    /// Starts another built-in server in the server's namespace.
+    ///
+    /// # Errors
+    /// If it can't listen on `port`.
+    pub fn serve(
+        &self,
+        port: u16,
+        on_served: Option<crate::program::server::ServedHook>,
+    ) -> anyhow::Result<Server> {
+        let config = ServerConfig {
+            congestion: Some(self.setting.congestion.to_owned()),
+            on_served,
+            ..ServerConfig::new(SocketAddr::new(self.server_address(), port))
+        };
+        self.topology.server.enter(|| Server::start(config))?
+    }
+
+    /// Stops the built-in server: its port is closed from then on.
+    pub fn stop_server(&mut self) {
+        self.server = None;
+    }
+
+    /// Returns the topology.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// Returns the daemons.
+    ///
+    /// # Errors
+    /// If the lab was raised without, or they were taken out.
+    pub fn nics(&mut self) -> anyhow::Result<&mut Nics> {
+        self.nics.as_mut().context("this lab has no daemons")
+    }
+
+    /// Takes the daemons out, with the topology for which they can be started again.
+    pub fn take_nics(&mut self) -> Option<Nics> {
+        self.nics.take()
+    }
+
+    /// Lends daemons and topology at once, for starting one of the daemons again.
+    ///
+    /// # Errors
+    /// As [`Lab::nics`].
+    pub fn nics_and_topology(&mut self) -> anyhow::Result<(&mut Nics, &Topology)> {
+        Ok((self.nics.as_mut().context("this lab has no daemons")?, &self.topology))
+    }
+
+    /// Returns the client's address of the lab's IP version.
+    pub fn client_address(&self) -> IpAddr {
+        self.setting.case.ip.of(crate::address::CLIENT)
+    }
+
+    /// Returns the server's address of the lab's IP version.
+    pub fn server_address(&self) -> IpAddr {
+        self.setting.case.ip.of(crate::address::SERVER)
+    }
+
+    /// Returns where the built-in server listens.
+    pub fn target(&self) -> SocketAddr {
+        SocketAddr::new(self.server_address(), PORT)
+    }
+
+    /// Makes a request for the small answer with CUBIC at the client.
+    pub fn request(&self) -> Request {
+        Request { congestion: Some("cubic".to_owned()), ..Request::new(self.target()) }
+    }
+
+    /// Makes one exchange from the client.
+    ///
+    /// # Errors
+    /// Where and why it failed; the inner error is the exchange's own.
+    pub fn fetch(&self, request: &Request) -> anyhow::Result<Exchange> {
+        Ok(self.try_fetch(request)??)
+    }
+
+    /// Makes one exchange from the client and returns how it failed, if it did.
+    ///
+    /// # Errors
+    /// If the client's namespace can't be entered.
+    pub fn try_fetch(&self, request: &Request) -> anyhow::Result<Result<Exchange, FetchError>> {
+        self.topology.client.enter(|| client::fetch(request))
+    }
+
+    /// Waits for the server's view of the next finished connection.
+    ///
+    /// # Errors
+    /// If none finishes within 10 s.
+    pub fn served(&self) -> anyhow::Result<Served> {
+        let served = self.served.lock().map_err(|_| anyhow::anyhow!("a scenario thread panicked"))?;
+        served.recv_timeout(Duration::from_secs(10)).context("the server finished no connection")
+    }
+}

@@ -1,0 +1,48 @@
+//! The integration tests: what must hold between real kernels, one scenario a file.
+//!
+//! A scenario raises its own topology (a [`Lab`]), so that scenarios share nothing, and fails by
+//! an error that says what was expected and what was seen. Figures it notes appear in the table.
+
+mod lab;
+mod runner;
+
+mod zero_rtt;
+
+pub use lab::{Case, Lab, Setting};
+pub use runner::{RunOptions, run};
+
+use std::path::PathBuf;
+
+/// An integration test.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it shows, in a line.
+    pub about: &'static str,
+    /// Runs it.
+    pub run: fn(&mut Report) -> anyhow::Result<()>,
+}
+
+/// Where a scenario notes figures, and what it was asked for.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Folder for captures of every hop, if wanted.
+    pub pcap: Option<PathBuf>,
+    notes: Vec<String>,
+}
+
+impl Report {
+    /// Notes a figure.
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
+    }
+
+    /// Returns the figures noted.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+}
+
+/// All scenarios, in the order in which they run.
+pub const ALL: &[Scenario] = &[zero_rtt::SCENARIO];

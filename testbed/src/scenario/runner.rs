@@ -1,0 +1,118 @@
+//! Runs scenarios one after the other and tells how they ended.
+
+use super::{ALL, Report, Scenario};
+use crate::report::table::framed;
+use anyhow::bail;
+use comfy_table::Table;
+use serde::Serialize;
+use std::io::{IsTerminal, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// What the user asked for.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Names of scenarios, or `all`.
+    pub names: Vec<String>,
+    /// Folder for captures of every hop, if wanted.
+    pub pcap: Option<PathBuf>,
+    /// File for a report for machines, if wanted.
+    pub json: Option<PathBuf>,
+}
+
+/// How a scenario ended.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    scenario: &'static str,
+    passed: bool,
+    seconds: f64,
+    notes: Vec<String>,
+    error: Option<String>,
+}
+
+/// Runs the scenarios asked for; returns whether all passed.
+///
+/// # Errors
+/// If there is no such scenario, or the report can't be written.
+pub fn run(options: &RunOptions) -> anyhow::Result<bool> {
+    let known = |name: &String| name == "all" || ALL.iter().any(|scenario| scenario.name == name);
+    if let Some(name) = options.names.iter().find(|name| !known(name)) {
+        let names: Vec<_> = ALL.iter().map(|scenario| scenario.name).collect();
+        bail!("no scenario is called '{name}'; there are: {}, or all", names.join(", "));
+    }
+    let wanted =
+        |scenario: &&Scenario| options.names.iter().any(|name| name == "all" || name == scenario.name);
+    let chosen: Vec<&Scenario> = ALL.iter().filter(wanted).collect();
+    let mut outcomes = Vec::new();
+    for (index, scenario) in chosen.iter().enumerate() {
+        announce(index, chosen.len(), scenario.name);
+        outcomes.push(run_one(scenario, options));
+    }
+    if let Some(path) = &options.json {
+        std::fs::write(path, serde_json::to_string_pretty(&outcomes)?)?;
+    }
+    println!("{}", table(&outcomes));
+    let failed = outcomes.iter().filter(|outcome| !outcome.passed).count();
+    println!("{} passed, {failed} failed", outcomes.len() - failed);
+    Ok(failed == 0)
+}
+
+fn run_one(scenario: &Scenario, options: &RunOptions) -> Outcome {
+    let mut report = Report { pcap: options.pcap.clone(), ..Report::default() };
+    let began = Instant::now();
+    let ended = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&mut report)));
+    let error = match ended {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(format!("{error:#}")),
+        Err(_) => Some("it panicked".to_owned()),
+    };
+    let outcome = Outcome {
+        scenario: scenario.name,
+        passed: error.is_none(),
+        seconds: began.elapsed().as_secs_f64(),
+        notes: report.notes,
+        error,
+    };
+    conclude(&outcome, began.elapsed());
+    outcome
+}
+
+/// On a terminal the line is overwritten by the outcome.
+fn announce(index: usize, count: usize, name: &str) {
+    if std::io::stderr().is_terminal() {
+        eprint!("[{}/{count}] {name} …", index + 1);
+        let _ = std::io::stderr().flush();
+    }
+}
+
+fn conclude(outcome: &Outcome, took: Duration) {
+    let terminal = std::io::stderr().is_terminal();
+    let clear = if terminal { "\r\x1b[K" } else { "" };
+    let word = match (outcome.passed, terminal) {
+        (true, true) => "\x1b[32mok\x1b[0m",
+        (true, false) => "ok",
+        (false, true) => "\x1b[31mFAILED\x1b[0m",
+        (false, false) => "FAILED",
+    };
+    eprintln!("{clear}{word} {} ({:.1} s)", outcome.scenario, took.as_secs_f64());
+    if let Some(error) = &outcome.error {
+        eprintln!("   {error}");
+    }
+}
+
+fn table(outcomes: &[Outcome]) -> Table {
+    let mut table = framed();
+    table.set_header(["scenario", "outcome", "seconds", "seen"]);
+    for outcome in outcomes {
+        let seen = outcome.error.clone().unwrap_or_else(|| outcome.notes.join("\n"));
+        let word = if outcome.passed { "ok" } else { "FAILED" };
+        table.add_row([
+            outcome.scenario.to_owned(),
+            word.to_owned(),
+            format!("{:.1}", outcome.seconds),
+            seen,
+        ]);
+    }
+    table
+}
