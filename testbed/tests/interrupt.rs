@@ -1,5 +1,6 @@
 //! Whoever interrupts a comparison finds nothing left behind.
 
+use std::io;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,8 +12,8 @@ const NO_PRIVILEGE: i32 = 77;
 fn sigint_and_sigterm_end_a_comparison_and_leave_no_file() {
     for (signal, status) in [("INT", 130), ("TERM", 143)] {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = start(folder.path());
-        wait_for_entry(folder.path(), &mut child);
+        let mut child = start(folder.path()).unwrap();
+        wait_for_entry(folder.path(), &mut child).unwrap();
         if let Some(ended) = child.try_wait().unwrap() {
             assert_eq!(ended.code(), Some(NO_PRIVILEGE), "it ended by itself");
             eprintln!("skipped: needs CAP_NET_ADMIN and CAP_SYS_ADMIN, or user namespaces");
@@ -29,7 +30,7 @@ fn sigint_and_sigterm_end_a_comparison_and_leave_no_file() {
 }
 
 /// Starts a comparison that would take a minute, with its temporary files in `folder`.
-fn start(folder: &Path) -> Child {
+fn start(folder: &Path) -> io::Result<Child> {
     Command::new(env!("CARGO_BIN_EXE_testbed"))
         .args(["compare", "--modes", "paired", "--rtt", "20", "--connections", "3000"])
         .args(["--clients", "builtin", "--servers", "builtin"])
@@ -37,13 +38,14 @@ fn start(folder: &Path) -> Child {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap()
 }
 
-fn wait_for_entry(folder: &Path, child: &mut Child) {
+/// Waits until the child has made a file or has ended.
+fn wait_for_entry(folder: &Path, child: &mut Child) -> io::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(20);
-    while std::fs::read_dir(folder).unwrap().next().is_none() && child.try_wait().unwrap().is_none() {
+    while std::fs::read_dir(folder)?.next().is_none() && child.try_wait()?.is_none() {
         assert!(Instant::now() < deadline, "nothing happened in 20 s");
         std::thread::sleep(Duration::from_millis(5));
     }
+    Ok(())
 }
