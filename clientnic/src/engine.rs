@@ -123,7 +123,7 @@ impl ClientNic {
                 (verdict, offload)
             }
             Flow::Opening(_) => (self.gateway.pass(PassReason::NoFlow), offload),
-            Flow::Translated(flow) => {
+            Flow::Translated { flow, .. } => {
                 let isn = flow.client_isn();
                 let life = flow.client_segment(&mut segment, &self.settings.limits);
                 let offload = limit_payload(offload, &segment, flow);
@@ -166,8 +166,9 @@ impl ClientNic {
                 self.counters().event(Event::SpoofRepeated);
                 return Verdict::Taken;
             }
-            Some(Flow::Translated(flow)) if !flow.has_ended() => {
-                // Anybody can send a SYN: a live flow's is the server's to judge.
+            Some(Flow::Translated { flow, rival }) if !flow.has_ended() => {
+                // Anybody can send a SYN: the flow goes on until the server accepts the new one.
+                *rival = Some(syn.isn);
                 return self.gateway.pass(PassReason::RivalSyn);
             }
             Some(Flow::Learning(learning)) if learning.isn == syn.isn => learning.sent = None,
@@ -280,19 +281,29 @@ impl ClientNic {
             }
             Flow::Opening(_) if !segment.checksum_ok() => self.gateway.drop(DropReason::StraySegment),
             Flow::Opening(_) => self.opening_reply(now, key, &segment, out),
-            Flow::Translated(flow) => match flow.server_segment(&mut segment, &self.settings.limits, now) {
-                Ok(life) => {
-                    self.counters().event(Event::Translated);
-                    self.live(now, key, life);
-                    Verdict::Forward
+            Flow::Translated { rival: Some(rival), .. } if accepts(&segment.tcp(), *rival) => {
+                self.remove(&key);
+                self.counters().event(Event::FlowReplaced);
+                self.gateway.pass(PassReason::NoFlow)
+            }
+            Flow::Translated { flow, .. } => {
+                match flow.server_segment(&mut segment, &self.settings.limits, now) {
+                    Ok(life) => {
+                        self.counters().event(Event::Translated);
+                        self.live(now, key, life);
+                        Verdict::Forward
+                    }
+                    Err(reason) => self.gateway.drop(reason),
                 }
-                Err(reason) => self.gateway.drop(reason),
-            },
+            }
             Flow::Watching(isn) => {
                 let isn = *isn;
                 entry.postpone(now + self.settings.limits.idle);
                 if self.confirms(&key, isn, &segment.tcp()) {
                     return self.gateway.drop(DropReason::Confirm);
+                }
+                if segment.tcp().flags().contains(Flags::RST) {
+                    self.remove(&key);
                 }
                 self.gateway.pass(PassReason::NoFlow)
             }
@@ -301,7 +312,7 @@ impl ClientNic {
 
     /// Tells whether a segment is a SYN-ACK with an authentic confirm for the SYN of `isn`.
     fn confirms(&self, key: &FlowKey, isn: Seq<Client>, tcp: &Tcp<'_>) -> bool {
-        if !tcp.flags().is_syn_ack() || tcp.acknowledgement() != isn.plus(1).get() {
+        if !accepts(tcp, isn) {
             return false;
         }
         match Offer::find(tcp.options(), &self.keys, key, isn) {
@@ -442,7 +453,7 @@ impl ClientNic {
         let limits = self.settings.limits;
         let context = Context { now, limits: &limits, counters: self.gateway.counters() };
         match pending.opening.establish(real, answer, &context, out) {
-            Ok(flow) => self.replace(key, Flow::Translated(flow), now),
+            Ok(flow) => self.replace(key, Flow::Translated { flow, rival: None }, now),
             Err(_) => self.profiles.refuse(&key.server(), now),
         }
         Verdict::Taken
@@ -490,7 +501,9 @@ impl ClientNic {
 
     fn icmp(&mut self, quoted: Direction, key: FlowKey, mut quote: Quote<'_>) -> Verdict {
         let flow = self.flows.get_mut(&key).map(|entry| &entry.value);
-        let Some(Flow::Translated(flow)) = flow else { return self.gateway.pass(PassReason::IcmpNoFlow) };
+        let Some(Flow::Translated { flow, .. }) = flow else {
+            return self.gateway.pass(PassReason::IcmpNoFlow);
+        };
         flow.translation().quote(&mut quote, quoted);
         self.counters().event(Event::IcmpTranslated);
         Verdict::Forward
@@ -561,6 +574,11 @@ impl ClientNic {
     }
 }
 
+/// Tells whether a segment is a SYN-ACK to the SYN of `isn`.
+fn accepts(tcp: &Tcp<'_>, isn: Seq<Client>) -> bool {
+    tcp.flags().is_syn_ack() && tcp.acknowledgement() == isn.plus(1).get()
+}
+
 /// Tells whether a segment from the server acknowledges the client's ISN or data just behind
 /// it: then it belongs to this connection and not to an older one.
 fn is_beyond(tcp: &Tcp<'_>, isn: Seq<Client>) -> bool {
@@ -597,7 +615,7 @@ impl Engine for ClientNic {
         // The next hop would have quoted the packet as we sent it; its sender knows another.
         if let Some((bytes, _)) = out.get_mut(index)
             && let Ok(mut quote) = Quote::parse(bytes)
-            && let Some(Flow::Translated(flow)) = self.flows.get_mut(&key).map(|e| &e.value)
+            && let Some(Flow::Translated { flow, .. }) = self.flows.get_mut(&key).map(|e| &e.value)
         {
             flow.translation().quote(&mut quote, direction);
         }

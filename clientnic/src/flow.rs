@@ -14,7 +14,12 @@ pub(crate) enum Flow {
     /// A spoofed SYN without a real answer yet.
     Opening(Box<Pending>),
     /// A solo flow.
-    Translated(Translated),
+    Translated {
+        /// The flow.
+        flow: Translated,
+        /// A newer SYN of the same 4-tuple that went to the server unspoofed.
+        rival: Option<Seq<Client>>,
+    },
     /// Somebody else's business, but for the size of its upload.
     Watching(Seq<Client>),
 }
@@ -50,5 +55,17 @@ impl Flow {
     /// Returns how many pending handshakes it counts for.
     pub(crate) fn pending(&self) -> usize {
         usize::from(matches!(self, Self::Opening(_) | Self::Learning(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rtt0_core::flow::{Entry, FlowKey};
+
+    #[test]
+    fn an_established_flow_takes_less_than_256_bytes() {
+        let bytes = size_of::<FlowKey>() + size_of::<Entry<Flow>>();
+        assert!(bytes < 256, "{bytes} bytes");
     }
 }

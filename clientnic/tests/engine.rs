@@ -305,3 +305,16 @@ fn a_translated_syn_ack_counts_as_a_confirm() {
     assert_eq!(nic.counters().happened(Event::Confirmed), 1);
     assert_eq!(nic.counters().happened(Event::FellBackToSolo), 0);
 }
+
+#[test]
+fn a_newer_connection_replaces_a_solo_flow_when_the_server_accepts_it() {
+    let mut nic = taught(Mode::Solo, false);
+    give(&mut nic, ms(100), &syn(D));
+    give(&mut nic, ms(101), &request(D));
+    give(&mut nic, ms(150), &syn_ack(D));
+    assert_eq!(give(&mut nic, ms(200), &syn(900)), [syn(900)], "the old flow may be alive");
+    let accepted = Seg { seq: 77, ..syn_ack(900) };
+    assert_eq!(give(&mut nic, ms(250), &accepted), [accepted]);
+    let data = Seg::from_server(ACK, 78, 901).payload(b"x");
+    assert_eq!(give(&mut nic, ms(251), &data), [data], "nothing is translated any more");
+}

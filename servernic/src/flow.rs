@@ -76,3 +76,15 @@ impl Flow {
         self.pending() > 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rtt0_core::flow::{Entry, FlowKey};
+
+    #[test]
+    fn an_established_flow_takes_less_than_256_bytes() {
+        let bytes = size_of::<FlowKey>() + size_of::<Entry<Flow>>();
+        assert!(bytes < 256, "{bytes} bytes");
+    }
+}
