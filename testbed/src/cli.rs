@@ -2,10 +2,12 @@
 
 use crate::compare::{self, ClientKind, IpVersion, Mode, Options, ServerKind};
 use crate::explore;
+use crate::nic::{self, NicMode, Nics};
 use crate::privilege::{self, PrivilegeError};
+use crate::process::Process;
 use crate::program::server::{Server, ServerConfig};
 use crate::scenario::{self, RunOptions};
-use crate::topology::TopologyConfig;
+use crate::topology::{Topology, TopologyConfig};
 use crate::wan;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -117,6 +119,9 @@ struct UpArgs {
     /// Switch segmentation and checksum offloads of the links off
     #[arg(long)]
     no_offloads: bool,
+    /// Run both NIC daemons as well
+    #[arg(long)]
+    nics: bool,
 }
 
 #[derive(Debug, Args)]
@@ -182,7 +187,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Up(args) => {
             privilege::acquire()?;
-            explore::up(&topology(&args), |_| Ok(Vec::new()))?;
+            explore::up(&topology(&args), |topology| residents(topology, args.nics))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Exec(args) => explore::exec(&args.host, &args.command),
@@ -210,6 +215,21 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Starts what lives in a topology that is kept: a server on port 8080 of both addresses, and the
+/// daemons if asked for.
+fn residents(topology: &Topology, nics: bool) -> anyhow::Result<Vec<Process>> {
+    let mut processes = Vec::new();
+    for ip in [IpVersion::V4, IpVersion::V6] {
+        let mut command = topology.server.command(nic::executable()?);
+        command.args(["serve", "--address", &ip.server().to_string()]);
+        processes.push(Process::spawn(command)?);
+    }
+    if nics {
+        processes.extend(Nics::start(topology, NicMode::Auto)?.release());
+    }
+    Ok(processes)
 }
 
 fn outcome(success: bool) -> ExitCode {

@@ -125,6 +125,12 @@ impl Nics {
         Ok((Counts::read(&self.log("clientnic")), Counts::read(&self.log("servernic"))))
     }
 
+    /// Lets go of both daemons: they run until their processes are dropped. The key file is
+    /// removed; they have read it.
+    pub fn release(mut self) -> Vec<Process> {
+        self.client.take().into_iter().chain(self.server.take()).collect()
+    }
+
     fn daemon(&self, host: &Host, name: &str, own: &[&str]) -> anyhow::Result<Process> {
         let socket_path = self.folder.path().join(format!("{name}.notify"));
         let _ = std::fs::remove_file(&socket_path);
@@ -172,7 +178,7 @@ fn log_file(folder: &Path, daemon: &str) -> PathBuf {
     folder.join(format!("{daemon}.log"))
 }
 
-fn executable() -> anyhow::Result<impl AsRef<OsStr>> {
+pub(crate) fn executable() -> anyhow::Result<impl AsRef<OsStr>> {
     // Not the path it was started by: the file may have been replaced by a rebuild since.
     std::env::current_exe().context("can't find this executable")
 }
