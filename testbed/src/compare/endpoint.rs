@@ -7,6 +7,7 @@ use crate::host::Host;
 use crate::program::client::{self, FetchError, Request};
 use crate::program::curl;
 use crate::program::nginx::Nginx;
+use crate::program::realtime;
 use crate::program::server::{Server, ServerConfig};
 use crate::program::tcp_info::TcpInfo;
 use anyhow::Context;
@@ -46,6 +47,7 @@ impl ServerUnderTest {
                 let config = ServerConfig {
                     congestion: Some(congestion.to_owned()),
                     fastopen_queue: (step.mode == Mode::Tfo).then_some(FASTOPEN_QUEUE),
+                    realtime: true,
                     on_served: Some(Arc::new(move |served| {
                         *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(served.tcp);
                     })),
@@ -108,6 +110,7 @@ impl<'a> ClientUnderTest<'a> {
     }
 
     fn connect_builtin(&self, count: u32, after_each: &(dyn Fn() + Sync)) -> Collected {
+        realtime::run_first();
         let mut collected = Collected::default();
         for _ in 0..count {
             match client::fetch(&self.request) {

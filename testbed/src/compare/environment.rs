@@ -1,7 +1,7 @@
 //! Where a comparison was made: whoever reads the numbers later needs to know.
 
 use super::plan::{Installed, Options};
-use crate::program::installed;
+use crate::program::{installed, realtime};
 use crate::wan::Backend;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -22,6 +22,8 @@ pub struct Environment {
     pub default_congestion: String,
     /// Offloads of the links were left on.
     pub offloads: bool,
+    /// The built-in client and server run before ordinary threads; the other programs never do.
+    pub realtime_endpoints: bool,
     /// What delays the long leg.
     pub wan: String,
     /// Versions of the programs that took part.
@@ -53,6 +55,7 @@ impl Environment {
             default_congestion: sysctl("net/ipv4/tcp_congestion_control")
                 .map_or_else(|_| unknown(), |text| text.trim().to_owned()),
             offloads: options.offloads,
+            realtime_endpoints: realtime::is_allowed(),
             wan: match wan {
                 Backend::Tap => "user-space delay line on TAP devices".to_owned(),
                 Backend::Packet => "user-space delay line on packet sockets".to_owned(),

@@ -13,6 +13,7 @@ pub mod installed;
 pub mod memory_file;
 pub mod nginx;
 pub mod ready;
+pub mod realtime;
 pub mod server;
 pub mod socket;
 pub mod stream;

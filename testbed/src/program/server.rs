@@ -1,5 +1,8 @@
 //! The built-in HTTP/1.1 server: blocking sockets, one thread per connection.
 //!
+//! Threads wait in accept(2) before there is anything to accept: with early data the request comes
+//! together with the connection, and starting a thread would count as time to first byte.
+//!
 //! | request | answer |
 //! |---|---|
 //! | `GET /` | a small text |
@@ -11,21 +14,24 @@
 
 use super::http::Head;
 use super::tcp_info::TcpInfo;
-use super::{socket, stream};
+use super::{realtime, socket, stream};
 use anyhow::Context;
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Connections the kernel holds for us until they are accepted.
 const BACKLOG: i32 = 4096;
 /// A client that stays silent for this long is given up.
 const IDLE: Duration = Duration::from_secs(60);
+/// Threads that wait for connections at least, as long as threads can be had.
+const IDLE_AT_LEAST: usize = 4;
+/// A thread that finds so many others waiting when its connection is over ends.
+const IDLE_AT_MOST: usize = 128;
 /// Body of `GET /`.
 const GREETING: &str = "hello from the server\n";
 
@@ -53,6 +59,8 @@ pub struct ServerConfig {
     pub congestion: Option<String>,
     /// Length of the TCP Fast Open queue (RFC 7413); `None` leaves it off.
     pub fastopen_queue: Option<u32>,
+    /// Let the serving threads run before ordinary ones, where allowed; see [`realtime`].
+    pub realtime: bool,
     /// Told of every finished connection.
     pub on_served: Option<ServedHook>,
 }
@@ -60,7 +68,7 @@ pub struct ServerConfig {
 impl ServerConfig {
     /// Listens on `address` with nothing else set.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, congestion: None, fastopen_queue: None, on_served: None }
+        Self { address, congestion: None, fastopen_queue: None, realtime: false, on_served: None }
     }
 }
 
@@ -70,6 +78,7 @@ impl fmt::Debug for ServerConfig {
             .field("address", &self.address)
             .field("congestion", &self.congestion)
             .field("fastopen_queue", &self.fastopen_queue)
+            .field("realtime", &self.realtime)
             .finish_non_exhaustive()
     }
 }
@@ -78,33 +87,33 @@ impl fmt::Debug for ServerConfig {
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
-    listener: Arc<TcpListener>,
-    stopping: Arc<AtomicBool>,
-    acceptor: Option<JoinHandle<()>>,
+    pool: Arc<Pool>,
 }
 
 impl Server {
     /// Listens in the network namespace of the calling thread (so call it inside
-    /// `Host::enter`) and accepts on a thread of its own; the sockets stay in that namespace
+    /// `Host::enter`) and serves on threads of its own; the sockets stay in that namespace
     /// wherever the value goes.
     ///
     /// # Errors
-    /// What `socket`, `bind` or `listen` said, with the address.
+    /// What `socket`, `bind` or `listen` said, with the address; or that no thread can be had.
     pub fn start(config: ServerConfig) -> anyhow::Result<Self> {
-        let listener = Arc::new(
-            listen(&config)
-                .with_context(|| format!("the built-in server can't listen on {}", config.address))?,
-        );
+        let listener = listen(&config)
+            .with_context(|| format!("the built-in server can't listen on {}", config.address))?;
         let address = listener.local_addr().context("address of the built-in server")?;
-        let stopping = Arc::new(AtomicBool::new(false));
-        let acceptor = std::thread::Builder::new()
-            .name("http-accept".into())
-            .spawn({
-                let (listener, stopping) = (listener.clone(), stopping.clone());
-                move || accept_loop(&listener, &stopping, config.on_served)
-            })
-            .context("thread of the built-in server")?;
-        Ok(Self { address, listener, stopping, acceptor: Some(acceptor) })
+        let pool = Arc::new(Pool {
+            listener,
+            stopping: AtomicBool::new(false),
+            idle: AtomicUsize::new(0),
+            realtime: config.realtime,
+            on_served: config.on_served,
+        });
+        // If not all threads can be had, those that were started must not listen on.
+        let server = Self { address, pool };
+        for _ in 0..IDLE_AT_LEAST {
+            server.pool.grow().context("thread of the built-in server")?;
+        }
+        Ok(server)
     }
 
     /// Returns the address the server listens on, with the port the kernel chose if it was 0.
@@ -112,22 +121,82 @@ impl Server {
         self.address
     }
 
-    /// Waits until the server ends, which it does only when it can't accept any more.
-    pub fn wait(mut self) {
-        if let Some(acceptor) = self.acceptor.take() {
-            // The acceptor has nothing to return, and its panic was printed already.
-            let _ = acceptor.join();
+    /// Serves until the process ends.
+    pub fn wait(self) {
+        while !self.pool.stopping.load(Ordering::Relaxed) {
+            std::thread::park();
         }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stopping.store(true, Ordering::Relaxed);
-        // On Linux shutting a listening socket down wakes the blocked accept(2) with EINVAL.
-        let _ = socket2::SockRef::from(&*self.listener).shutdown(Shutdown::Both);
-        if let Some(acceptor) = self.acceptor.take() {
-            let _ = acceptor.join();
+        self.pool.stopping.store(true, Ordering::Relaxed);
+        // On Linux shutting a listening socket down wakes every blocked accept(2) with EINVAL, and
+        // the port is free at once; threads that serve still end with their connections.
+        let _ = socket2::SockRef::from(&self.pool.listener).shutdown(Shutdown::Both);
+    }
+}
+
+/// The threads that accept and serve.
+struct Pool {
+    listener: TcpListener,
+    stopping: AtomicBool,
+    /// Threads that wait for a connection.
+    idle: AtomicUsize,
+    realtime: bool,
+    on_served: Option<ServedHook>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("listener", &self.listener).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// Starts another thread.
+    fn grow(self: &Arc<Self>) -> io::Result<()> {
+        self.idle.fetch_add(1, Ordering::Relaxed);
+        let pool = self.clone();
+        let started = std::thread::Builder::new().name("http-serve".into()).spawn(move || pool.work());
+        if started.is_err() {
+            self.idle.fetch_sub(1, Ordering::Relaxed);
+        }
+        started.map(drop)
+    }
+
+    /// Serves one connection after the other, until the server stops or too many threads wait.
+    fn work(self: &Arc<Self>) {
+        if self.realtime {
+            realtime::run_first();
+        }
+        while !self.stopping.load(Ordering::Relaxed) {
+            let (stream, peer) = match self.listener.accept() {
+                Ok(accepted) => accepted,
+                Err(_) if self.stopping.load(Ordering::Relaxed) => return,
+                // The client gave up while it waited in the backlog; accept(2) lists more such errors.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => {
+                    eprintln!("built-in server: accept: {error}");
+                    std::thread::sleep(Duration::from_millis(10));
+                    continue;
+                }
+            };
+            if self.idle.fetch_sub(1, Ordering::Relaxed) < IDLE_AT_LEAST
+                && let Err(error) = self.grow()
+            {
+                eprintln!("built-in server: no further thread, connections must wait: {error}");
+            }
+            let (requests, tcp) = serve(&stream);
+            drop(stream);
+            if let Some(hook) = &self.on_served {
+                hook(Served { peer, requests, tcp });
+            }
+            if self.idle.fetch_add(1, Ordering::Relaxed) >= IDLE_AT_MOST {
+                self.idle.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
         }
     }
 }
@@ -145,32 +214,6 @@ fn listen(config: &ServerConfig) -> io::Result<TcpListener> {
     }
     socket.listen(BACKLOG)?;
     Ok(socket.into())
-}
-
-fn accept_loop(listener: &TcpListener, stopping: &AtomicBool, on_served: Option<ServedHook>) {
-    loop {
-        match listener.accept() {
-            Ok((stream, peer)) => {
-                let on_served = on_served.clone();
-                let spawned = std::thread::Builder::new().name("http-serve".into()).spawn(move || {
-                    let (requests, tcp) = serve(&stream);
-                    if let Some(hook) = on_served {
-                        hook(Served { peer, requests, tcp });
-                    }
-                });
-                if let Err(error) = spawned {
-                    eprintln!("built-in server: connection of {peer} refused, no thread: {error}");
-                }
-            }
-            Err(_) if stopping.load(Ordering::Relaxed) => return,
-            // The client gave up while it waited in the backlog; accept(2) lists more such errors.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                eprintln!("built-in server: accept: {error}");
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        }
-    }
 }
 
 /// Serves one connection to its end. A client that resets or falls silent ends it early, which is

@@ -305,6 +305,15 @@ fn facts(report: &Report) -> Vec<(&'static str, String)> {
             format!("{}; other programs: {}", environment.congestion, environment.default_congestion),
         ),
         ("Offloads of the links", if environment.offloads { "on" } else { "off" }.to_owned()),
+        (
+            "Built-in client and server",
+            if environment.realtime_endpoints {
+                "scheduled before ordinary threads"
+            } else {
+                "ordinary threads"
+            }
+            .to_owned(),
+        ),
         ("Long leg", environment.wan.clone()),
     ];
     if let Some(version) = environment.versions.get("testbed") {

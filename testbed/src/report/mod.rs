@@ -74,6 +74,7 @@ pub(crate) mod tests {
                 congestion: "cubic".into(),
                 default_congestion: "bbr".into(),
                 offloads: true,
+                realtime_endpoints: true,
                 wan: "TAP".into(),
                 versions: BTreeMap::from([("testbed", "0.1.0".into())]),
                 date: "2026-01-01T00:00:00Z".into(),
