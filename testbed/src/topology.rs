@@ -184,7 +184,7 @@ impl Topology {
     /// the median of at least eleven UDP datagrams there and back.
     ///
     /// # Errors
-    /// Too few datagrams come back within three seconds.
+    /// Too few ICMP echoes come back within three seconds.
     pub fn measure_rtt(&self) -> anyhow::Result<Duration> {
         self.measure_rtt_to(SERVER.v4.into())
     }
@@ -194,7 +194,7 @@ impl Topology {
     /// # Errors
     /// As [`Topology::measure_rtt`].
     pub fn measure_rtt_to(&self, address: IpAddr) -> anyhow::Result<Duration> {
-        wan::measure_rtt(&self.client, &self.server, address)
+        wan::measure_rtt(&self.client, address)
     }
 
     /// Measures the path RTT and returns it.

@@ -4,6 +4,7 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,26 +106,8 @@ impl PacketSocket {
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         // SAFETY: `sockaddr_ll` is plain old data, for which all zeroes is a valid value.
         let mut from: libc::sockaddr_ll = unsafe { mem::zeroed() };
-        let mut control = [0_u64; 8];
-        let mut data = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-        // SAFETY: `msghdr` is plain old data, for which all zeroes is a valid value.
-        let mut message: libc::msghdr = unsafe { mem::zeroed() };
-        message.msg_name = (&raw mut from).cast();
-        message.msg_namelen = mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-        message.msg_iov = &raw mut data;
-        message.msg_iovlen = 1;
-        message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = mem::size_of_val(&control);
-        // SAFETY: every pointer in `message` refers to a local or to `buffer`, with its true
-        // length, and all of them outlive the call.
-        let whole = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut message, libc::MSG_TRUNC) };
-        let whole = usize::try_from(whole).map_err(|_| io::Error::last_os_error())?;
-        Ok(Received {
-            length: whole.min(buffer.len()),
-            whole,
-            at: timestamp(&message).unwrap_or_else(|| clock(ClockId::Realtime)),
-            outgoing: from.sll_pkttype == libc::PACKET_OUTGOING,
-        })
+        let Timed { length, whole, at } = receive_timed(self.fd.as_fd(), buffer, Some(&mut from))?;
+        Ok(Received { length, whole, at, outgoing: from.sll_pkttype == libc::PACKET_OUTGOING })
     }
 
     /// Returns how many frames the kernel dropped, since this was last asked, because the socket's
@@ -162,6 +145,46 @@ impl AsFd for PacketSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// A packet received from a socket with `SO_TIMESTAMPNS`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timed {
+    /// Bytes received.
+    pub(super) length: usize,
+    /// Bytes there were; more than `length` if the buffer was too small.
+    pub(super) whole: usize,
+    /// When it arrived, by the wall clock.
+    pub(super) at: Duration,
+}
+
+/// Receives a packet with its time of arrival, recvmsg(2); `from` gets a packet socket's address.
+///
+/// # Errors
+/// What the kernel says; [`io::ErrorKind::WouldBlock`] if nothing is there and the socket does not wait.
+pub(super) fn receive_timed(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    from: Option<&mut libc::sockaddr_ll>,
+) -> io::Result<Timed> {
+    let mut control = [0_u64; 8];
+    let mut data = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: `msghdr` is plain old data, for which all zeroes is a valid value.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    if let Some(from) = from {
+        message.msg_name = ptr::from_mut(from).cast();
+        message.msg_namelen = mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    }
+    message.msg_iov = &raw mut data;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = mem::size_of_val(&control);
+    // SAFETY: every pointer in `message` refers to a local, to `from` or to `buffer`, with its true
+    // length, and all of them outlive the call.
+    let whole = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_TRUNC) };
+    let whole = usize::try_from(whole).map_err(|_| io::Error::last_os_error())?;
+    let at = timestamp(&message).unwrap_or_else(|| clock(ClockId::Realtime));
+    Ok(Timed { length: whole.min(buffer.len()), whole, at })
 }
 
 /// Finds the kernel's time of arrival among the control messages.
