@@ -3,9 +3,20 @@
 //! A scenario raises its own topology (a [`Lab`]), so that scenarios share nothing, and fails by
 //! an error that says what was expected and what was seen. Figures it notes appear in the table.
 
+mod conversation;
+mod equivalence;
+mod figure;
 mod lab;
 mod runner;
 
+mod bbr_download;
+mod bulk;
+mod concurrency;
+mod daemon_death;
+mod fall_back;
+mod lost_handshake;
+mod orderly_close;
+mod reset;
 mod zero_rtt;
 
 pub use lab::{Case, Lab, Setting};
@@ -45,4 +56,14 @@ impl Report {
 }
 
 /// All scenarios, in the order in which they run.
-pub const ALL: &[Scenario] = &[zero_rtt::SCENARIO];
+pub const ALL: &[Scenario] = &[
+    zero_rtt::SCENARIO,
+    orderly_close::SCENARIO,
+    reset::SCENARIO,
+    bulk::SCENARIO,
+    concurrency::SCENARIO,
+    bbr_download::SCENARIO,
+    daemon_death::SCENARIO,
+    fall_back::SCENARIO,
+    lost_handshake::SCENARIO,
+];

@@ -4,14 +4,16 @@
 //! [`Line::push`], waits, and comes out of [`Line::pop`] once [`Line::next_due`] has passed.
 //!
 //! ```text
-//! push ─► lost? ─► serialised at the rate ─► delay ± jitter ─┬─► in order ───┐
-//!                  (backlog bounded)                         └─► straggler ──┴─► pop
+//! push ─► sabotaged? ─► lost? ─► serialised at the rate ─► delay ± jitter ─┬─► in order ───┐
+//!                                (backlog bounded)                         └─► straggler ──┴─► pop
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
-use super::Path;
+use super::port::VNET_HEADER;
+use super::{ETHERNET_HEADER, Path};
 
 /// Most frames a direction holds; more are dropped and counted as overflow.
 const MAX_FRAMES: usize = 200_000;
@@ -31,6 +33,8 @@ pub struct Counters {
     pub bytes: u64,
     /// Frames lost by intent.
     pub lost: u64,
+    /// Frames that a saboteur took.
+    pub sabotaged: u64,
     /// Frames that were given a twin.
     pub duplicated: u64,
     /// Frames held back so that others overtake them.
@@ -41,10 +45,14 @@ pub struct Counters {
     pub refused: u64,
 }
 
+/// Picks the frames to lose: gets each from the first byte of its IP header, tells whether it is
+/// to be dropped.
+pub type Saboteur = Box<dyn FnMut(&[u8]) -> bool + Send>;
+
 /// Frames on their way in one direction.
-#[derive(Debug)]
 pub(super) struct Line {
     path: Path,
+    saboteur: Option<Saboteur>,
     random: Random,
     ordered: VecDeque<(Duration, Vec<u8>)>,
     stragglers: BTreeMap<(Duration, u64), Vec<u8>>,
@@ -55,11 +63,22 @@ pub(super) struct Line {
     lateness: Lateness,
 }
 
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line")
+            .field("path", &self.path)
+            .field("held_bytes", &self.held_bytes)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Line {
     /// Makes an empty line. `salt` makes the two directions' fates differ.
     pub(super) fn new(path: Path, salt: u64) -> Self {
         Self {
             path,
+            saboteur: None,
             random: Random(path.seed ^ salt),
             ordered: VecDeque::new(),
             stragglers: BTreeMap::new(),
@@ -80,10 +99,22 @@ impl Line {
         self.path = path;
     }
 
+    /// Sets who picks frames to lose, beyond those that the path loses at random.
+    pub(super) fn set_saboteur(&mut self, saboteur: Option<Saboteur>) {
+        self.saboteur = saboteur;
+    }
+
     /// Takes in a frame that arrived at `now`, of which `link_bytes` count on the wire.
     pub(super) fn push(&mut self, now: Duration, frame: Vec<u8>, link_bytes: usize) {
         self.counters.packets += 1;
         self.counters.bytes += link_bytes as u64;
+        let headers = VNET_HEADER + ETHERNET_HEADER;
+        if let (Some(saboteur), Some(packet)) = (&mut self.saboteur, frame.get(headers..))
+            && saboteur(packet)
+        {
+            self.counters.sabotaged += 1;
+            return;
+        }
         if self.random.hits(self.path.loss) {
             self.counters.lost += 1;
             return;
@@ -305,6 +336,19 @@ mod tests {
         assert_eq!(run(lossy, 10_000, MS, 100).1, out);
         assert_ne!(run(Path { seed: 2, ..lossy }, 10_000, MS, 100).1, out);
         assert_eq!(run(Path { loss: 1.0, ..path() }, 10, MS, 100).1, []);
+    }
+
+    #[test]
+    fn a_saboteur_takes_what_it_picks() {
+        let mut line = Line::new(path(), 0);
+        line.set_saboteur(Some(Box::new(|packet| packet == [2])));
+        for number in 1..=3 {
+            let mut frame = vec![0; VNET_HEADER + ETHERNET_HEADER];
+            frame.push(number);
+            line.push(Duration::ZERO, frame, 15);
+        }
+        let passed: Vec<_> = std::iter::from_fn(|| line.pop(Duration::MAX)?.last().copied()).collect();
+        assert_eq!((passed, line.counters().sabotaged), (vec![1, 3], 1));
     }
 
     #[test]

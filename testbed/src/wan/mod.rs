@@ -25,12 +25,13 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Context;
+use rtt0_core::service;
 use rtt0_netio::links::{Links, VethEnd};
 use rtt0_netio::netns::Namespace;
 use rtt0_netio::offload::{self, Offloads};
 use rustix::event::{EventfdFlags, eventfd};
 
-pub use line::{Counters, Lateness};
+pub use line::{Counters, Lateness, Saboteur};
 pub(crate) use packet::{Ear, PacketSocket, Received};
 pub(crate) use port::VNET_HEADER;
 pub(crate) use rtt::measure as measure_rtt;
@@ -41,6 +42,8 @@ use packet::PacketPort;
 use port::{Carrier, Port};
 use tap::{Burden, Tap};
 
+/// Length of an Ethernet header without tags; the testbed has none.
+const ETHERNET_HEADER: usize = 14;
 /// Names of the veth ends inside the namespace of the packet-socket backend.
 const INNER: [&str; 2] = ["left0", "right0"];
 /// Transmit queue of a TAP device in packets: what a burst may need before the line's thread runs.
@@ -188,6 +191,16 @@ impl Wan {
             line.lock().unwrap_or_else(PoisonError::into_inner).set_path(path, salt(side));
         }
         self.set_burden(&path).context("cannot set the long leg's offloads")
+    }
+
+    /// Sets who picks frames to lose of those that enter `way` from now on; none ends it. The
+    /// picker runs on the thread that carries the frames, so it must be quick.
+    pub fn sabotage(&self, way: service::Direction, saboteur: Option<Saboteur>) {
+        let side = match way {
+            service::Direction::ToServer => 0,
+            service::Direction::ToClient => 1,
+        };
+        self.lines[side].lock().unwrap_or_else(PoisonError::into_inner).set_saboteur(saboteur);
     }
 
     /// Returns what both directions have done: client to server, server to client.

@@ -46,7 +46,7 @@ use netlink_socket2::{NetlinkSocket, ReplyError};
 use rtt0_core::service::Services;
 
 use crate::interface::{self, UnknownInterface};
-use netlink::{HOOK_INGRESS, HOOK_OUTPUT, INET, Message, NETDEV};
+use netlink::{ANY, HOOK_INGRESS, HOOK_OUTPUT, INET, Message, NETDEV};
 use ruleset::Ruleset;
 use text::Text;
 
@@ -220,6 +220,17 @@ impl Drop for Guard {
             let _ = netlink::remove(&mut self.socket, INET, &self.table);
         }
     }
+}
+
+/// Lists all nf_tables tables, of any program and family, in the calling thread's network
+/// namespace. Needs `CAP_NET_ADMIN`.
+///
+/// # Errors
+/// [`GuardError::Refused`] if the kernel does not answer.
+pub fn tables() -> Result<Vec<String>, GuardError> {
+    let names = netlink::list_tables(&mut NetlinkSocket::new(), ANY)
+        .map_err(|source| GuardError::Refused { action: "list tables", source })?;
+    Ok(names.into_iter().map(|name| name.to_string_lossy().into_owned()).collect())
 }
 
 /// Names to try: a process of another pid namespace, or an earlier guard of this process, may

@@ -15,6 +15,8 @@ use netlink_socket2::{NetlinkSocket, ReplyError};
 use super::ruleset::{Action, Base, Field, Match, Meta, Rule};
 use super::text::mask;
 
+/// `NFPROTO_UNSPEC`: every family.
+pub(super) const ANY: u8 = 0;
 /// `NFPROTO_INET`.
 pub(super) const INET: u8 = 1;
 /// `NFPROTO_NETDEV`.
@@ -113,8 +115,8 @@ pub(super) fn list_rules(
     Ok(rules)
 }
 
-/// Lists the names of all tables of `family` in this network namespace.
-#[cfg(test)]
+/// Lists the names of all tables of `family`, or of every one if it is [`ANY`], in this network
+/// namespace.
 pub(super) fn list_tables(socket: &mut NetlinkSocket, family: u8) -> Result<Vec<CString>, ReplyError> {
     let request = nftables::Request::new().op_gettable_dump(&header(family));
     let mut replies = socket.request(&request)?;

@@ -1,0 +1,61 @@
+//! Figures as scenarios compare and note them.
+
+use super::Lab;
+use crate::program::client::{self, Exchange, FetchError, Request};
+use anyhow::Context;
+use std::sync::Barrier;
+use std::thread;
+use std::time::Duration;
+
+/// Returns the middle value; the upper one of two.
+///
+/// # Errors
+/// If there is none.
+pub(super) fn median(times: &[Duration]) -> anyhow::Result<Duration> {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len() / 2).copied().context("nothing was measured")
+}
+
+/// Returns a time in round trips.
+pub(super) fn rtts(time: Duration, rtt: Duration) -> f64 {
+    time.as_secs_f64() / rtt.as_secs_f64()
+}
+
+/// Returns a time in milliseconds.
+pub(super) fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// Returns a rate in Mbit/s.
+pub(super) fn mbit_per_s(bytes: u64, time: Duration) -> f64 {
+    bytes as f64 * 8e-6 / time.as_secs_f64()
+}
+
+/// Makes `count` exchanges from the client, all begun at once.
+///
+/// # Errors
+/// If the client's namespace can't be entered.
+///
+/// # Panics
+/// If a thread can't be made.
+pub(super) fn fetch_at_once(
+    lab: &Lab,
+    request: &Request,
+    count: usize,
+) -> anyhow::Result<Vec<Result<Exchange, FetchError>>> {
+    let start = Barrier::new(count);
+    let fetch = || {
+        start.wait();
+        client::fetch(request)
+    };
+    lab.topology().client.enter(|| {
+        thread::scope(|scope| {
+            let clients: Vec<_> = (0..count).map(|_| scope.spawn(fetch)).collect();
+            let join = |client: thread::ScopedJoinHandle<'_, _>| {
+                client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            clients.into_iter().map(join).collect()
+        })
+    })
+}
