@@ -285,7 +285,7 @@ fn options(end: &Negotiated) -> String {
         end.snd_wscale,
         end.rcv_wscale,
         on(end.sack, "SACK"),
-        on(end.timestamps, "timestamps")
+        on(end.timestamps, "TS")
     )
 }
 
