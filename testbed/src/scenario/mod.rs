@@ -11,12 +11,16 @@ mod runner;
 
 mod bbr_download;
 mod bulk;
+mod closed_port;
 mod concurrency;
 mod daemon_death;
 mod fall_back;
 mod lost_handshake;
 mod orderly_close;
+mod port_reuse;
+mod real_programs;
 mod reset;
+mod too_big;
 mod zero_rtt;
 
 pub use lab::{Case, Lab, Setting};
@@ -60,10 +64,14 @@ pub const ALL: &[Scenario] = &[
     zero_rtt::SCENARIO,
     orderly_close::SCENARIO,
     reset::SCENARIO,
+    port_reuse::SCENARIO,
+    closed_port::SCENARIO,
     bulk::SCENARIO,
     concurrency::SCENARIO,
     bbr_download::SCENARIO,
     daemon_death::SCENARIO,
     fall_back::SCENARIO,
     lost_handshake::SCENARIO,
+    real_programs::SCENARIO,
+    too_big::SCENARIO,
 ];

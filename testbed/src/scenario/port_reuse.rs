@@ -1,0 +1,106 @@
+//! The same 4-tuple again, as soon as the client's kernel allows it.
+
+use super::conversation::Step::{Abort, Pause, Read, ReadToEnd, Send};
+use super::conversation::{Dialogue, Event, Stage};
+use super::{Case, Lab, Report, Scenario, Setting};
+use crate::nic::NicMode;
+use anyhow::{Context, ensure};
+use rtt0_netio::sysctl;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "port-reuse",
+    about: "the same client port connects again at once after FIN from either side and after resets",
+    run,
+};
+
+/// Connections from the same port for each way to end them.
+const CONNECTIONS: u32 = 10;
+/// Round-trip time of the path.
+const RTT: Duration = Duration::from_millis(50);
+/// Ports of the server, one for each way; the client's ports begin at [`CLIENT_PORT`].
+const SERVER_PORT: u16 = 9000;
+const CLIENT_PORT: u16 = 20_000;
+
+const ENDS: &[Dialogue] = &[
+    // TIME-WAIT at the client.
+    Dialogue {
+        name: "client closed first",
+        client: &[Send(1000), Read(1000)],
+        server: &[Read(1000), Send(1000), ReadToEnd],
+    },
+    // TIME-WAIT at the server.
+    Dialogue {
+        name: "server closed first",
+        client: &[Send(1000), ReadToEnd],
+        server: &[Read(1000), Send(1000)],
+    },
+    Dialogue {
+        name: "client reset",
+        client: &[Send(1000), Read(1000), Abort],
+        server: &[Read(1000), Send(1000), ReadToEnd],
+    },
+    // The rest of the old connection's data meets the new one.
+    Dialogue {
+        name: "client reset with the server's data in flight",
+        client: &[Send(1000), Read(1000), Abort],
+        server: &[Read(1000), Send(200_000), ReadToEnd],
+    },
+    Dialogue {
+        name: "client reset before the server had heard of it",
+        client: &[Send(1000), Abort],
+        server: &[ReadToEnd],
+    },
+    Dialogue {
+        name: "server reset",
+        client: &[Send(1000), ReadToEnd],
+        server: &[Read(1000), Send(1000), Pause(Duration::from_millis(1)), Abort],
+    },
+];
+
+fn run(report: &mut Report) -> anyhow::Result<()> {
+    for case in Case::IPS {
+        let mut lab = Lab::raise(Setting { rtt: RTT, ..Setting::new(case, Some(NicMode::Paired)) })?;
+        allow_reuse(&lab)?;
+        let mut figures = Vec::new();
+        for ((server_port, client_port), end) in (SERVER_PORT..).zip(CLIENT_PORT..).zip(ENDS) {
+            let began = Instant::now();
+            reuse(&lab, server_port, client_port, end)
+                .with_context(|| format!("{case}: after {}", end.name))?;
+            let each = began.elapsed().as_secs_f64() * 1e3 / f64::from(CONNECTIONS);
+            figures.push(format!("{} {each:.0} ms", end.name));
+        }
+        let Some(nics) = lab.take_nics() else { continue };
+        let (client, server) = nics.stop()?;
+        let expected = u64::from(CONNECTIONS) * ENDS.len() as u64;
+        let (spoofed, established) = (client.of("event.spoofed_paired"), server.of("event.established"));
+        ensure!(spoofed == expected, "{case}: {spoofed} of {expected} connections were 0-RTT");
+        ensure!(established == expected, "{case}: ServerNIC established {established} of {expected}");
+        report.note(format!("{case}: {expected} of {expected} 0-RTT; each {}", figures.join(", ")));
+    }
+    Ok(())
+}
+
+/// Has the client leave TIME-WAIT for a newer connection after a millisecond instead of a second
+/// (tcp(7), `tcp_tw_reuse`); kernels before 6.14 know only the second, and the client waits for it.
+fn allow_reuse(lab: &Lab) -> anyhow::Result<()> {
+    let client = lab.topology().client.namespace();
+    sysctl::set(client, &[("net.ipv4.tcp_tw_reuse", "1")])?;
+    let _ = sysctl::set(client, &[("net.ipv4.tcp_tw_reuse_delay", "1")]);
+    Ok(())
+}
+
+/// Makes every connection from the same port; what is seen must always be the same.
+fn reuse(lab: &Lab, server_port: u16, client_port: u16, end: &Dialogue) -> anyhow::Result<()> {
+    let stage = Stage::raise(lab, server_port)?;
+    let local = Some(SocketAddr::new(lab.client_address(), client_port));
+    let first = stage.play(end, local)?;
+    let never = |event: &Event| matches!(event, Event::Failed(libc::EAGAIN));
+    ensure!(!first.has(never), "something never happened on the first connection: {first}");
+    for number in 2..=CONNECTIONS {
+        let seen = stage.play(end, local)?;
+        ensure!(seen == first, "connection {number}: {seen}; the first one: {first}");
+    }
+    Ok(())
+}
