@@ -55,11 +55,7 @@ fn draw(svg: &mut String, rtt_ms: f64, results: &[&Measurement]) -> Result<(), B
         // Left of its line, where no curve is: nothing arrives before a round trip is over.
         let left = Pos::new(HPos::Right, VPos::Center);
         let style = TextStyle::from(("sans-serif", 11).into_font()).color(&INK).pos(left);
-        chart.draw_series([Text::new(
-            format!("{round_trips} RTT"),
-            (x + (to - from) * 0.008, 0.56),
-            style,
-        )])?;
+        chart.draw_series([Text::new(format!("{round_trips} RTT"), (x - (to - from) * 0.01, 0.9), style)])?;
     }
     for result in results {
         let (r, g, b) = rgb(result.step.mode);
