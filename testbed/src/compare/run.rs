@@ -83,7 +83,7 @@ impl Bench<'_> {
         let (topology, congestion) = (self.topology, self.options.congestion.as_str());
         self.progress.begin(step);
         topology.set_path(path(step));
-        let measured_rtt = topology.verify_rtt(rtt(step))?;
+        let measured_rtt = topology.verify_rtt_to(step.ip.server().ip(), rtt(step))?;
         let server = ServerUnderTest::start(&topology.server, self.installed, step, congestion)?;
         let middle = Middle::start(topology, self.installed, step)?;
         let client =

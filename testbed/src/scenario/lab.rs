@@ -88,7 +88,7 @@ impl Lab {
             ..TopologyConfig::default()
         };
         let topology = Topology::raise(&config).context("can't raise the topology")?;
-        topology.verify_rtt(setting.rtt)?;
+        topology.verify_rtt_to(setting.case.ip.of(crate::address::SERVER), setting.rtt)?;
         let nics = setting.nics.map(|mode| Nics::start(&topology, mode)).transpose()?;
         let (send, served) = mpsc::channel();
         let mut lab = Self { server: None, nics, topology, setting, served: Mutex::new(served) };

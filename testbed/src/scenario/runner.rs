@@ -2,6 +2,7 @@
 
 use super::{ALL, Report, Scenario};
 use crate::report::table::framed;
+use crate::scratch::Scratch;
 use anyhow::bail;
 use comfy_table::Table;
 use serde::Serialize;
@@ -44,6 +45,8 @@ pub fn run(options: &RunOptions) -> anyhow::Result<bool> {
     let wanted =
         |scenario: &&Scenario| options.names.iter().any(|name| name == "all" || name == scenario.name);
     let chosen: Vec<&Scenario> = ALL.iter().filter(wanted).collect();
+    // Removes what scenarios leave in files, also on Ctrl-C.
+    let _scratch = Scratch::open()?;
     let mut outcomes = Vec::new();
     for (index, scenario) in chosen.iter().enumerate() {
         announce(index, chosen.len(), scenario.name);
