@@ -71,8 +71,8 @@ impl Programs {
         }
         if let Some(iperf3) = &self.iperf3 {
             let server = Iperf3::start(lab, iperf3)?;
-            let down = server.measure(lab, iperf3, &["--reverse"])?;
             let [first, second] = [server.measure(lab, iperf3, &[])?, server.measure(lab, iperf3, &[])?];
+            let down = server.measure(lab, iperf3, &["--reverse"])?;
             report.note(format!(
                 "{case}: iperf3 {down:.0} Mbit/s down, {first:.0} Mbit/s up, and once large uploads are no \
                  longer spoofed {second:.0}"
