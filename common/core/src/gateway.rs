@@ -74,7 +74,10 @@ impl Gateway {
             return Err(self.drop(DropReason::MalformedIp));
         }
         if !age(packet.bytes) {
-            self.complain(now, Complaint::HopLimit, packet.bytes, out);
+            // Never an ICMP error about an ICMP error (RFC 1812 §4.3.2.7, RFC 4443 §2.4).
+            if matches!(claim, Claim::Tcp(_)) {
+                self.complain(now, Complaint::HopLimit, packet.bytes, out);
+            }
             return Err(self.drop(DropReason::HopLimit));
         }
         match claim {

@@ -168,8 +168,8 @@ impl<'a> Segment<'a> {
     /// fresh checksum; the IP header stays but for its length.
     ///
     /// # Panics
-    /// If `options` exceeds 40 bytes or is no multiple of 4, or the copy would exceed 65,535
-    /// bytes: callers do this to SYNs only.
+    /// If `options` exceeds 40 bytes or is no multiple of 4, or the copy would be longer than
+    /// its IP version's length field can say: callers shorten the options or have no payload.
     pub fn write_with_options(&self, options: &[u8], flags: Flags, out: &mut Vec<u8>) {
         assert!(options.len() <= MAX_OPTIONS && options.len().is_multiple_of(4));
         let start = out.len();
@@ -245,11 +245,13 @@ fn locate(bytes: &[u8]) -> Result<Located, NotASegment> {
 
 /// Makes the IP length field (and the IPv4 header checksum) say the length of `packet`.
 pub(crate) fn set_length(packet: &mut [u8]) {
-    let length = u16::try_from(packet.len()).unwrap_or_else(|_| unreachable!("a SYN is short"));
+    let field = |length| u16::try_from(length).unwrap_or_else(|_| unreachable!("callers see to it"));
+    let length = packet.len();
     if let Ok(mut ip) = Ipv4::unverified(&mut *packet) {
-        ip.set_total_length(length);
+        ip.set_total_length(field(length));
     } else if let Ok(mut ip) = Ipv6::unverified(packet) {
-        ip.set_payload_length(length - super::ipv6::HEADER as u16);
+        // The field leaves out the fixed header.
+        ip.set_payload_length(field(length - super::ipv6::HEADER));
     }
 }
 
