@@ -37,6 +37,8 @@ use std::time::Duration;
 const SHORTEST_REPEAT: Duration = Duration::from_millis(200);
 /// The wait if the long leg's RTT is not known (RFC 6298 §2.1).
 const DEFAULT_REPEAT: Duration = Duration::from_secs(1);
+/// No end sends more bytes before it has heard from the other.
+const FIRST_FLIGHT: u32 = 1 << 20;
 /// Timers handled in one call, so that packets wait no longer than that.
 const TIMERS_PER_CALL: usize = 256;
 
@@ -90,6 +92,16 @@ impl ClientNic {
         self.flows.len()
     }
 
+    /// Returns the number of handshakes pending.
+    pub fn pending(&self) -> usize {
+        self.pending
+    }
+
+    /// Returns how many bytes of early data are held.
+    pub fn held(&self) -> usize {
+        self.budget.used()
+    }
+
     fn counters(&self) -> &Counters {
         self.gateway.counters()
     }
@@ -132,7 +144,7 @@ impl ClientNic {
                 self.live(now, key, life);
                 (Verdict::Forward, offload)
             }
-            Flow::Watching(isn) => {
+            Flow::Watching { isn, .. } => {
                 let isn = *isn;
                 entry.postpone(now + self.settings.limits.idle);
                 if segment.tcp().flags().intersects(Flags::FIN | Flags::RST) {
@@ -166,6 +178,13 @@ impl ClientNic {
                 self.counters().event(Event::SpoofRepeated);
                 return Verdict::Taken;
             }
+            // Doubled or late; the server answers it once more, and that is not for us to promise.
+            Some(Flow::Watching { isn, spoofed: false }) if *isn == syn.isn => {
+                return self.gateway.pass(PassReason::NoFlow);
+            }
+            Some(Flow::Translated { flow, .. }) if flow.client_isn() == syn.isn => {
+                return self.gateway.pass(PassReason::NoFlow);
+            }
             Some(Flow::Translated { flow, rival }) if !flow.has_ended() => {
                 // Anybody can send a SYN: the flow goes on until the server accepts the new one.
                 *rival = Some(syn.isn);
@@ -175,7 +194,11 @@ impl ClientNic {
             _ => {}
         }
         match self.profiles.outlook(&key.server(), now) {
-            Outlook::RefusedLately => self.gateway.pass(PassReason::RefusedLately),
+            Outlook::RefusedLately => {
+                // An older handshake of this 4-tuple must not meet the answer to this SYN.
+                self.remove(&key);
+                self.gateway.pass(PassReason::RefusedLately)
+            }
             Outlook::LargeUploads => self.learn(now, key, &syn, segment, PassReason::LargeUploads, out),
             Outlook::Unknown => self.learn(now, key, &syn, segment, PassReason::Learning, out),
             Outlook::Known(knowledge, rtt) => {
@@ -223,7 +246,7 @@ impl ClientNic {
         let opening = Opening::begin(spoof.start, empty_hold(&self.budget), now, out);
         let due = opening.due(&self.settings.limits);
         let probed = signal.is_some();
-        let pending = Pending { opening, paired, probed, syn_ack: spoof.syn_ack };
+        let pending = Pending { opening, paired, probed, taken_over: false, syn_ack: spoof.syn_ack };
         // There is room: it was just looked.
         let _ = self.insert(key, Flow::Opening(Box::new(pending)), due);
         self.counters().event(if paired { Event::SpoofedPaired } else { Event::SpoofedSolo });
@@ -296,11 +319,15 @@ impl ClientNic {
                     Err(reason) => self.gateway.drop(reason),
                 }
             }
-            Flow::Watching(isn) => {
-                let isn = *isn;
+            Flow::Watching { isn, spoofed } => {
+                let (isn, spoofed) = (*isn, *spoofed);
                 entry.postpone(now + self.settings.limits.idle);
                 if self.confirms(&key, isn, &segment.tcp()) {
-                    return self.gateway.drop(DropReason::Confirm);
+                    if spoofed {
+                        return self.gateway.drop(DropReason::Confirm);
+                    }
+                    // Of a probe: the server repeats its SYN-ACK, so the client has to answer.
+                    return self.forward_stripped(&segment, out);
                 }
                 if segment.tcp().flags().contains(Flags::RST) {
                     self.remove(&key);
@@ -355,7 +382,7 @@ impl ClientNic {
             let rtt = learning.sent.map(|sent| now - sent);
             self.remember(now, &key, confirmed, learning.offered, &answer, rtt);
         }
-        self.replace(key, Flow::Watching(learning.isn), now);
+        self.replace(key, Flow::Watching { isn: learning.isn, spoofed: false }, now);
         self.forward_stripped(segment, out)
     }
 
@@ -399,8 +426,12 @@ impl ClientNic {
                 }
                 Verdict::Taken
             }
-            // ServerNIC has let data through before its confirm got here.
+            // ServerNIC has let data through before its confirm got here. If its numbers are of
+            // the promised space, the connection lives, even should every confirm get lost.
             Reply::Stray | Reply::OldConnection { .. } if paired && is_beyond(&tcp, isn) => {
+                if let Some(Flow::Opening(pending)) = self.flows.get_mut(&key).map(|e| &mut e.value) {
+                    pending.taken_over |= tcp.sequence().wrapping_sub(promised) <= FIRST_FLIGHT;
+                }
                 self.gateway.pass(PassReason::NoFlow)
             }
             Reply::OldConnection { reset } => {
@@ -425,7 +456,7 @@ impl ClientNic {
         let offered = pending.opening.start().offered;
         self.remember(now, &key, true, offered, &answer, rtt);
         let isn = pending.opening.start().client_isn;
-        self.replace(key, Flow::Watching(isn), now);
+        self.replace(key, Flow::Watching { isn, spoofed: true }, now);
         self.gateway.drop(DropReason::Confirm)
     }
 
@@ -569,6 +600,10 @@ impl ClientNic {
                 self.counters().event(Event::SynResent);
             }
         } else if let Some(pending) = self.take_pending(&key) {
+            if pending.taken_over {
+                let isn = pending.opening.start().client_isn;
+                return self.replace(key, Flow::Watching { isn, spoofed: true }, now);
+            }
             self.give_up(now, &key, &pending, Event::TimedOut, out);
         }
     }
@@ -582,8 +617,6 @@ fn accepts(tcp: &Tcp<'_>, isn: Seq<Client>) -> bool {
 /// Tells whether a segment from the server acknowledges the client's ISN or data just behind
 /// it: then it belongs to this connection and not to an older one.
 fn is_beyond(tcp: &Tcp<'_>, isn: Seq<Client>) -> bool {
-    /// No client sends more before it has heard from its server.
-    const FIRST_FLIGHT: u32 = 1 << 20;
     let acknowledged = Seq::<Client>::new(tcp.acknowledgement()).minus(isn.get()).get();
     tcp.flags().contains(Flags::ACK) && (1..=FIRST_FLIGHT).contains(&acknowledged)
 }

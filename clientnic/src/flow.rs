@@ -21,7 +21,13 @@ pub(crate) enum Flow {
         rival: Option<Seq<Client>>,
     },
     /// Somebody else's business, but for the size of its upload.
-    Watching(Seq<Client>),
+    Watching {
+        /// The client's ISN.
+        isn: Seq<Client>,
+        /// Whether its SYN was answered here, and so its SYN-ACKs are for us; else they are the
+        /// client's.
+        spoofed: bool,
+    },
 }
 
 /// An unspoofed SYN.
@@ -47,6 +53,8 @@ pub(crate) struct Pending {
     pub(crate) paired: bool,
     /// Whether the SYN carries an offer or probe.
     pub(crate) probed: bool,
+    /// Whether the server's segments already come translated.
+    pub(crate) taken_over: bool,
     /// The spoofed SYN-ACK, to answer a repeated SYN with.
     pub(crate) syn_ack: Vec<u8>,
 }

@@ -23,7 +23,10 @@ const Y: u32 = 0x8000_0000;
 const TSVAL: u32 = 5_000;
 
 fn engine(mode: Mode) -> ClientNic {
-    let profiles = Arc::new(Profiles::new(ProfileLimits::default()));
+    engine_with(mode, Arc::new(Profiles::new(ProfileLimits::default())))
+}
+
+fn engine_with(mode: Mode, profiles: Arc<Profiles>) -> ClientNic {
     let settings = Settings { mode, mss_clamp: (1460, 1440), limits: Limits::default() };
     ClientNic::new(gateway(), keys(), profiles, settings)
 }
@@ -317,4 +320,64 @@ fn a_newer_connection_replaces_a_solo_flow_when_the_server_accepts_it() {
     assert_eq!(give(&mut nic, ms(250), &accepted), [accepted]);
     let data = Seg::from_server(ACK, 78, 901).payload(b"x");
     assert_eq!(give(&mut nic, ms(251), &data), [data], "nothing is translated any more");
+}
+
+#[test]
+fn a_late_copy_of_a_learned_syn_is_not_answered_here() {
+    let mut nic = engine(Mode::Auto);
+    give(&mut nic, ms(0), &syn(C));
+    give(&mut nic, ms(50), &syn_ack(C));
+    // The destination is known now, but the client has the server's own ISN already.
+    assert_eq!(give(&mut nic, ms(60), &syn(C)), [syn(C)]);
+    let answer = Seg::from_server(ACK | PSH, Y + 1, C + 1).payload(b"220 ready");
+    assert_eq!(give(&mut nic, ms(110), &answer), [answer]);
+}
+
+#[test]
+fn a_repeated_syn_ack_of_a_learned_flow_reaches_the_client() {
+    let mut nic = engine(Mode::Auto);
+    give(&mut nic, ms(0), &syn(C));
+    let answer = Seg { raw: confirm(C), ..syn_ack(C) };
+    assert_eq!(give(&mut nic, ms(50), &answer), [syn_ack(C)]);
+    // The client's ACK got lost, and only its answer to this one can complete the handshake.
+    assert_eq!(give(&mut nic, ms(1050), &answer), [syn_ack(C)]);
+}
+
+#[test]
+fn a_late_copy_of_a_solo_syn_is_no_rival() {
+    let mut nic = taught(Mode::Auto, false);
+    give(&mut nic, ms(100), &syn(D));
+    give(&mut nic, ms(150), &syn_ack(D));
+    assert_eq!(give(&mut nic, ms(151), &syn(D)), [syn(D)]);
+    let repeated = give(&mut nic, ms(200), &syn_ack(D));
+    assert_eq!(repeated.len(), 1);
+    assert_eq!(repeated[0].seq, isn_promised(D), "still translated");
+    assert_eq!(nic.counters().happened(Event::FlowReplaced), 0);
+}
+
+#[test]
+fn a_flow_whose_confirms_all_get_lost_is_not_reset() {
+    let mut nic = taught(Mode::Auto, true);
+    give(&mut nic, ms(100), &syn(D));
+    give(&mut nic, ms(101), &request(D));
+    let answer = Seg::from_server(ACK | PSH, isn_promised(D).wrapping_add(1), D + 6).payload(b"200 OK");
+    assert_eq!(give(&mut nic, ms(150), &answer), [answer]);
+    let sent = pass_time(&mut nic, ms(30_000));
+    assert!(sent.iter().all(|(_, segment)| segment.flags == SYN), "{sent:?}");
+    assert_eq!(nic.pending(), 0);
+}
+
+#[test]
+fn a_refused_destination_leaves_no_older_handshake_in_the_way() {
+    let profiles = Arc::new(Profiles::new(ProfileLimits::default()));
+    let mut nic = engine_with(Mode::Solo, Arc::clone(&profiles));
+    give(&mut nic, ms(0), &syn(C));
+    give(&mut nic, ms(50), &syn_ack(C));
+    give(&mut nic, ms(100), &syn(D));
+    give(&mut nic, ms(100), &request(D));
+    // Another connection has found the port closed.
+    profiles.refuse(&server(), ms(102));
+    assert_eq!(give(&mut nic, ms(103), &syn(D + 9)), [syn(D + 9)], "passes");
+    let answer = syn_ack(D + 9);
+    assert_eq!(give(&mut nic, ms(150), &answer), [answer], "to the client, and no reset to the server");
 }
