@@ -6,11 +6,11 @@
 //! |---|---|---|---|---|---|---|
 //! | none | Opening | Probed | pass | verified: Orphan | pass | pass |
 //! | Orphan | Opening | Probed | pass | held | pass | pass |
-//! | Probed | Opening | Probed | forgotten | pass | confirm added | forgotten |
+//! | Probed | Opening | Probed | forgotten | verified: Orphan | confirm added | forgotten |
 //! | Opening | same ISN: dropped | Probed | forgotten | held | Translated | refused |
 //! | Translated | same ISN: confirm; else successor | rival | rival | translated | rival's: replaced | translated |
 
-use crate::flow::{Flow, Probe, Rival};
+use crate::flow::{Flow, Orphan, Probe, Rival};
 use rtt0_core::engine::{Engine, Verdict};
 use rtt0_core::flow::{FlowKey, FlowTable};
 use rtt0_core::gateway::{Admitted, Gateway};
@@ -21,14 +21,14 @@ use rtt0_core::offer::{Found, Keys, Kind, Offer};
 use rtt0_core::packet::{Offload, Outbox, Packet};
 use rtt0_core::profile::{Offered, SynAck};
 use rtt0_core::reason::{Counters, DropReason, Event, PassReason};
-use rtt0_core::seq::{Client, Real, Seq};
+use rtt0_core::seq::{Client, Promised, Real, Seq};
 use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
 use rtt0_core::translated::Life;
 use rtt0_core::wire::icmp::{Complaint, Quote};
 use rtt0_core::wire::options::SynOptions;
 use rtt0_core::wire::segment::Segment;
-use rtt0_core::wire::tcp::Flags;
+use rtt0_core::wire::tcp::{Flags, Tcp};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +36,8 @@ use std::time::Duration;
 const SYN_REPEAT: Duration = Duration::from_millis(200);
 /// SYNs sent at once; two hide the short leg's RTT from the server (RTT honesty).
 const SYN_COPIES: u8 = 2;
+/// A SYN-ACK up to this length in bytes gets a confirm: with it, it still fits any IPv6 link.
+const LARGEST_SYN_ACK: usize = 1200;
 /// Timers handled in one call, so that packets wait no longer than that.
 const TIMERS_PER_CALL: usize = 256;
 
@@ -62,6 +64,16 @@ impl ServerNic {
         self.flows.len()
     }
 
+    /// Returns the number of handshakes pending.
+    pub fn pending(&self) -> usize {
+        self.pending
+    }
+
+    /// Returns how many bytes of early data are held.
+    pub fn held(&self) -> usize {
+        self.budget.used()
+    }
+
     fn counters(&self) -> &Counters {
         self.gateway.counters()
     }
@@ -86,37 +98,60 @@ impl ServerNic {
             {
                 hold(&self.gateway, next, &segment, offload).into()
             }
-            Some(Flow::Translated { .. }) => self.translate_client(now, key, segment, offload),
+            Some(Flow::Translated { flow, .. }) if !flow.has_ended() => {
+                self.translate_client(now, key, segment, offload)
+            }
             Some(Flow::Opening(opening)) if opening.owns(&segment.tcp()) => {
                 hold(&self.gateway, opening, &segment, offload).into()
             }
-            Some(Flow::Orphan(held)) => match held.push(segment.bytes(), offload) {
-                Ok(()) => Verdict::Taken.into(),
-                Err(reason) => self.gateway.drop(reason).into(),
-            },
-            Some(Flow::Opening(_) | Flow::Probed(_)) => self.gateway.pass(PassReason::NoFlow).into(),
-            None => self.overtaking(now, key, &segment, offload).into(),
+            Some(Flow::Orphan(orphan)) if orphan.owns(&segment.tcp()) => {
+                match orphan.held.push(segment.bytes(), offload) {
+                    Ok(()) => Verdict::Taken.into(),
+                    Err(reason) => self.gateway.drop(reason).into(),
+                }
+            }
+            Some(Flow::Opening(_) | Flow::Orphan(_)) => self.gateway.pass(PassReason::NoFlow).into(),
+            ended_or_none => {
+                let ended = match ended_or_none {
+                    Some(Flow::Translated { flow, .. }) => Some(flow.translation().promised_isn()),
+                    _ => None,
+                };
+                match self.promised_to(key, &segment.tcp()) {
+                    Some(promised) if ended != Some(promised) => {
+                        self.overtaking(now, key, promised, &segment, offload).into()
+                    }
+                    _ if ended.is_some() => self.translate_client(now, key, segment, offload),
+                    _ => self.gateway.pass(PassReason::NoFlow).into(),
+                }
+            }
         }
     }
 
-    /// A segment of no known flow: if its numbers prove that the client was promised something,
-    /// its SYN was lost or overtaken; it is held for a while.
-    fn overtaking(&mut self, now: Instant, key: FlowKey, segment: &Segment<'_>, offload: Offload) -> Verdict {
-        let tcp = segment.tcp();
+    /// Returns the ISN that the client was promised if the numbers of this segment, its first,
+    /// prove that it was.
+    fn promised_to(&self, key: FlowKey, tcp: &Tcp<'_>) -> Option<Seq<Promised>> {
         let client_isn = Seq::<Client>::new(tcp.sequence()).minus(1);
-        let promised = tcp.acknowledgement().wrapping_sub(1);
-        let is_first = tcp.flags().contains(Flags::ACK)
-            && self.keys.ids().any(|id| {
-                self.keys.promised_isn(id, &key, client_isn).is_some_and(|isn| isn.get() == promised)
-            });
-        if !is_first {
-            return self.gateway.pass(PassReason::NoFlow);
-        }
+        let acknowledged = Seq::<Promised>::new(tcp.acknowledgement()).minus(1);
+        let promised = |id| self.keys.promised_isn(id, &key, client_isn) == Some(acknowledged);
+        (tcp.flags().contains(Flags::ACK) && self.keys.ids().any(promised)).then_some(acknowledged)
+    }
+
+    /// A segment whose numbers prove that the client was promised something, though no offer has
+    /// come: its SYN was lost or overtaken. It is held for a while.
+    fn overtaking(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        promised: Seq<Promised>,
+        segment: &Segment<'_>,
+        offload: Offload,
+    ) -> Verdict {
         let mut held = empty_hold(&self.budget);
         if let Err(reason) = held.push(segment.bytes(), offload) {
             return self.gateway.drop(reason);
         }
-        if let Err(reason) = self.insert(key, Flow::Orphan(held), now + self.limits.orphan) {
+        let orphan = Flow::Orphan(Orphan { held, promised });
+        if let Err(reason) = self.insert(key, orphan, now + self.limits.orphan) {
             return self.gateway.pass(reason);
         }
         self.counters().event(Event::HeldForOffer);
@@ -232,7 +267,7 @@ impl ServerNic {
             return Verdict::Taken;
         }
         let held = match self.remove(&key) {
-            Some(Flow::Orphan(held)) => held,
+            Some(Flow::Orphan(orphan)) if orphan.promised == start.promised_isn => orphan.held,
             Some(Flow::Translated { .. }) => {
                 self.counters().event(Event::FlowReplaced);
                 empty_hold(&self.budget)
@@ -366,7 +401,9 @@ impl ServerNic {
     ) -> Verdict {
         let tcp = segment.tcp();
         let answers = tcp.flags().contains(Flags::ACK) && tcp.acknowledgement() == probe.isn.plus(1).get();
-        if !answers || !tcp.flags().is_syn_ack() || !segment.checksum_ok() {
+        // A fragment can't be made longer, nor a SYN-ACK that is full of data (TCP Fast Open).
+        let is_whole = !segment.is_fragment() && segment.bytes().len() <= LARGEST_SYN_ACK;
+        if !answers || !tcp.flags().is_syn_ack() || !segment.checksum_ok() || !is_whole {
             if answers {
                 self.remove(&key);
             }
@@ -495,10 +532,12 @@ impl ServerNic {
 
     /// Takes a handshake out: the flow itself, or the successor of a translated one.
     fn take_opening(&mut self, now: Instant, key: FlowKey) -> Option<Opening> {
-        if let Some(Flow::Translated { successor, .. }) = self.flows.get_mut(&key).map(|e| &mut e.value) {
+        if let Some(Flow::Translated { successor, flow, .. }) = self.flows.get_mut(&key).map(|e| &mut e.value)
+        {
             let opening = successor.take()?;
+            let rest = if flow.has_ended() { self.limits.closed } else { self.limits.idle };
             self.pending -= 1;
-            self.flows.set_deadline(&key, now + self.limits.idle);
+            self.flows.set_deadline(&key, now + rest);
             return Some(*opening);
         }
         match self.remove(&key)? {

@@ -3,15 +3,15 @@
 use rtt0_core::handshake::Opening;
 use rtt0_core::held::Held;
 use rtt0_core::offer::KeyId;
-use rtt0_core::seq::{Client, Seq};
+use rtt0_core::seq::{Client, Promised, Seq};
 use rtt0_core::translated::Translated;
-use rtt0_core::wire::tcp::Tcp;
+use rtt0_core::wire::tcp::{Flags, Tcp};
 
 /// A flow. Handshakes are boxed: they are rare and large, established flows many and small.
 #[derive(Debug)]
 pub(crate) enum Flow {
     /// Data that overtook its offer.
-    Orphan(Held),
+    Orphan(Orphan),
     /// A probe went to the server; its SYN-ACK gets a confirm.
     Probed(Probe),
     /// A handshake on the client's behalf.
@@ -25,6 +25,22 @@ pub(crate) enum Flow {
         /// A newer SYN of the same 4-tuple that went to the server unspoofed.
         rival: Option<Rival>,
     },
+}
+
+/// Early data without an offer yet.
+#[derive(Debug)]
+pub(crate) struct Orphan {
+    /// What is held.
+    pub(crate) held: Held,
+    /// The ISN `S` that the data acknowledges.
+    pub(crate) promised: Seq<Promised>,
+}
+
+impl Orphan {
+    /// Tells whether a segment belongs to the same handshake.
+    pub(crate) fn owns(&self, tcp: &Tcp<'_>) -> bool {
+        tcp.flags().contains(Flags::ACK) && tcp.acknowledgement() == self.promised.plus(1).get()
+    }
 }
 
 /// An unspoofed SYN that asked for a confirm.

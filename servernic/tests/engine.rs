@@ -289,3 +289,55 @@ fn the_hop_limit_ends_here() {
     let (error, _) = out.get(0).unwrap();
     assert_eq!((error[9], error[20], &error[16..20]), (1, 11, &[10, 1, 0, 10][..]));
 }
+
+#[test]
+fn only_the_data_of_its_own_handshake_waits_for_an_offer() {
+    let mut nic = engine();
+    assert!(give(&mut nic, ms(1), &request()).is_empty(), "held for its offer");
+    // ClientNIC has fallen back to solo: it translates, and nobody else holds.
+    let translated = Seg { ack: Y + 1, ..request() };
+    assert_eq!(give(&mut nic, ms(2), &translated), [translated]);
+    assert!(pass_time(&mut nic, ms(10_000)).is_empty());
+    assert_eq!((nic.flows(), nic.pending(), nic.held()), (0, 0, 0));
+}
+
+#[test]
+fn data_that_overtakes_a_syn_of_a_4_tuple_in_use_waits_for_it() {
+    let mut nic = engine();
+    // An unspoofed connection, then one whose offer comes late.
+    let probe = plain_syn(9).raw(&offer_of(Kind::Probe, 9));
+    assert_eq!(give(&mut nic, ms(1), &probe).len(), 1);
+    assert!(give(&mut nic, ms(2), &request()).is_empty(), "held");
+    assert_eq!(give(&mut nic, ms(3), &offered_syn(C)).len(), 2);
+    assert_eq!(give(&mut nic, ms(4), &syn_ack()).len(), 2, "the data and the confirm");
+    // It ends; the next one's offer comes late too.
+    let fin = |seq, ack| Seg::from_server(FIN | ACK, seq, ack).ts(TSVAL, 0);
+    let close = Seg { flags: FIN | ACK, seq: C.wrapping_add(6), payload: vec![], ..request() };
+    give(&mut nic, ms(5), &close);
+    give(&mut nic, ms(6), &fin(Y + 1, C.wrapping_add(7)));
+    assert_eq!(give(&mut nic, ms(7), &close).len(), 1, "its own FIN again");
+    let next = Seg::from_client(ACK | PSH, 101, isn_promised(100).wrapping_add(1)).payload(b"GET /");
+    assert!(give(&mut nic, ms(8), &next).is_empty(), "held");
+    assert_eq!(give(&mut nic, ms(9), &offered_syn(100)).len(), 2);
+}
+
+#[test]
+fn a_syn_ack_that_has_no_room_for_a_confirm_passes_as_it_is() {
+    let mut nic = engine();
+    give(&mut nic, ms(1), &plain_syn(C).raw(&offer_of(Kind::Probe, C)));
+    let full = Seg::from_server(SYN | ACK, Y, C.wrapping_add(1)).options(linux(TSVAL, 100));
+    let full = full.payload(&vec![0; 65_535 - 60]);
+    assert_eq!(give(&mut nic, ms(2), &full), [full]);
+}
+
+#[test]
+fn a_flow_that_ended_beside_a_refused_successor_leaves() {
+    let mut nic = established();
+    give(&mut nic, ms(10), &offered_syn(500));
+    let close = Seg { flags: FIN | ACK, seq: C.wrapping_add(6), payload: vec![], ..request() };
+    give(&mut nic, ms(11), &close);
+    give(&mut nic, ms(12), &Seg::from_server(FIN | ACK, Y + 1, C.wrapping_add(7)).ts(TSVAL, 0));
+    give(&mut nic, ms(13), &Seg::from_server(RST | ACK, 0, 501));
+    pass_time(&mut nic, ms(200_000));
+    assert_eq!((nic.flows(), nic.pending()), (0, 0));
+}

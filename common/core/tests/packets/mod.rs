@@ -128,8 +128,14 @@ impl Seg {
 
     /// Reads a packet and verifies its checksum.
     pub fn read(bytes: &[u8]) -> Self {
+        Self::read_partial(bytes, false)
+    }
+
+    /// Reads a packet whose checksum may be partial.
+    pub fn read_partial(bytes: &[u8], needs_csum: bool) -> Self {
         let mut bytes = bytes.to_vec();
-        let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+        let offload = Offload { needs_csum, gso_size: 0 };
+        let mut packet = Packet { bytes: &mut bytes, offload };
         let segment = Segment::parse(&mut packet).unwrap();
         assert!(segment.checksum_ok(), "checksum");
         let tcp = segment.tcp();
