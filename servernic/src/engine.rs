@@ -112,16 +112,14 @@ impl ServerNic {
             }
             Some(Flow::Opening(_) | Flow::Orphan(_)) => self.gateway.pass(PassReason::NoFlow).into(),
             ended_or_none => {
-                let ended = match ended_or_none {
-                    Some(Flow::Translated { flow, .. }) => Some(flow.translation().promised_isn()),
-                    _ => None,
-                };
+                if let Some(Flow::Translated { flow, .. }) = ended_or_none
+                    && flow.is_afterthought(&segment.tcp())
+                {
+                    return self.translate_client(now, key, segment, offload);
+                }
                 match self.promised_to(key, &segment.tcp()) {
-                    Some(promised) if ended != Some(promised) => {
-                        self.overtaking(now, key, promised, &segment, offload).into()
-                    }
-                    _ if ended.is_some() => self.translate_client(now, key, segment, offload),
-                    _ => self.gateway.pass(PassReason::NoFlow).into(),
+                    Some(promised) => self.overtaking(now, key, promised, &segment, offload).into(),
+                    None => self.gateway.pass(PassReason::NoFlow).into(),
                 }
             }
         }

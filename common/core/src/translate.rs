@@ -122,6 +122,11 @@ impl Translation {
         self.delta.to_promised(self.real_isn)
     }
 
+    /// Turns what the client acknowledges into the server's number.
+    pub fn to_real(&self, promised: Seq<Promised>) -> Seq<Real> {
+        self.delta.to_real(promised)
+    }
+
     /// Returns the largest payload in bytes that the server takes of a client segment with
     /// `option_bytes` bytes of options, if that is less than the client was told.
     pub fn payload_limit(&self, option_bytes: usize) -> Option<u16> {

@@ -10,6 +10,9 @@ use crate::wire::segment::Segment;
 use crate::wire::tcp::{Flags, Tcp};
 use std::time::Duration;
 
+/// More bytes than any end has in flight when it closes: well above the largest default buffer.
+const LARGEST_FLIGHT: u32 = 64 << 20;
+
 /// How far one end has come, as far as a bystander can tell: enough to know whether a FIN or RST
 /// is its own. One made up blindly hits neither number.
 #[derive(Debug, Clone, Copy)]
@@ -112,6 +115,15 @@ impl Translated {
         tcp.flags().is_syn_ack()
             && tcp.acknowledgement() == self.client_isn.plus(1).get()
             && Seq::<Real>::new(tcp.sequence()) == self.translation.real_isn()
+    }
+
+    /// Tells whether a segment from the client can be this flow's although it has ended: then it
+    /// repeats or acknowledges what has been sent. Anything else is a newer connection's.
+    pub fn is_afterthought(&self, tcp: &Tcp<'_>) -> bool {
+        let acknowledged = self.translation.to_real(Seq::new(tcp.acknowledgement())).get();
+        let behind = |end: &End, number: u32| end.next.wrapping_sub(number) <= LARGEST_FLIGHT;
+        behind(&self.client, tcp.sequence())
+            && (!tcp.flags().contains(Flags::ACK) || behind(&self.server, acknowledged))
     }
 
     /// Rewrites a segment from the client. Returns what became of the flow.
