@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
 use futures_util::TryStreamExt;
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
 use tokio::runtime::{Builder, Runtime};
@@ -138,12 +139,17 @@ impl Links {
             .map_err(|error| refused(format!("{verb} {link}"), error))
     }
 
-    /// Gives the device an address with its on-link prefix of `prefix` bits.
+    /// Gives the device an address with its on-link prefix of `prefix` bits. It can be used at
+    /// once: a tentative IPv6 address would wait up to a second for its duplicate detection, and
+    /// whoever connects meanwhile would do so from the link-local one (RFC 6724).
     ///
     /// # Errors
     /// [`LinkError`], `EEXIST` if it is there already; needs `CAP_NET_ADMIN`.
     pub fn add_address(&self, link: &str, address: IpAddr, prefix: u8) -> Result<(), LinkError> {
-        let request = self.handle.address().add(self.index(link)?, address, prefix);
+        let mut request = self.handle.address().add(self.index(link)?, address, prefix);
+        if address.is_ipv6() {
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
         self.runtime
             .block_on(request.execute())
             .map_err(|error| refused(format!("add address {address}/{prefix} to {link}"), error))
@@ -271,6 +277,17 @@ mod tests {
         let mut buffer = [0; 16];
         assert_eq!(receiver.recv(&mut buffer).unwrap(), 5);
         assert_eq!(&buffer[..5], b"hello");
+    }
+
+    #[test]
+    fn an_address_can_be_used_before_the_device_has_a_carrier() {
+        let Some((left, right)) = pair() else { return };
+        let near = VethEnd { namespace: &left, name: "left0" };
+        Links::add_veth(near, VethEnd { namespace: &right, name: "right0" }, 1400).unwrap();
+        let links = Links::open(&left).unwrap();
+        links.bring_up("left0").unwrap();
+        links.add_address("left0", "fd09::1".parse().unwrap(), 64).unwrap();
+        left.enter(|| UdpSocket::bind("[fd09::1]:0")).unwrap().unwrap();
     }
 
     #[test]
