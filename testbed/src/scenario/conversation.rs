@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// What never happens within this time counts as never.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections the kernel holds until they are accepted.
+const BACKLOG: i32 = 1024;
 
 /// Something that a program does with its connection. After the last step it closes it.
 #[derive(Debug, Clone, Copy)]
@@ -131,7 +133,7 @@ impl<'a> Stage<'a> {
             let socket = socket::tcp(address, Some("cubic"))?;
             socket.set_reuse_address(true)?;
             socket.bind(&address.into())?;
-            socket.listen(16)?;
+            socket.listen(BACKLOG)?;
             // Bounds accept(2) too; see socket(7).
             socket.set_read_timeout(Some(PATIENCE))?;
             Ok(socket)
@@ -149,22 +151,37 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// If the client's socket can't be made. What happens to the connection is no error but seen.
     pub(super) fn play(&self, dialogue: &Dialogue, local: Option<SocketAddr>) -> anyhow::Result<Seen> {
+        let seen = self.play_in_turn(dialogue, local, 1)?.pop();
+        seen.context("one dialogue was to be had")
+    }
+
+    /// Has a dialogue `count` times, each over a new connection; the client does not wait for the
+    /// server between them.
+    ///
+    /// # Errors
+    /// As [`Stage::play`].
+    pub(super) fn play_in_turn(
+        &self,
+        dialogue: &Dialogue,
+        local: Option<SocketAddr>,
+        count: usize,
+    ) -> anyhow::Result<Vec<Seen>> {
         let (to_server, from_client) = mpsc::channel();
         let (to_client, from_server) = mpsc::channel();
         let client_end = Meeting { tell: to_server, hear: from_server };
         let server_end = Meeting { tell: to_client, hear: from_client };
         let listener = &self.listener;
         thread::scope(|scope| {
-            let server = scope.spawn(move || match listener.accept() {
-                Ok((stream, _)) => act(stream, dialogue.server, &server_end),
-                Err(error) => vec![failed(&error)],
-            });
-            let client = self.connect(local).map(|connected| match connected {
-                Ok(stream) => act(stream, dialogue.client, &client_end),
-                Err(error) => vec![failed(&error)],
-            });
+            let server = scope.spawn(move || serve(listener, dialogue.server, &server_end, count));
+            let connect = |_| {
+                Ok(match self.connect(local)? {
+                    Ok(stream) => act(stream, dialogue.client, &client_end),
+                    Err(error) => vec![failed(&error)],
+                })
+            };
+            let client: anyhow::Result<Vec<_>> = (0..count).map(connect).collect();
             let server = server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            Ok(Seen { client: client?, server })
+            Ok(client?.into_iter().zip(server).map(|(client, server)| Seen { client, server }).collect())
         })
     }
 
@@ -204,6 +221,18 @@ struct Meeting {
 
 fn failed(error: &io::Error) -> Event {
     Event::Failed(error.raw_os_error().unwrap_or(libc::EPROTO))
+}
+
+/// Follows the script on `count` connections. Once none has come for too long, none will.
+fn serve(listener: &TcpListener, script: &[Step], meeting: &Meeting, count: usize) -> Vec<Vec<Event>> {
+    let mut seen: Vec<Vec<Event>> = Vec::with_capacity(count);
+    while seen.len() < count {
+        match listener.accept() {
+            Ok((stream, _)) => seen.push(act(stream, script, meeting)),
+            Err(error) => seen.resize(count, vec![failed(&error)]),
+        }
+    }
+    seen
 }
 
 /// Follows a script. A step that fails is seen, and the next one is tried all the same.

@@ -15,6 +15,7 @@ mod closed_port;
 mod concurrency;
 mod daemon_death;
 mod fall_back;
+mod handshake_parity;
 mod lost_handshake;
 mod orderly_close;
 mod port_reuse;
@@ -62,6 +63,7 @@ impl Report {
 /// All scenarios, in the order in which they run.
 pub const ALL: &[Scenario] = &[
     zero_rtt::SCENARIO,
+    handshake_parity::SCENARIO,
     orderly_close::SCENARIO,
     reset::SCENARIO,
     port_reuse::SCENARIO,

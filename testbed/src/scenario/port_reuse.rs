@@ -4,7 +4,7 @@ use super::conversation::Step::{Abort, Pause, Read, ReadToEnd, Send};
 use super::conversation::{Dialogue, Event, Stage};
 use super::{Case, Lab, Report, Scenario, Setting};
 use crate::nic::NicMode;
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use rtt0_netio::sysctl;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 /// Connections from the same port for each way to end them.
-const CONNECTIONS: u32 = 10;
+const CONNECTIONS: usize = 10;
 /// Round-trip time of the path.
 const RTT: Duration = Duration::from_millis(50);
 /// Ports of the server, one for each way; the client's ports begin at [`CLIENT_PORT`].
@@ -52,6 +52,7 @@ const ENDS: &[Dialogue] = &[
         client: &[Send(1000), Abort],
         server: &[ReadToEnd],
     },
+    Dialogue { name: "client reset without a byte", client: &[Abort], server: &[ReadToEnd] },
     Dialogue {
         name: "server reset",
         client: &[Send(1000), ReadToEnd],
@@ -68,12 +69,12 @@ fn run(report: &mut Report) -> anyhow::Result<()> {
             let began = Instant::now();
             reuse(&lab, server_port, client_port, end)
                 .with_context(|| format!("{case}: after {}", end.name))?;
-            let each = began.elapsed().as_secs_f64() * 1e3 / f64::from(CONNECTIONS);
+            let each = began.elapsed().as_secs_f64() * 1e3 / CONNECTIONS as f64;
             figures.push(format!("{} {each:.0} ms", end.name));
         }
         let Some(nics) = lab.take_nics() else { continue };
         let (client, server) = nics.stop()?;
-        let expected = u64::from(CONNECTIONS) * ENDS.len() as u64;
+        let expected = (CONNECTIONS * ENDS.len()) as u64;
         let (spoofed, established) = (client.of("event.spoofed_paired"), server.of("event.established"));
         ensure!(spoofed == expected, "{case}: {spoofed} of {expected} connections were 0-RTT");
         ensure!(established == expected, "{case}: ServerNIC established {established} of {expected}");
@@ -95,12 +96,12 @@ fn allow_reuse(lab: &Lab) -> anyhow::Result<()> {
 fn reuse(lab: &Lab, server_port: u16, client_port: u16, end: &Dialogue) -> anyhow::Result<()> {
     let stage = Stage::raise(lab, server_port)?;
     let local = Some(SocketAddr::new(lab.client_address(), client_port));
-    let first = stage.play(end, local)?;
+    let seen = stage.play_in_turn(end, local, CONNECTIONS)?;
+    let Some(first) = seen.first() else { bail!("no connection was made") };
     let never = |event: &Event| matches!(event, Event::Failed(libc::EAGAIN));
     ensure!(!first.has(never), "something never happened on the first connection: {first}");
-    for number in 2..=CONNECTIONS {
-        let seen = stage.play(end, local)?;
-        ensure!(seen == first, "connection {number}: {seen}; the first one: {first}");
+    for (index, later) in seen.iter().enumerate() {
+        ensure!(later == first, "connection {}: {later}; the first one: {first}", index + 1);
     }
     Ok(())
 }
