@@ -11,7 +11,7 @@
 //! | Translated | pass | translated | translated | translated | translated | – |
 //! | Watching | as none | pass | consumed | pass | pass | – |
 
-use crate::flow::{Flow, Learning, Pending};
+use crate::flow::{Flow, Learning, Pending, Watched};
 use crate::spoof::{PlainSyn, Plan, spoof, write_probe};
 use rtt0_core::engine::{Engine, Verdict};
 use rtt0_core::flow::{FlowKey, FlowTable};
@@ -136,19 +136,21 @@ impl ClientNic {
             }
             Flow::Opening(_) => (self.gateway.pass(PassReason::NoFlow), offload),
             Flow::Translated { flow, .. } => {
-                let isn = flow.client_isn();
+                let known = flow.upload().is_some();
                 let life = flow.client_segment(&mut segment, &self.settings.limits);
                 let offload = limit_payload(offload, &segment, flow);
+                let upload = flow.upload().filter(|_| !known);
                 self.counters().event(Event::Translated);
-                self.note_upload(&key, isn, &segment.tcp());
+                self.note_upload(&key, upload);
                 self.live(now, key, life);
                 (Verdict::Forward, offload)
             }
-            Flow::Watching { isn, .. } => {
-                let isn = *isn;
+            Flow::Watching(watched) => {
+                watched.sent(&segment.tcp());
+                let upload = watched.upload();
                 entry.postpone(now + self.settings.limits.idle);
                 if segment.tcp().flags().intersects(Flags::FIN | Flags::RST) {
-                    self.note_upload(&key, isn, &segment.tcp());
+                    self.note_upload(&key, Some(upload));
                     self.remove(&key);
                 }
                 (self.gateway.pass(PassReason::NoFlow), offload)
@@ -156,11 +158,10 @@ impl ClientNic {
         }
     }
 
-    /// The sequence number of a FIN tells how much the client sent (modulo 4 GiB).
-    fn note_upload(&self, key: &FlowKey, isn: Seq<Client>, tcp: &Tcp<'_>) {
-        if tcp.flags().contains(Flags::FIN) {
-            let end = Seq::<Client>::new(tcp.sequence()).plus(tcp.payload().len() as u32);
-            self.profiles.uploaded(&key.server(), end.minus(isn.get()).minus(1).get());
+    /// Remembers how many bytes a client sent that now has ended, by whichever side's will.
+    fn note_upload(&self, key: &FlowKey, upload: Option<u32>) {
+        if let Some(bytes) = upload {
+            self.profiles.uploaded(&key.server(), bytes);
         }
     }
 
@@ -179,7 +180,7 @@ impl ClientNic {
                 return Verdict::Taken;
             }
             // Doubled or late; the server answers it once more, and that is not for us to promise.
-            Some(Flow::Watching { isn, spoofed: false }) if *isn == syn.isn => {
+            Some(Flow::Watching(watched)) if !watched.spoofed && watched.isn == syn.isn => {
                 return self.gateway.pass(PassReason::NoFlow);
             }
             Some(Flow::Translated { flow, .. }) if flow.client_isn() == syn.isn => {
@@ -310,26 +311,30 @@ impl ClientNic {
                 self.gateway.pass(PassReason::NoFlow)
             }
             Flow::Translated { flow, .. } => {
+                let known = flow.upload().is_some();
                 match flow.server_segment(&mut segment, &self.settings.limits, now) {
                     Ok(life) => {
+                        let upload = flow.upload().filter(|_| !known);
                         self.counters().event(Event::Translated);
+                        self.note_upload(&key, upload);
                         self.live(now, key, life);
                         Verdict::Forward
                     }
                     Err(reason) => self.gateway.drop(reason),
                 }
             }
-            Flow::Watching { isn, spoofed } => {
-                let (isn, spoofed) = (*isn, *spoofed);
+            Flow::Watching(watched) => {
+                let watched = *watched;
                 entry.postpone(now + self.settings.limits.idle);
-                if self.confirms(&key, isn, &segment.tcp()) {
-                    if spoofed {
+                if self.confirms(&key, watched.isn, &segment.tcp()) {
+                    if watched.spoofed {
                         return self.gateway.drop(DropReason::Confirm);
                     }
                     // Of a probe: the server repeats its SYN-ACK, so the client has to answer.
                     return self.forward_stripped(&segment, out);
                 }
                 if segment.tcp().flags().contains(Flags::RST) {
+                    self.note_upload(&key, Some(watched.upload()));
                     self.remove(&key);
                 }
                 self.gateway.pass(PassReason::NoFlow)
@@ -382,7 +387,7 @@ impl ClientNic {
             let rtt = learning.sent.map(|sent| now - sent);
             self.remember(now, &key, confirmed, learning.offered, &answer, rtt);
         }
-        self.replace(key, Flow::Watching { isn: learning.isn, spoofed: false }, now);
+        self.replace(key, Flow::Watching(Watched::new(learning.isn, false)), now);
         self.forward_stripped(segment, out)
     }
 
@@ -456,7 +461,7 @@ impl ClientNic {
         let offered = pending.opening.start().offered;
         self.remember(now, &key, true, offered, &answer, rtt);
         let isn = pending.opening.start().client_isn;
-        self.replace(key, Flow::Watching { isn, spoofed: true }, now);
+        self.replace(key, Flow::Watching(Watched::new(isn, true)), now);
         self.gateway.drop(DropReason::Confirm)
     }
 
@@ -602,7 +607,7 @@ impl ClientNic {
         } else if let Some(pending) = self.take_pending(&key) {
             if pending.taken_over {
                 let isn = pending.opening.start().client_isn;
-                return self.replace(key, Flow::Watching { isn, spoofed: true }, now);
+                return self.replace(key, Flow::Watching(Watched::new(isn, true)), now);
             }
             self.give_up(now, &key, &pending, Event::TimedOut, out);
         }

@@ -5,6 +5,7 @@ use rtt0_core::profile::Offered;
 use rtt0_core::seq::{Client, Seq};
 use rtt0_core::time::Instant;
 use rtt0_core::translated::Translated;
+use rtt0_core::wire::tcp::{Flags, Tcp};
 
 /// A flow.
 #[derive(Debug)]
@@ -21,13 +22,39 @@ pub(crate) enum Flow {
         rival: Option<Seq<Client>>,
     },
     /// Somebody else's business, but for the size of its upload.
-    Watching {
-        /// The client's ISN.
-        isn: Seq<Client>,
-        /// Whether its SYN was answered here, and so its SYN-ACKs are for us; else they are the
-        /// client's.
-        spoofed: bool,
-    },
+    Watching(Watched),
+}
+
+/// A flow that nobody translates here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Watched {
+    /// The client's ISN.
+    pub(crate) isn: Seq<Client>,
+    /// Whether its SYN was answered here, and so its SYN-ACKs are for us; else they are the
+    /// client's.
+    pub(crate) spoofed: bool,
+    /// Behind the last byte that the client sent.
+    end: Seq<Client>,
+}
+
+impl Watched {
+    /// Begins with the client's SYN.
+    pub(crate) fn new(isn: Seq<Client>, spoofed: bool) -> Self {
+        Self { isn, spoofed, end: isn.plus(1) }
+    }
+
+    /// Takes note of a segment from the client. A reset's number may be anything.
+    pub(crate) fn sent(&mut self, tcp: &Tcp<'_>) {
+        let end = Seq::new(tcp.sequence()).plus(tcp.payload().len() as u32);
+        if !tcp.flags().contains(Flags::RST) && end.beyond(self.end) > 0 {
+            self.end = end;
+        }
+    }
+
+    /// Returns how many bytes the client has sent, modulo 4 GiB.
+    pub(crate) fn upload(&self) -> u32 {
+        self.end.minus(self.isn.get()).minus(1).get()
+    }
 }
 
 /// An unspoofed SYN.

@@ -297,6 +297,28 @@ fn large_uploads_stop_spoofing() {
     assert_eq!(nic.counters().happened(Event::SpoofedPaired), 0);
 }
 
+/// The server closes while the client still sends: no FIN ever tells how much that was.
+#[test]
+fn large_uploads_cut_short_by_the_server_count() {
+    const PIECE: u32 = 60_000;
+    for paired in [true, false] {
+        let mut nic = taught(Mode::Auto, paired);
+        give(&mut nic, ms(100), &syn(D));
+        give(&mut nic, ms(101), &request(D));
+        let raw = if paired { confirm(D) } else { vec![] };
+        give(&mut nic, ms(150), &Seg { raw, ..syn_ack(D) });
+        let (ack, rst) = if paired { (isn_promised(D), isn_promised(D)) } else { (isn_promised(D), Y) };
+        for piece in 0..5 {
+            let data = Seg::from_client(ACK, D + 1 + piece * PIECE, ack.wrapping_add(1));
+            give(&mut nic, ms(160), &data.payload(&vec![0; PIECE as usize]));
+        }
+        let reset = Seg::from_server(RST | ACK, rst.wrapping_add(1), D + 1 + PIECE);
+        give(&mut nic, ms(200), &reset);
+        give(&mut nic, ms(300), &syn(C.wrapping_add(9)));
+        assert_eq!(nic.counters().passed(PassReason::LargeUploads), 1, "paired: {paired}");
+    }
+}
+
 #[test]
 fn a_translated_syn_ack_counts_as_a_confirm() {
     let mut nic = taught(Mode::Auto, true);

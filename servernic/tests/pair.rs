@@ -262,7 +262,7 @@ impl World {
 /// offload does.
 fn make_partial(bytes: &mut [u8]) {
     let mut packet = Packet { bytes, offload: Offload::default() };
-    let at = Segment::parse(&mut packet).unwrap().tcp_offset() + 16;
+    let at = Segment::parse(&mut packet).expect("a segment").tcp_offset() + 16;
     let length = bytes.len() - 20;
     let pseudo = rtt0_core::wire::checksum::pseudo_header(client().0, server().0, 6, length);
     bytes[at..at + 2].copy_from_slice(&pseudo.to_be_bytes());
@@ -312,7 +312,7 @@ fn scripts(random: &mut Random) -> (Script, Script) {
     let (mut client, mut server) = (script(random, most), script(random, most));
     if random.percent(50) {
         // The promised ISN wraps during the connection.
-        let promised = |isn| keys().promised_isn(1, &flow(), Seq::new(isn)).unwrap().get();
+        let promised = |isn| keys().promised_isn(1, &flow(), Seq::new(isn)).expect("key 1").get();
         let from = random.next() as u32;
         let near = (0..1 << 20).map(|n| from.wrapping_add(n)).find(|isn| promised(*isn) > u32::MAX - 20_000);
         client.isn = near.unwrap_or(client.isn);

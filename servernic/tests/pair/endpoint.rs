@@ -16,20 +16,20 @@ const NEAR: u32 = 1 << 20;
 
 /// What an endpoint does.
 #[derive(Debug, Clone)]
-pub struct Script {
-    pub isn: u32,
-    pub options: SynOptions,
+pub(crate) struct Script {
+    pub(crate) isn: u32,
+    pub(crate) options: SynOptions,
     /// What it sends before its FIN.
-    pub data: Vec<u8>,
+    pub(crate) data: Vec<u8>,
     /// It sends nothing before it has received so much.
-    pub start_after: usize,
+    pub(crate) start_after: usize,
     /// It sends no FIN before it has received so much.
-    pub finish_after: usize,
+    pub(crate) finish_after: usize,
     /// Its clock at the origin of time.
-    pub clock: u32,
+    pub(crate) clock: u32,
     /// Whether the server may see early data that overtook both its SYN and the segment that
     /// would have proven it, untranslated. It is not accepted.
-    pub disorder: bool,
+    pub(crate) disorder: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ struct Peer {
 }
 
 #[derive(Debug)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     to: Direction,
     script: Script,
     state: State,
@@ -67,11 +67,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    pub fn client(script: Script) -> Self {
+    pub(crate) fn client(script: Script) -> Self {
         Self::new(Direction::ToServer, State::SynSent, script)
     }
 
-    pub fn server(script: Script) -> Self {
+    pub(crate) fn server(script: Script) -> Self {
         Self::new(Direction::ToClient, State::Listen, script)
     }
 
@@ -93,32 +93,32 @@ impl Endpoint {
         }
     }
 
-    pub fn received(&self) -> &[u8] {
+    pub(crate) fn received(&self) -> &[u8] {
         &self.received
     }
 
-    pub fn was_reset(&self) -> bool {
+    pub(crate) fn was_reset(&self) -> bool {
         self.state == State::Reset
     }
 
     /// Everything sent and acknowledged, and everything received.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.una == self.end() && self.fin_received
     }
 
-    pub fn timer(&self) -> Option<Instant> {
+    pub(crate) fn timer(&self) -> Option<Instant> {
         self.timer
     }
 
     /// Opens the connection: the client's SYN.
-    pub fn connect(&mut self, now: Instant) -> Vec<Seg> {
+    pub(crate) fn connect(&mut self, now: Instant) -> Vec<Seg> {
         self.nxt = 1;
         self.arm(now);
         vec![self.syn(now)]
     }
 
     /// Repeats what is not acknowledged.
-    pub fn on_timer(&mut self, now: Instant) -> Vec<Seg> {
+    pub(crate) fn on_timer(&mut self, now: Instant) -> Vec<Seg> {
         self.rto = (self.rto * 2).min(Duration::from_secs(3));
         self.arm(now);
         match self.state {
@@ -132,7 +132,7 @@ impl Endpoint {
     }
 
     /// Takes a segment and returns the answers.
-    pub fn receive(&mut self, now: Instant, segment: &Seg) -> Vec<Seg> {
+    pub(crate) fn receive(&mut self, now: Instant, segment: &Seg) -> Vec<Seg> {
         match self.state {
             State::Reset => vec![],
             State::Listen if segment.flags.contains(RST) => vec![],

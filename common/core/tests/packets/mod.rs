@@ -1,5 +1,6 @@
 //! Segments written and read in the words of RFC 9293, for the tests of both engines.
 #![allow(dead_code, unreachable_pub, reason = "each test crate that includes this uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use rtt0_core::flow::FlowKey;
 use rtt0_core::gateway::{Gateway, RouterAddresses};
