@@ -1,5 +1,7 @@
 //! ClientNIC's engine, segment by segment.
 
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
 #[path = "../../common/core/tests/packets/mod.rs"]
 mod packets;
 

@@ -110,6 +110,14 @@ impl Translated {
         self.reset || (self.client.fin && self.server.fin)
     }
 
+    /// Returns how many bytes the client has sent, modulo 4 GiB, once no more will follow: it
+    /// has sent its FIN, or the flow was reset.
+    pub fn upload(&self) -> Option<u32> {
+        let first = self.client_isn.plus(1).get();
+        let bytes = self.client.next.wrapping_sub(first).wrapping_sub(self.client.fin.into());
+        (self.client.fin || self.reset).then_some(bytes)
+    }
+
     /// Tells whether a segment from the server is a SYN-ACK of this flow.
     pub fn is_syn_ack(&self, tcp: &Tcp<'_>) -> bool {
         tcp.flags().is_syn_ack()
