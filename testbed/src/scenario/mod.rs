@@ -8,9 +8,11 @@ mod equivalence;
 mod figure;
 mod lab;
 mod runner;
+mod sighting;
 
 mod bbr_download;
 mod bulk;
+mod clean_captures;
 mod closed_port;
 mod concurrency;
 mod daemon_death;
@@ -64,6 +66,7 @@ impl Report {
 pub const ALL: &[Scenario] = &[
     zero_rtt::SCENARIO,
     handshake_parity::SCENARIO,
+    clean_captures::SCENARIO,
     orderly_close::SCENARIO,
     reset::SCENARIO,
     port_reuse::SCENARIO,
