@@ -18,8 +18,7 @@ const DOWNLOADS: usize = 5;
 const RTT: Duration = Duration::from_millis(50);
 
 fn run(report: &mut Report) -> anyhow::Result<()> {
-    let [v4, v6] = Case::IPS;
-    for case in [v4, Case { offloads: false, ..v4 }, v6] {
+    for case in Case::EACH {
         compare(case, report)?;
     }
     Ok(())

@@ -18,7 +18,7 @@ const RTT: Duration = Duration::from_millis(50);
 const CONNECTIONS: usize = 5;
 
 fn run(report: &mut Report) -> anyhow::Result<()> {
-    for case in Case::ALL {
+    for case in Case::EACH {
         let lab = Lab::raise(Setting { rtt: RTT, ..Setting::new(case, None) })?;
         let plain = first_byte(&lab, CONNECTIONS)?;
         drop(lab);

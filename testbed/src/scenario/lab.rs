@@ -29,6 +29,10 @@ impl Case {
     pub const IPS: [Self; 2] =
         [Self { ip: IpVersion::V4, offloads: true }, Self { ip: IpVersion::V6, offloads: true }];
 
+    /// Each IP version and each state of the offloads, in no more than two cases.
+    pub const EACH: [Self; 2] =
+        [Self { ip: IpVersion::V4, offloads: true }, Self { ip: IpVersion::V6, offloads: false }];
+
     /// Both IP versions, offloads on and off.
     pub const ALL: [Self; 4] = [
         Self { ip: IpVersion::V4, offloads: true },

@@ -69,8 +69,7 @@ fn run(report: &mut Report) -> anyhow::Result<()> {
         report.note(format!("{case}: first byte in RTT after losing\n{}", seen.join("\n")));
         lab.take_nics().context("no daemons")?.stop()?;
     }
-    let [v4, v6] = Case::IPS;
-    for case in [v4, Case { offloads: false, ..v6 }] {
+    for case in Case::EACH {
         let (plain, paired) = (random_loss(case, None)?, random_loss(case, Some(NicMode::Paired))?);
         report.note(format!(
             "{case}: {CONNECTIONS} connections, {plain} under kernel forwarding, {paired} paired"

@@ -31,7 +31,7 @@ const BOUND: Duration = Duration::from_secs(10);
 fn run(report: &mut Report) -> anyhow::Result<()> {
     let programs =
         Programs { curl: find("curl", report), nginx: find("nginx", report), iperf3: find("iperf3", report) };
-    for case in Case::ALL {
+    for case in Case::EACH {
         let mut lab = Lab::raise(Setting { rtt: RTT, ..Setting::new(case, Some(NicMode::Paired)) })?;
         programs.run(&lab, case, report).with_context(|| case.to_string())?;
         lab.take_nics().context("no daemons")?.stop()?;
