@@ -92,3 +92,29 @@ impl Outbox {
         index.checked_sub(1).and_then(|i| self.queue.get(i)).map_or(0, |q| q.end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_come_out_in_order_and_can_be_patched() {
+        let mut out = Outbox::new();
+        assert!(out.is_empty() && out.get(0).is_none());
+        let partial = Offload { needs_csum: true, gso_size: 9 };
+        out.push(b"one", partial);
+        out.build(Offload::default(), |bytes| bytes.extend_from_slice(b"three"));
+        out.push(b"", Offload::default());
+        assert_eq!(out.len(), 3);
+        out.get_mut(1).unwrap().0[0] = b'T';
+        let all: Vec<_> = out.iter().collect();
+        let expected: [(&[u8], Offload); 3] =
+            [(b"one", partial), (b"Three", Offload::default()), (b"", Offload::default())];
+        assert_eq!(all, expected);
+        assert!(out.get(3).is_none() && out.get_mut(3).is_none());
+        out.clear();
+        assert!(out.is_empty());
+        out.push(b"x", partial);
+        assert_eq!(out.get(0), Some((&b"x"[..], partial)), "nothing is left of the cleared ones");
+    }
+}

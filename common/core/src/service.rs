@@ -104,7 +104,8 @@ impl FromStr for Service {
         let (prefix, ports) = text.rsplit_once(':').ok_or_else(|| fail("no port given"))?;
         let prefix = match prefix.strip_prefix('[') {
             // Both [fd00::/64] and [fd00::]/64 are written in the wild.
-            Some(rest) => rest.replacen(']', "", 1),
+            Some(rest) if rest.contains(']') => rest.replacen(']', "", 1),
+            Some(_) => return Err(fail("the bracket is not closed")),
             None if prefix.contains(':') => return Err(fail("an IPv6 prefix needs brackets")),
             None => prefix.to_owned(),
         };
@@ -184,6 +185,100 @@ impl Services {
             (false, true) => Some(Direction::ToServer),
             (true, false) => Some(Direction::ToClient),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn rules_read_back_as_they_are_shown() {
+        for (text, shown) in [
+            ("10.1.2.0/24:443", "10.1.2.0/24:443"),
+            ("10.1.2.7/24:443", "10.1.2.0/24:443"),
+            ("10.1.2.7:8000-8010", "10.1.2.7/32:8000-8010"),
+            ("0.0.0.0/0:1-65535", "0.0.0.0/0:1-65535"),
+            ("[fd00::/64]:443", "[fd00::/64]:443"),
+            ("[fd00::]/64:443", "[fd00::/64]:443"),
+            ("[fd00::1]:80", "[fd00::1/128]:80"),
+            ("[::/0]:80-80", "[::/0]:80"),
+        ] {
+            let service: Service = text.parse().unwrap();
+            assert_eq!(service.to_string(), shown);
+            assert_eq!(shown.parse(), Ok(service));
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, problem) in [
+            ("10.1.2.0", "no port given"),
+            ("", "no port given"),
+            ("fd00::/64:443", "an IPv6 prefix needs brackets"),
+            ("10.1.2/24:443", "the address is not an IP address"),
+            ("[fd00::/64:443", "the bracket is not closed"),
+            ("[fd00::/64]]:443", "the prefix length is not a number"),
+            ("10.1.2.0/x:443", "the prefix length is not a number"),
+            ("10.1.2.0/-1:443", "the prefix length is not a number"),
+            ("10.1.2.0/33:443", "the prefix length is too large"),
+            ("[fd00::/129]:443", "the prefix length is too large"),
+            ("10.1.2.0/24:0", "a port is a number from 1 to 65535"),
+            ("10.1.2.0/24:65536", "a port is a number from 1 to 65535"),
+            ("10.1.2.0/24:", "a port is a number from 1 to 65535"),
+            ("10.1.2.0/24:443-80", "the port range is empty"),
+        ] {
+            let error = text.parse::<Service>().expect_err(text).to_string();
+            assert!(error.starts_with(&format!("service '{text}': {problem}; write PREFIX:PORT")), "{error}");
+        }
+    }
+
+    #[test]
+    fn prefixes_end_where_they_say() {
+        let all = Prefix::new(ip("1.2.3.4"), 0).unwrap();
+        assert!(all.contains(ip("255.255.255.255")) && !all.contains(ip("::")));
+        let one = Prefix::new(ip("fd00::1"), 128).unwrap();
+        assert!(one.contains(ip("fd00::1")) && !one.contains(ip("fd00::2")));
+        let host = Prefix::new(ip("10.0.0.1"), 32).unwrap();
+        assert!(host.contains(ip("10.0.0.1")) && !host.contains(ip("10.0.0.0")));
+    }
+
+    proptest! {
+        #[test]
+        fn a_prefix_contains_what_agrees_in_its_bits(net: u128, other: u128, length in 0u8..=128) {
+            let prefix = Prefix::new(IpAddr::V6(net.into()), length).unwrap();
+            let agree = length == 0 || (net ^ other) >> (128 - u32::from(length)) == 0;
+            prop_assert_eq!(prefix.contains(IpAddr::V6(other.into())), agree);
+            prop_assert!(prefix.contains(IpAddr::V6(net.into())));
+        }
+
+        #[test]
+        fn no_text_panics(text in "[0-9a-f:./\\[\\]-]{0,24}") {
+            let _ = text.parse::<Service>();
+        }
+    }
+
+    #[test]
+    fn the_served_end_is_the_server() {
+        let rules = vec!["10.1.2.0/24:80-90".parse().unwrap()];
+        let services = Services::new(rules, vec![ip("10.1.2.1")]);
+        let (client, server) = ((ip("10.1.0.10"), 40_000), (ip("10.1.2.10"), 80));
+        assert_eq!(services.direction(client, server), Some(Direction::ToServer));
+        assert_eq!(services.direction(server, client), Some(Direction::ToClient));
+        assert_eq!(services.direction(client, (server.0, 91)), None, "another port");
+        assert_eq!(services.direction(client, (client.0, 80)), None, "another address");
+        assert_eq!(services.direction((ip("10.1.2.11"), 81), server), None, "both ends are served");
+        let neighbour = (ip("10.1.2.11"), 40_000);
+        assert_eq!(services.direction(neighbour, server), Some(Direction::ToServer), "by its port a client");
+        for local in [(ip("10.1.2.1"), 80), (ip("10.1.2.1"), 40_000)] {
+            assert_eq!(services.direction(client, local), None);
+            assert_eq!(services.direction(local, server), None, "the NIC's own");
         }
     }
 }

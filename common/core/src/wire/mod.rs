@@ -58,3 +58,6 @@ pub(crate) fn read_u32(bytes: &[u8], at: usize) -> u32 {
 pub(crate) fn read_u128(bytes: &[u8], at: usize) -> u128 {
     bytes.get(at..at + 16).and_then(|b| b.try_into().ok()).map_or(0, u128::from_be_bytes)
 }
+
+#[cfg(test)]
+mod tests;

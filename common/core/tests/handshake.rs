@@ -1,0 +1,160 @@
+//! What a server's segment means to a handshake, as a whole table; and its timers.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+mod packets;
+
+use packets::*;
+use rtt0_core::handshake::{Context, Opening, Reply, Start, empty_hold};
+use rtt0_core::held::HoldBudget;
+use rtt0_core::limits::Limits;
+use rtt0_core::offer::Promise;
+use rtt0_core::packet::{Offload, Outbox, Packet};
+use rtt0_core::profile::{Offered, SynAck};
+use rtt0_core::reason::{Counters, Event};
+use rtt0_core::seq::Seq;
+use rtt0_core::wire::options::SynOptions;
+use rtt0_core::wire::segment::Segment;
+use rtt0_core::wire::tcp::Flags;
+use std::time::Duration;
+
+const C: u32 = u32::MAX;
+const S: u32 = 0xffff_fff0;
+const Y: u32 = 0x7fff_ffff;
+
+fn start(copies: u8) -> Start {
+    Start {
+        flow: flow(),
+        client_isn: Seq::new(C),
+        promised_isn: Seq::new(S),
+        promise: Promise { mss: 1460, window_scale: Some(7), sack: true, tsval: Some(9), ecn: false },
+        client_window_scale: 7,
+        offered: Offered::default(),
+        key: 1,
+        syn: Seg::from_client(SYN, C, 0).options(linux(1, 0)).bytes(),
+        copies,
+        repeat_after: Duration::from_millis(200),
+    }
+}
+
+fn opening(out: &mut Outbox) -> Opening {
+    Opening::begin(start(2), empty_hold(&HoldBudget::new(&Limits::default())), ms(0), out)
+}
+
+fn judge(segment: &Seg) -> Reply {
+    let mut bytes = segment.bytes();
+    let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+    let segment = Segment::parse(&mut packet).unwrap();
+    opening(&mut Outbox::new()).judge(&segment.tcp())
+}
+
+/// RFC 9293 §3.10.7.3 (SYN-SENT), for every combination of the five flags that decide and for
+/// an acknowledgement that is right, one off, or of the promised space.
+#[test]
+fn every_segment_has_its_meaning() {
+    for bits in 0..0x20u16 {
+        let flags = Flags::from_bits(bits);
+        for ack in [C.wrapping_add(1), C, C.wrapping_add(2), S.wrapping_add(1), 0x1234_5678] {
+            let right = flags.contains(ACK) && ack == C.wrapping_add(1);
+            let reply = judge(&Seg::from_server(flags, Y, ack).options(SynOptions::default()));
+            let accepts = flags.contains(SYN | ACK) && !flags.contains(FIN);
+            match reply {
+                Reply::Refused => assert!(flags.contains(RST) && right, "{flags:?} {ack}"),
+                Reply::Stray => assert!(
+                    flags.contains(RST) && !right
+                        || !flags.contains(RST) && !flags.contains(ACK)
+                        || !flags.contains(RST) && right && !accepts,
+                    "{flags:?} {ack}"
+                ),
+                Reply::OldConnection { reset } => {
+                    assert!(!flags.contains(RST) && flags.contains(ACK) && !right, "{flags:?} {ack}");
+                    assert_eq!(reset, ack);
+                }
+                Reply::Accepted { isn, answer } => {
+                    assert!(right && accepts && !flags.contains(RST), "{flags:?} {ack}");
+                    assert_eq!((isn, answer.window), (Seq::new(Y), 500));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_syn_ack_with_malformed_options_is_a_stray() {
+    let answer = Seg::from_server(SYN | ACK, Y, C.wrapping_add(1));
+    assert_eq!(judge(&answer.clone().raw(&[2, 3, 5, 0])), Reply::Stray);
+    // Options without a meaning here are no obstacle.
+    assert!(matches!(judge(&answer.raw(&[34, 4, 1, 2])), Reply::Accepted { .. }));
+}
+
+#[test]
+fn repeats_double_and_end() {
+    let (limits, mut out) = (Limits::default(), Outbox::new());
+    let mut opening = opening(&mut out);
+    assert_eq!(out.len(), 2);
+    let mut due = Vec::new();
+    loop {
+        let at = opening.due(&limits);
+        due.push(at.as_micros() / 1000);
+        out.clear();
+        if !opening.on_timer(at, &limits, &mut out) {
+            break;
+        }
+        assert_eq!(out.len(), 1);
+    }
+    assert_eq!(due, [200, 600, 1400, 3000, 6200, 15_000]);
+    assert!(out.is_empty() && opening.has_repeated());
+}
+
+#[test]
+fn nobody_is_harmed_before_the_client_has_proven_itself() {
+    let mut out = Outbox::new();
+    let mut opening = opening(&mut out);
+    out.clear();
+    assert!(!opening.clear_old_connection(77, &mut out) && out.is_empty());
+    let data = Seg::from_client(ACK, C.wrapping_add(1), S.wrapping_add(1)).bytes();
+    opening.hold(&data, Offload::default()).unwrap();
+    assert!(opening.clear_old_connection(77, &mut out));
+    let sent: Vec<_> = out.iter().map(|(bytes, _)| Seg::read(bytes)).collect();
+    assert_eq!((sent[0].flags, sent[0].seq), (RST, 77));
+    assert_eq!((sent[1].flags, sent[1].seq), (SYN, C));
+}
+
+#[test]
+fn only_what_acknowledges_the_promise_is_held() {
+    let opening = opening(&mut Outbox::new());
+    let owns = |flags, ack| {
+        let mut bytes = Seg::from_client(flags, C.wrapping_add(1), ack).bytes();
+        let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+        opening.owns(&Segment::parse(&mut packet).unwrap().tcp())
+    };
+    for flags in [ACK, ACK | PSH, FIN | ACK, RST | ACK] {
+        assert!(owns(flags, S.wrapping_add(1)));
+        assert!(!owns(flags, S) && !owns(flags, S.wrapping_add(2)) && !owns(flags, Y.wrapping_add(1)));
+    }
+    assert!(!owns(RST, S.wrapping_add(1)), "a reset without an acknowledgement");
+}
+
+/// The client aborts while its data is held: the server sees the same in the same order.
+#[test]
+fn what_is_held_is_released_in_order_and_smaller_than_the_servers_mss() {
+    let (limits, counters, mut out) = (Limits::default(), Counters::default(), Outbox::new());
+    let mut opening = opening(&mut out);
+    let from_client =
+        |flags, seq: u32| Seg::from_client(flags, C.wrapping_add(seq), S.wrapping_add(1)).ts(1, 9);
+    opening.hold(&from_client(ACK, 1).bytes(), Offload::default()).unwrap();
+    opening.hold(&from_client(ACK | PSH, 1).payload(&[1; 1400]).bytes(), Offload::default()).unwrap();
+    opening.hold(&from_client(RST | ACK, 1401).bytes(), Offload::default()).unwrap();
+    out.clear();
+    let options = SynOptions { mss: Some(1000), ..linux(5000, 1) };
+    let answer = SynAck { options, window: 1000, ecn: false };
+    let context = Context { now: ms(1), limits: &limits, counters: &counters };
+    let flow = opening.establish(Seq::new(Y), answer, &context, &mut out).unwrap();
+    let sent: Vec<_> = out.iter().map(|(bytes, offload)| (Seg::read(bytes), offload.gso_size)).collect();
+    let flags: Vec<_> = sent.iter().map(|(segment, _)| segment.flags).collect();
+    assert_eq!(flags, [ACK, ACK | PSH, RST | ACK]);
+    assert!(sent.iter().all(|(segment, _)| segment.ack == Y.wrapping_add(1)));
+    assert_eq!(sent[1].1, 988, "the MSS less the timestamps");
+    assert_eq!((sent[0].1, sent[2].1), (0, 0));
+    assert!(flow.has_ended(), "by the client's reset");
+    assert_eq!(counters.happened(Event::RepairedMss), 1);
+}

@@ -1,0 +1,143 @@
+//! Who may end a translated flow.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+mod packets;
+
+use packets::*;
+use rtt0_core::limits::Limits;
+use rtt0_core::offer::Promise;
+use rtt0_core::packet::{Offload, Packet};
+use rtt0_core::profile::SynAck;
+use rtt0_core::seq::Seq;
+use rtt0_core::service::Direction;
+use rtt0_core::translate::{Agreement, Translation};
+use rtt0_core::translated::{Life, Translated};
+use rtt0_core::wire::options::SynOptions;
+use rtt0_core::wire::segment::Segment;
+use std::time::Duration;
+
+/// ISNs; the first byte of each end lies at or next to the wrap.
+const C: u32 = u32::MAX;
+const S: u32 = 0x1234_5678;
+const Y: u32 = u32::MAX - 1;
+
+fn flow() -> Translated {
+    let promise = Promise { mss: 1460, ..Promise::default() };
+    let options = SynOptions { mss: Some(1460), ..SynOptions::default() };
+    let answer = SynAck { options, window: 500, ecn: false };
+    let agreement = Agreement {
+        promised_isn: Seq::new(S),
+        real_isn: Seq::new(Y),
+        promise: &promise,
+        answer: &answer,
+        client_window_scale: 0,
+    };
+    let (translation, _) = Translation::new(agreement, false).unwrap();
+    Translated::new(translation, Seq::new(C), answer, 0, &Limits::default(), ms(0))
+}
+
+/// Sequence numbers count from the ISN, `ack` from the other end's, as its sender knows it.
+fn give(
+    flow: &mut Translated,
+    to: Direction,
+    flags: rtt0_core::wire::tcp::Flags,
+    seq: u32,
+    ack: u32,
+    length: usize,
+) -> Life {
+    let (from, other) = if to == Direction::ToServer { (C, S) } else { (Y, C) };
+    let segment = Seg::new(to, flags, from.wrapping_add(seq), other.wrapping_add(ack));
+    let mut bytes = segment.payload(&vec![0; length]).bytes();
+    let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+    let mut segment = Segment::parse(&mut packet).unwrap();
+    let limits = Limits::default();
+    let life = match to {
+        Direction::ToServer => flow.client_segment(&mut segment, &limits),
+        Direction::ToClient => flow.server_segment(&mut segment, &limits, ms(1)).unwrap(),
+    };
+    assert!(segment.checksum_ok());
+    life
+}
+
+use Direction::{ToClient, ToServer};
+
+fn goes() -> Life {
+    Life::Goes(Limits::default().idle)
+}
+
+/// A request of 100 bytes and an answer of 200.
+fn talked() -> Translated {
+    let mut flow = flow();
+    assert_eq!(give(&mut flow, ToServer, ACK | PSH, 1, 1, 100), goes());
+    assert_eq!(give(&mut flow, ToClient, ACK | PSH, 1, 101, 200), goes());
+    assert_eq!(give(&mut flow, ToServer, ACK, 101, 201, 0), goes());
+    flow
+}
+
+#[test]
+fn fins_both_ways_end_it_and_one_does_not() {
+    for (first, second) in [(ToServer, ToClient), (ToClient, ToServer)] {
+        let mut flow = talked();
+        let at = |to| if to == ToServer { (101, 201) } else { (201, 101) };
+        let (seq, ack) = at(first);
+        assert_eq!(give(&mut flow, first, FIN | ACK, seq, ack, 0), goes(), "half closed");
+        // The other end has more to say.
+        let (seq, ack) = at(second);
+        assert_eq!(give(&mut flow, second, ACK, seq, ack + 1, 1000), goes());
+        assert_eq!(give(&mut flow, first, FIN | ACK, at(first).0, ack, 0), goes(), "its FIN again");
+        assert!(!flow.has_ended());
+        let closed = Life::Ends(Limits::default().closed);
+        assert_eq!(give(&mut flow, second, FIN | ACK, seq + 1000, ack + 1, 0), closed);
+        assert!(flow.has_ended());
+        // Late ones don't prolong it.
+        assert_eq!(give(&mut flow, first, ACK, at(first).0 + 1, 0, 0), Life::Goes(Duration::ZERO));
+        assert_eq!(give(&mut flow, second, FIN | ACK, seq + 1000, 0, 0), Life::Goes(Duration::ZERO));
+    }
+}
+
+#[test]
+fn a_reset_where_the_end_stands_ends_it() {
+    for (to, seq) in [(ToServer, 101), (ToClient, 201)] {
+        for flags in [RST, RST | ACK] {
+            let mut flow = talked();
+            assert_eq!(give(&mut flow, to, flags, seq, 0, 0), Life::Ends(Limits::default().reset));
+            assert!(flow.has_ended());
+        }
+    }
+}
+
+#[test]
+fn a_reset_that_answers_data_stands_where_the_peer_acknowledged() {
+    let mut flow = talked();
+    // The server's next 500 bytes are on their way when its process dies and the client, whose
+    // ACK crosses them, is told with the number it acknowledged.
+    assert_eq!(give(&mut flow, ToClient, ACK, 201, 101, 500), goes());
+    assert_eq!(give(&mut flow, ToClient, RST, 201, 0, 0), Life::Ends(Limits::default().reset));
+}
+
+#[test]
+fn blind_fins_and_resets_change_nothing() {
+    for to in [ToServer, ToClient] {
+        let own = if to == ToServer { 101 } else { 201 };
+        for seq in [0, own - 1, own + 1, own + 40_000, 0x8000_0000, 0u32.wrapping_sub(5)] {
+            let mut flow = talked();
+            assert_eq!(give(&mut flow, to, RST, seq, 0, 0), goes(), "{seq}");
+            assert_eq!(give(&mut flow, to, FIN, seq, 0, 0), goes(), "{seq}");
+            assert!(!flow.has_ended());
+        }
+    }
+}
+
+#[test]
+fn afterthoughts_are_told_from_a_newer_connection() {
+    let mut flow = talked();
+    give(&mut flow, ToServer, FIN | ACK, 101, 201, 0);
+    give(&mut flow, ToClient, FIN | ACK, 201, 102, 0);
+    let is_own = |seq: u32, ack: u32| {
+        let mut bytes = Seg::from_client(ACK, C.wrapping_add(seq), S.wrapping_add(ack)).bytes();
+        let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+        flow.is_afterthought(&Segment::parse(&mut packet).unwrap().tcp())
+    };
+    assert!(is_own(102, 202) && is_own(101, 201) && is_own(1, 1));
+    assert!(!is_own(103, 202) && !is_own(102, 203) && !is_own(1 << 30, 202) && !is_own(102, 1 << 30));
+}
