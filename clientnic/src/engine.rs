@@ -117,7 +117,14 @@ impl ClientNic {
         out: &mut Outbox,
     ) -> (Verdict, Offload) {
         if segment.tcp().flags().is_syn() {
-            return (self.syn(now, key, &segment, out), offload);
+            let queued = out.len();
+            let verdict = self.syn(now, key, &segment, out);
+            if verdict == Verdict::Forward && out.len() > queued {
+                // Behind the reset that makes way for it.
+                out.push(segment.bytes(), offload);
+                return (Verdict::Taken, offload);
+            }
+            return (verdict, offload);
         }
         let Some(entry) = self.flows.get_mut(&key) else {
             return (self.gateway.pass(PassReason::NoFlow), offload);
@@ -197,7 +204,7 @@ impl ClientNic {
         match self.profiles.outlook(&key.server(), now) {
             Outlook::RefusedLately => {
                 // An older handshake of this 4-tuple must not meet the answer to this SYN.
-                self.remove(&key);
+                self.make_way(&key, out);
                 self.gateway.pass(PassReason::RefusedLately)
             }
             Outlook::LargeUploads => self.learn(now, key, &syn, segment, PassReason::LargeUploads, out),
@@ -239,7 +246,7 @@ impl ClientNic {
         let Ok(spoof) = spoof(key, syn, segment, &knowledge, &self.keys, plan) else {
             return self.learn(now, key, syn, segment, PassReason::Learning, out);
         };
-        self.remove(&key);
+        self.make_way(&key, out);
         if self.flows.len() >= self.settings.limits.flows {
             return self.gateway.pass(PassReason::FlowTableFull);
         }
@@ -273,7 +280,7 @@ impl ClientNic {
         );
         let sent = (!repeated).then_some(now);
         let learning = Learning { isn: syn.isn, offered: syn.offered, probed, sent };
-        self.remove(&key);
+        self.make_way(&key, out);
         if let Err(full) = self.insert(key, Flow::Learning(learning), now + self.settings.limits.learning) {
             return self.gateway.pass(full);
         }
@@ -569,6 +576,16 @@ impl ClientNic {
         let flow = self.flows.remove(key)?;
         self.pending -= flow.pending();
         Some(flow)
+    }
+
+    /// Forgets a flow of which the client wants no more. Where nobody else would do it, its
+    /// unfinished handshake is cleared out of the newer one's way.
+    fn make_way(&mut self, key: &FlowKey, out: &mut Outbox) {
+        if let Some(Flow::Opening(pending)) = self.remove(key)
+            && !pending.paired
+        {
+            pending.opening.abandon(out);
+        }
     }
 
     fn take_pending(&mut self, key: &FlowKey) -> Option<Box<Pending>> {

@@ -401,7 +401,31 @@ fn a_refused_destination_leaves_no_older_handshake_in_the_way() {
     give(&mut nic, ms(100), &request(D));
     // Another connection has found the port closed.
     profiles.refuse(&server(), ms(102));
-    assert_eq!(give(&mut nic, ms(103), &syn(D + 9)), [syn(D + 9)], "passes");
+    let reset = Seg { window: 0, ..Seg::from_client(RST, D + 1, 0) };
+    assert_eq!(give(&mut nic, ms(103), &syn(D + 9)), [reset, syn(D + 9)], "passes, and finds nothing older");
     let answer = syn_ack(D + 9);
-    assert_eq!(give(&mut nic, ms(150), &answer), [answer], "to the client, and no reset to the server");
+    assert_eq!(give(&mut nic, ms(150), &answer), [answer], "to the client, and no reset of it to the server");
+}
+
+#[test]
+fn a_newer_solo_handshake_clears_an_abandoned_one_out_of_its_way() {
+    let mut nic = taught(Mode::Solo, false);
+    give(&mut nic, ms(100), &syn(D));
+    let abort = Seg { flags: RST | ACK, payload: vec![], ..request(D) };
+    assert!(give(&mut nic, ms(101), &abort).is_empty(), "held");
+    let sent = give(&mut nic, ms(102), &syn(9_000));
+    let reset = Seg { window: 0, ..Seg::from_client(RST, D + 1, 0) };
+    assert_eq!(sent.len(), 3);
+    assert_eq!((&sent[0], &sent[2]), (&reset, &syn(9_000)), "a server in SYN-RECEIVED would refuse the SYN");
+    assert_eq!((sent[1].flags, sent[1].seq), (SYN | ACK, isn_promised(9_000)));
+}
+
+#[test]
+fn a_newer_paired_handshake_leaves_the_abandoned_one_to_the_server_nic() {
+    let mut nic = taught(Mode::Auto, true);
+    give(&mut nic, ms(100), &syn(D));
+    let abort = Seg { flags: RST | ACK, payload: vec![], ..request(D) };
+    assert_eq!(give(&mut nic, ms(101), &abort).len(), 1, "sent on");
+    let sent = give(&mut nic, ms(102), &syn(9_000));
+    assert!(sent.iter().all(|segment| !segment.flags.contains(RST)), "{sent:?}");
 }

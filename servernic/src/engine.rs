@@ -167,25 +167,28 @@ impl ServerNic {
                 self.spoofed_syn(now, key, isn, offer, segment, out)
             }
             Found::Authentic(offer) if offer.kind == Kind::Probe => {
-                self.plain_syn(now, key, Rival { isn, probe: Some(offer.key) });
+                self.plain_syn(now, key, Rival { isn, probe: Some(offer.key) }, out);
                 self.forward_stripped(segment, out)
             }
             Found::Nothing => {
-                self.plain_syn(now, key, Rival { isn, probe: None });
-                self.gateway.pass(PassReason::Learning)
+                let queued = out.len();
+                self.plain_syn(now, key, Rival { isn, probe: None }, out);
+                let verdict = self.gateway.pass(PassReason::Learning);
+                // Behind the reset that makes way for it, if one was needed.
+                if out.len() > queued { self.forward_stripped(segment, out) } else { verdict }
             }
             found => {
                 // An option of ours that proves nothing: the server must not see it either.
                 let event = if found == Found::Unknown { Event::OfferUnknown } else { Event::OfferForged };
                 self.counters().event(event);
-                self.plain_syn(now, key, Rival { isn, probe: None });
+                self.plain_syn(now, key, Rival { isn, probe: None }, out);
                 self.forward_stripped(segment, out)
             }
         }
     }
 
     /// A SYN that the client has not been answered: the server will do it.
-    fn plain_syn(&mut self, now: Instant, key: FlowKey, rival: Rival) {
+    fn plain_syn(&mut self, now: Instant, key: FlowKey, rival: Rival, out: &mut Outbox) {
         match self.flows.get_mut(&key).map(|entry| &mut entry.value) {
             Some(Flow::Translated { rival: slot, flow, .. }) if flow.client_isn() != rival.isn => {
                 // Anybody can send a SYN: the flow goes on until the server accepts the new one.
@@ -194,7 +197,9 @@ impl ServerNic {
             }
             Some(Flow::Translated { .. }) => {}
             Some(_) | None => {
-                self.remove(&key);
+                if let Some(Flow::Opening(abandoned)) = self.remove(&key) {
+                    abandoned.abandon(out);
+                }
                 if let Some(key_id) = rival.probe {
                     let probed = Flow::Probed(Probe { isn: rival.isn, key: key_id });
                     if let Err(reason) = self.insert(key, probed, now + self.limits.learning) {
@@ -256,6 +261,9 @@ impl ServerNic {
         {
             // The old flow may well be alive and this SYN not the client's: it is replaced when
             // the server accepts the new one, not before.
+            if let Some(abandoned) = successor {
+                abandoned.abandon(out);
+            }
             let opening = Opening::begin(start, empty_hold(&self.budget), now, out);
             let due = opening.due(&self.limits);
             if successor.replace(Box::new(opening)).is_none() {
@@ -268,6 +276,10 @@ impl ServerNic {
             Some(Flow::Orphan(orphan)) if orphan.promised == start.promised_isn => orphan.held,
             Some(Flow::Translated { .. }) => {
                 self.counters().event(Event::FlowReplaced);
+                empty_hold(&self.budget)
+            }
+            Some(Flow::Opening(abandoned)) => {
+                abandoned.abandon(out);
                 empty_hold(&self.budget)
             }
             _ => empty_hold(&self.budget),

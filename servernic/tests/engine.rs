@@ -1,14 +1,18 @@
 //! ServerNIC's engine, segment by segment.
 
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
 #[path = "../../common/core/tests/packets/mod.rs"]
 mod packets;
 
 use packets::*;
-use rtt0_core::engine::Engine;
+use rtt0_core::engine::{Engine, Verdict};
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::{Found, Kind, Offer, Promise};
+use rtt0_core::packet::{Offload, Outbox, Packet};
 use rtt0_core::reason::{DropReason, Event, PassReason};
 use rtt0_core::seq::Seq;
+use rtt0_core::wire::icmp::{Complaint, Quote, write_error};
 use rtt0_core::wire::options::{Options, SynOptions};
 use servernic::engine::ServerNic;
 
@@ -340,4 +344,75 @@ fn a_flow_that_ended_beside_a_refused_successor_leaves() {
     give(&mut nic, ms(13), &Seg::from_server(RST | ACK, 0, 501));
     pass_time(&mut nic, ms(200_000));
     assert_eq!((nic.flows(), nic.pending()), (0, 0));
+}
+
+#[test]
+fn a_newer_handshake_clears_an_abandoned_one_out_of_its_way() {
+    let new = C.wrapping_add(9_000);
+    let reset = Seg { window: 0, ..Seg::from_client(RST, C.wrapping_add(1), 0) };
+    let abandoned = || {
+        let mut nic = engine();
+        give(&mut nic, ms(1), &offered_syn(C));
+        give(&mut nic, ms(1), &Seg { flags: RST | ACK, payload: vec![], ..request() });
+        nic
+    };
+    let mut nic = abandoned();
+    // A server in SYN-RECEIVED would answer the new SYN with a reset.
+    assert_eq!(give(&mut nic, ms(1), &offered_syn(new)), [reset.clone(), plain_syn(new), plain_syn(new)]);
+    let accepted = Seg { ack: new.wrapping_add(1), ..syn_ack() };
+    assert_eq!(give(&mut nic, ms(2), &accepted).len(), 1, "the confirm; what was held is gone");
+    // The same for SYNs that are not spoofed.
+    let mut nic = abandoned();
+    assert_eq!(give(&mut nic, ms(1), &plain_syn(new)), [reset.clone(), plain_syn(new)]);
+    let mut nic = abandoned();
+    let probe = plain_syn(new).raw(&offer_of(Kind::Probe, new));
+    assert_eq!(give(&mut nic, ms(1), &probe), [reset, plain_syn(new)]);
+    // Whoever has not shown that the first SYN was his resets nothing.
+    let mut nic = engine();
+    give(&mut nic, ms(1), &offered_syn(C));
+    assert_eq!(give(&mut nic, ms(1), &offered_syn(new)), [plain_syn(new), plain_syn(new)]);
+}
+
+#[test]
+fn a_newer_successor_clears_an_abandoned_one_out_of_its_way() {
+    let mut nic = established();
+    let (first, second) = (C.wrapping_add(9_000), C.wrapping_add(18_000));
+    give(&mut nic, ms(10), &offered_syn(first));
+    let ack = isn_promised(first).wrapping_add(1);
+    assert!(give(&mut nic, ms(10), &Seg::from_client(RST | ACK, first.wrapping_add(1), ack)).is_empty());
+    let reset = Seg { window: 0, ..Seg::from_client(RST, first.wrapping_add(1), 0) };
+    assert_eq!(give(&mut nic, ms(11), &offered_syn(second)), [reset, plain_syn(second), plain_syn(second)]);
+}
+
+/// The kernel says that what was to be emitted is too large; its sender hears of it in its own
+/// numbers, or path-MTU discovery would ignore it.
+#[test]
+fn too_big_is_told_in_the_numbers_of_the_sender() {
+    let mut nic = established();
+    let quoted = |nic: &mut ServerNic, segment: &Seg| {
+        let emitted = give(nic, ms(3), segment).remove(0);
+        assert_ne!((emitted.seq, emitted.ack), (segment.seq, segment.ack), "translated");
+        let mut out = Outbox::new();
+        nic.too_big(ms(3), &emitted.bytes(), 1400, &mut out);
+        let (error, _) = out.get_mut(0).unwrap();
+        let quote = Quote::parse(error).unwrap();
+        (quote.source(), quote.sequence(), quote.acknowledgement())
+    };
+    let answer = Seg::from_server(ACK, Y + 1, C.wrapping_add(6)).ts(TSVAL + 7, 101).payload(&[0; 1448]);
+    assert_eq!(quoted(&mut nic, &answer), (server(), Y + 1, Some(C.wrapping_add(6))));
+    let upload = Seg { seq: C.wrapping_add(6), ..request() }.payload(&[0; 1448]);
+    assert_eq!(quoted(&mut nic, &upload), (client(), C.wrapping_add(6), Some(s().wrapping_add(1))));
+}
+
+#[test]
+fn an_icmp_error_from_the_path_reaches_its_receiver_in_its_numbers() {
+    let mut nic = established();
+    let answer = Seg::from_server(ACK, Y + 1, C.wrapping_add(6)).ts(TSVAL + 7, 101).payload(&[0; 1448]);
+    let emitted = give(&mut nic, ms(3), &answer).remove(0);
+    let mut error = Vec::new();
+    assert!(write_error(Complaint::TooBig(1300), [10, 1, 1, 9].into(), &emitted.bytes(), &mut error));
+    let mut packet = Packet { bytes: &mut error, offload: Offload::default() };
+    assert_eq!(nic.handle(ms(4), &mut packet, &mut Outbox::new()), Verdict::Forward);
+    assert_eq!(Quote::parse(&mut error).unwrap().sequence(), Y + 1);
+    assert_eq!(nic.counters().happened(Event::IcmpTranslated), 1);
 }

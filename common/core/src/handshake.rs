@@ -211,6 +211,17 @@ impl Opening {
         out.build(Offload::default(), |bytes| control.write(&[], bytes));
     }
 
+    /// Makes way for a newer handshake of the same 4-tuple: resets what the server may have begun
+    /// for this one, since it would answer the newer SYN with a reset (RFC 9293 §3.10.7.4, a SYN
+    /// in SYN-RECEIVED). To be sent ahead of that SYN. Early data is lost with it, which only a
+    /// client that has aborted this connection can have made happen.
+    /// Does nothing unless the client has proven that it meant this handshake.
+    pub fn abandon(&self, out: &mut Outbox) {
+        if self.proven {
+            self.reset_server(self.start.client_isn.plus(1).get(), out);
+        }
+    }
+
     /// Resets, as the client would, a connection at the server whose window `sequence` is in.
     fn reset_server(&self, sequence: u32, out: &mut Outbox) {
         let control = Control {
