@@ -11,7 +11,8 @@ use anyhow::{Context, ensure};
 use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::service::Direction::{self, ToClient, ToServer};
 use rtt0_core::wire::segment::Segment;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "lost-handshake",
@@ -24,6 +25,8 @@ const RTT: Duration = Duration::from_millis(50);
 const ANSWER: u64 = 20_000;
 /// Bytes of an answer in one segment, whose loss only a timer notices, or the FIN behind it.
 const SHORT_ANSWER: u64 = 100;
+/// How long a repeat is waited for after an exchange.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Connections under random loss.
 const CONNECTIONS: usize = 200;
 /// How many of them at a time.
@@ -88,11 +91,15 @@ fn lose(lab: &Lab, answer: u64, losses: &[Loss]) -> anyhow::Result<Duration> {
         wan.sabotage(way, Some(saboteur(mine.map(|(_, part, count)| (*part, *count)).collect())));
     }
     let exchange = lab.fetch(&lab.request().ask(Ask::Download(answer)))?;
-    let lost = sabotaged(lab) - lost_before;
-    let wanted: u64 = losses.iter().map(|(_, _, count)| u64::from(*count)).sum();
     ensure!(exchange.sha256 == stream::digest(stream::SEED, answer), "other bytes came than were sent");
-    // Repeats of what is lost may come after the exchange; only then is there nothing to lose.
-    ensure!(lost > 0 && lost <= wanted, "{lost} packets were lost, not {wanted}");
+    let wanted: u64 = losses.iter().map(|(_, _, count)| u64::from(*count)).sum();
+    // What is repeated may come after the exchange.
+    let deadline = Instant::now() + PATIENCE;
+    while sabotaged(lab) - lost_before < wanted && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let lost = sabotaged(lab) - lost_before;
+    ensure!(lost == wanted, "{lost} packets were lost, not {wanted}");
     for way in [ToServer, ToClient] {
         wan.sabotage(way, None);
     }
