@@ -1,7 +1,7 @@
 //! The bounded flow table with lazy timers.
 
 use super::FlowKey;
-use super::wheel::Wheel;
+use super::wheel::{Place, Wheel};
 use crate::time::Instant;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
@@ -17,8 +17,8 @@ pub struct Entry<V> {
     /// What is known of the flow.
     pub value: V,
     deadline: Instant,
-    /// The wheel's tick at which the flow is looked at next.
-    tick: u64,
+    /// The flow's one timer; none while it is due.
+    timer: Option<Place>,
 }
 
 impl<V> Entry<V> {
@@ -39,7 +39,8 @@ impl<V> Entry<V> {
 /// Maps flows to `V`, never more than its bound, each with a deadline.
 ///
 /// A deadline that moves back costs nothing but a store: the timer comes up at the old time,
-/// finds that it is too early and is set anew.
+/// finds that it is too early and is set anew. A flow has one timer at most, so that the table's
+/// bound is also the wheel's, however fast flows come and go.
 #[derive(Debug)]
 pub struct FlowTable<V> {
     flows: HashMap<FlowKey, Entry<V>, foldhash::fast::RandomState>,
@@ -78,22 +79,43 @@ impl<V> FlowTable<V> {
         if !known && self.flows.len() >= self.bound {
             return Err(Full);
         }
-        let tick = self.wheel.set(deadline, key);
-        Ok(self.flows.insert(key, Entry { value, deadline, tick }).map(|entry| entry.value))
+        let old = self.remove(&key);
+        let timer = Some(self.wheel.set(deadline, key));
+        self.flows.insert(key, Entry { value, deadline, timer });
+        Ok(old)
     }
 
     /// Takes a flow out.
     pub fn remove(&mut self, key: &FlowKey) -> Option<V> {
-        self.flows.remove(key).map(|entry| entry.value)
+        let entry = self.flows.remove(key)?;
+        self.stop(entry.timer);
+        Some(entry.value)
     }
 
     /// Moves a flow's deadline to `at`, earlier or later.
     pub fn set_deadline(&mut self, key: &FlowKey, at: Instant) {
+        let Some(entry) = self.flows.get_mut(key) else { return };
+        let earlier = at < entry.deadline;
+        entry.deadline = at;
+        if earlier || entry.timer.is_none() {
+            let old = entry.timer.take();
+            self.stop(old);
+            self.start(key, at);
+        }
+    }
+
+    fn start(&mut self, key: &FlowKey, at: Instant) {
         if let Some(entry) = self.flows.get_mut(key) {
-            if at < entry.deadline || entry.deadline.as_micros() == 0 {
-                entry.tick = self.wheel.set(at, *key);
-            }
-            entry.deadline = at;
+            entry.timer = Some(self.wheel.set(at, *key));
+        }
+    }
+
+    fn stop(&mut self, timer: Option<Place>) {
+        let Some(place) = timer else { return };
+        if let Some(moved) = self.wheel.remove(place)
+            && let Some(entry) = self.flows.get_mut(moved)
+        {
+            entry.timer = Some(place);
         }
     }
 
@@ -110,26 +132,22 @@ impl<V> FlowTable<V> {
             if let Some(key) = self.due.pop_front() {
                 // Something may have happened to it since it was queued.
                 match self.flows.get_mut(&key) {
-                    Some(entry) if entry.deadline <= now => {
-                        // Any new deadline now counts as earlier, so that it gets a timer.
-                        entry.deadline = Instant::ZERO;
-                        return Some(key);
+                    Some(entry) if entry.timer.is_none() && entry.deadline <= now => return Some(key),
+                    Some(entry) if entry.timer.is_none() => {
+                        entry.timer = Some(self.wheel.set(entry.deadline, key));
                     }
-                    Some(entry) => entry.tick = self.wheel.set(entry.deadline, key),
-                    None => {}
+                    _ => {}
                 }
                 continue;
             }
             let (tick, mut keys) = self.wheel.turn(now)?;
             for key in keys.drain(..) {
-                match self.flows.get_mut(&key) {
-                    // An older timer of a flow that has a later one.
-                    Some(entry) if entry.tick != tick => {}
-                    Some(entry) if entry.deadline > now => {
-                        entry.tick = self.wheel.set(entry.deadline, key);
-                    }
-                    Some(_) => self.due.push_back(key),
-                    None => {}
+                let Some(entry) = self.flows.get_mut(&key) else { continue };
+                entry.timer = None;
+                if entry.deadline > now {
+                    entry.timer = Some(self.wheel.set(entry.deadline, key));
+                } else {
+                    self.due.push_back(key);
                 }
             }
             self.wheel.recycle(tick, keys);
@@ -174,6 +192,19 @@ mod tests {
         assert_eq!(table.pop_due(ms(999)), None, "comes up once");
         table.set_deadline(&key(1), ms(1100));
         assert_eq!(table.pop_due(ms(1200)), Some(key(1)));
+    }
+
+    #[test]
+    fn flows_that_come_and_go_leave_no_timers() {
+        let mut table = FlowTable::new(9);
+        for n in 0..10_000 {
+            table.insert(key(n % 3), (), ms(60_000)).unwrap();
+            table.set_deadline(&key(n % 3), ms(50_000 - u64::from(n)));
+            if n % 2 == 0 {
+                table.remove(&key(n % 3));
+            }
+            assert_eq!(table.wheel.len(), table.len());
+        }
     }
 
     #[derive(Debug, Clone)]

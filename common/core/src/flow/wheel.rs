@@ -9,8 +9,15 @@ const SLOTS: usize = 8192;
 const TICK: u64 = 8_000;
 const WORDS: usize = SLOTS / 64;
 
+/// Where a timer stands, until the wheel turns there or [`Wheel::remove`] moves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    tick: u64,
+    position: u32,
+}
+
 /// Timers that name their owner by a `K`. The wheel never forgets a timer by itself: owners
-/// check, when one comes up, whether it is still meant.
+/// check, when one comes up, whether it is time, and take it out when they go.
 #[derive(Debug)]
 pub(super) struct Wheel<K> {
     slots: Vec<Vec<K>>,
@@ -26,14 +33,34 @@ impl<K> Wheel<K> {
     }
 
     /// Sets a timer that comes up no earlier than `at` (or than a turn from now, if that is
-    /// sooner) and returns the tick at which it will.
-    pub(super) fn set(&mut self, at: Instant, key: K) -> u64 {
+    /// sooner) and returns its place.
+    pub(super) fn set(&mut self, at: Instant, key: K) -> Place {
         let wanted = at.as_micros().div_ceil(TICK);
         let tick = wanted.clamp(self.cursor, self.cursor + SLOTS as u64 - 1);
         let slot = (tick % SLOTS as u64) as usize;
+        let position = self.slots[slot].len() as u32;
         self.slots[slot].push(key);
         self.occupied[slot / 64] |= 1 << (slot % 64);
-        tick
+        Place { tick, position }
+    }
+
+    /// Takes a timer out. Another may take its place: then its key is returned.
+    pub(super) fn remove(&mut self, place: Place) -> Option<&K> {
+        let slot = (place.tick % SLOTS as u64) as usize;
+        let position = place.position as usize;
+        if position < self.slots[slot].len() {
+            self.slots[slot].swap_remove(position);
+        }
+        if self.slots[slot].is_empty() {
+            self.occupied[slot / 64] &= !(1 << (slot % 64));
+        }
+        self.slots[slot].get(position)
+    }
+
+    /// Counts the timers: O(slots).
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.slots.iter().map(Vec::len).sum()
     }
 
     /// Tells the time of the first slot with a timer.
