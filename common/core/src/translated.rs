@@ -22,6 +22,8 @@ struct End {
     /// What it acknowledged last: the peer's RCV.NXT.
     acknowledged: u32,
     fin: bool,
+    /// It has reset the connection, or somebody has in its name.
+    reset: bool,
 }
 
 impl End {
@@ -60,7 +62,6 @@ pub struct Translated {
     client: End,
     /// In the server's real space.
     server: End,
-    reset: bool,
     /// SYN-ACKs still expected in answer to our own repeated SYNs, and until when.
     repeats: u8,
     repeats_until: Instant,
@@ -82,9 +83,8 @@ impl Translated {
             translation,
             client_isn,
             answer,
-            client: End { next: client, acknowledged: server, fin: false },
-            server: End { next: server, acknowledged: client, fin: false },
-            reset: false,
+            client: End { next: client, acknowledged: server, fin: false, reset: false },
+            server: End { next: server, acknowledged: client, fin: false, reset: false },
             repeats: extra_syns,
             repeats_until: now + limits.repeated_syn_ack,
         }
@@ -105,9 +105,13 @@ impl Translated {
         &self.answer
     }
 
+    fn is_reset(&self) -> bool {
+        self.client.reset || self.server.reset
+    }
+
     /// Tells whether the flow has ended, by FINs both ways or a reset.
     pub fn has_ended(&self) -> bool {
-        self.reset || (self.client.fin && self.server.fin)
+        self.is_reset() || (self.client.fin && self.server.fin)
     }
 
     /// Returns how many bytes the client has sent, modulo 4 GiB, once no more will follow: it
@@ -115,7 +119,7 @@ impl Translated {
     pub fn upload(&self) -> Option<u32> {
         let first = self.client_isn.plus(1).get();
         let bytes = self.client.next.wrapping_sub(first).wrapping_sub(self.client.fin.into());
-        (self.client.fin || self.reset).then_some(bytes)
+        (self.client.fin || self.is_reset()).then_some(bytes)
     }
 
     /// Tells whether a segment from the server is a SYN-ACK of this flow.
@@ -178,7 +182,13 @@ impl Translated {
         let flags = tcp.flags();
         let own = end.plausible(tcp.sequence(), acknowledged);
         if flags.contains(Flags::RST) {
+            end.reset |= own;
             return if own { Ending::Reset } else { Ending::None };
+        }
+        // Who has reset a connection sends nothing else: the reset was forged, or overtook this.
+        if std::mem::take(&mut end.reset) {
+            end.sent(tcp);
+            return Ending::Revived;
         }
         let fin = flags.contains(Flags::FIN) && own && !end.fin;
         end.fin |= fin;
@@ -188,10 +198,9 @@ impl Translated {
 
     fn life(&mut self, ending: Ending, limits: &Limits) -> Life {
         match ending {
-            Ending::Reset => {
-                self.reset = true;
-                Life::Ends(limits.reset)
-            }
+            Ending::Reset => Life::Ends(limits.reset),
+            // Kept for a while; the next segment shows whether it goes on.
+            Ending::Revived => Life::Ends(limits.closed),
             Ending::Fin if self.has_ended() => Life::Ends(limits.closed),
             _ if self.has_ended() => Life::Goes(Duration::ZERO),
             _ => Life::Goes(limits.idle),
@@ -203,4 +212,5 @@ enum Ending {
     None,
     Fin,
     Reset,
+    Revived,
 }

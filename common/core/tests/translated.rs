@@ -141,3 +141,18 @@ fn afterthoughts_are_told_from_a_newer_connection() {
     assert!(is_own(102, 202) && is_own(101, 201) && is_own(1, 1));
     assert!(!is_own(103, 202) && !is_own(102, 203) && !is_own(1 << 30, 202) && !is_own(102, 1 << 30));
 }
+
+#[test]
+fn an_end_that_goes_on_after_its_reset_was_not_reset() {
+    for (to, own, peer) in [(ToServer, 101, 201), (ToClient, 201, 101)] {
+        let mut flow = talked();
+        assert_eq!(give(&mut flow, to, RST, own, 0, 0), Life::Ends(Limits::default().reset));
+        // What the other end had under way says nothing.
+        let other = if to == ToServer { ToClient } else { ToServer };
+        assert_eq!(give(&mut flow, other, ACK, peer, own, 10), Life::Goes(Duration::ZERO));
+        assert!(flow.has_ended());
+        assert_eq!(give(&mut flow, to, ACK, own, peer + 10, 10), Life::Ends(Limits::default().closed));
+        assert!(!flow.has_ended());
+        assert_eq!(give(&mut flow, to, ACK, own + 10, peer + 10, 10), goes());
+    }
+}

@@ -4,12 +4,14 @@ use crate::compare::choice::IpVersion;
 use crate::nic::{NicMode, Nics};
 use crate::program::client::{self, Exchange, FetchError, Request};
 use crate::program::server::{Served, Server, ServerConfig};
+use crate::record::{Recording, record_all};
 use crate::topology::{Topology, TopologyConfig};
 use crate::wan;
 use anyhow::Context;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Port of the built-in server.
@@ -68,10 +70,29 @@ impl Setting {
     }
 }
 
+/// Where the labs of the running scenario record every hop: a folder, and how many labs it has.
+/// Scenarios run one after the other, and none should have to pass this along.
+static CAPTURES: Mutex<Option<(PathBuf, usize)>> = Mutex::new(None);
+
+/// Lets every lab raised from now on record both sides of every hop into a subfolder of `folder`,
+/// or none.
+pub(super) fn record_into(folder: Option<PathBuf>) {
+    *CAPTURES.lock().unwrap_or_else(PoisonError::into_inner) = folder.map(|folder| (folder, 0));
+}
+
+/// Starts the recording of a lab, if there is to be one.
+fn record(topology: &Topology) -> anyhow::Result<Option<Recording>> {
+    let mut captures = CAPTURES.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some((folder, labs)) = captures.as_mut() else { return Ok(None) };
+    *labs += 1;
+    record_all(topology, &folder.join(format!("{labs:02}"))).map(Some)
+}
+
 /// Hosts, daemons and a built-in server.
 #[derive(Debug)]
 pub struct Lab {
     // In the order in which they have to go.
+    _recording: Option<Recording>,
     server: Option<Server>,
     nics: Option<Nics>,
     topology: Topology,
@@ -93,9 +114,11 @@ impl Lab {
         };
         let topology = Topology::raise(&config).context("can't raise the topology")?;
         topology.verify_rtt_to(setting.case.ip.of(crate::address::SERVER), setting.rtt)?;
+        let recording = record(&topology)?;
         let nics = setting.nics.map(|mode| Nics::start(&topology, mode)).transpose()?;
         let (send, served) = mpsc::channel();
-        let mut lab = Self { server: None, nics, topology, setting, served: Mutex::new(served) };
+        let mut lab =
+            Self { _recording: recording, server: None, nics, topology, setting, served: Mutex::new(served) };
         let send = Mutex::new(send);
         lab.server = Some(lab.serve(
             PORT,

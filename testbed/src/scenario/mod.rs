@@ -29,8 +29,6 @@ mod zero_rtt;
 pub use lab::{Case, Lab, Setting};
 pub use runner::{RunOptions, run};
 
-use std::path::PathBuf;
-
 /// An integration test.
 #[derive(Debug, Clone, Copy)]
 pub struct Scenario {
@@ -42,11 +40,9 @@ pub struct Scenario {
     pub run: fn(&mut Report) -> anyhow::Result<()>,
 }
 
-/// Where a scenario notes figures, and what it was asked for.
+/// Where a scenario notes figures.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Folder for captures of every hop, if wanted.
-    pub pcap: Option<PathBuf>,
     notes: Vec<String>,
 }
 

@@ -1,6 +1,6 @@
 //! Runs scenarios one after the other and tells how they ended.
 
-use super::{ALL, Report, Scenario};
+use super::{ALL, Report, Scenario, lab};
 use crate::report::table::framed;
 use crate::scratch::Scratch;
 use anyhow::bail;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 pub struct RunOptions {
     /// Names of scenarios, or `all`.
     pub names: Vec<String>,
-    /// Folder for captures of every hop, if wanted.
+    /// Folder for captures of every hop of every lab, if wanted: `SCENARIO/NN/HOST-DEVICE.pcapng`.
     pub pcap: Option<PathBuf>,
     /// File for a report for machines, if wanted.
     pub json: Option<PathBuf>,
@@ -62,7 +62,8 @@ pub fn run(options: &RunOptions) -> anyhow::Result<bool> {
 }
 
 fn run_one(scenario: &Scenario, options: &RunOptions) -> Outcome {
-    let mut report = Report { pcap: options.pcap.clone(), ..Report::default() };
+    let mut report = Report::default();
+    lab::record_into(options.pcap.as_ref().map(|folder| folder.join(scenario.name)));
     let began = Instant::now();
     let ended = catch_unwind(AssertUnwindSafe(|| (scenario.run)(&mut report)));
     let error = match ended {
