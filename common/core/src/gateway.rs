@@ -7,6 +7,7 @@ use crate::packet::{Offload, Outbox, Packet};
 use crate::reason::{Counters, DropReason, Event, PassReason};
 use crate::service::{Direction, Services};
 use crate::time::Instant;
+use crate::translate::Translation;
 use crate::wire::icmp::{Complaint, Quote, write_error};
 use crate::wire::ipv4::Ipv4;
 use crate::wire::ipv6::Ipv6;
@@ -114,7 +115,7 @@ impl Gateway {
 
     /// Appends to `out` an ICMP error about `packet`, as it looks on our far side; returns
     /// whether it did (bounded to 1,000 a second; no address, no error).
-    pub fn complain(&mut self, now: Instant, complaint: Complaint, packet: &[u8], out: &mut Outbox) -> bool {
+    fn complain(&mut self, now: Instant, complaint: Complaint, packet: &[u8], out: &mut Outbox) -> bool {
         if now - self.icmp_second >= Duration::from_secs(1) {
             self.icmp_second = now;
             self.icmp_sent = 0;
@@ -134,9 +135,33 @@ impl Gateway {
         true
     }
 
-    /// Finds the flow of a packet of ours that the next hop can't carry: the direction it
-    /// travels in and its name.
-    pub fn flow_of(&self, packet: &mut [u8]) -> Option<(Direction, FlowKey)> {
+    /// Answers the sender of `packet`, which the next hop can't carry ([`Engine::too_big`]).
+    /// `translation` finds that of a flow, if it has one: the next hop would have quoted the packet
+    /// as we sent it, but its sender knows another.
+    ///
+    /// [`Engine::too_big`]: crate::engine::Engine::too_big
+    pub fn too_big<'t>(
+        &mut self,
+        now: Instant,
+        packet: &[u8],
+        mtu: u16,
+        out: &mut Outbox,
+        translation: impl FnOnce(&FlowKey) -> Option<&'t Translation>,
+    ) {
+        let mut copy = packet.to_vec();
+        let Some((direction, flow)) = self.flow_of(&mut copy) else { return };
+        let index = out.len();
+        if self.complain(now, Complaint::TooBig(mtu), packet, out)
+            && let Some((bytes, _)) = out.get_mut(index)
+            && let Ok(mut quote) = Quote::parse(bytes)
+            && let Some(translation) = translation(&flow)
+        {
+            translation.quote(&mut quote, direction);
+        }
+    }
+
+    /// Finds the direction a packet of ours travels in, and its flow.
+    fn flow_of(&self, packet: &mut [u8]) -> Option<(Direction, FlowKey)> {
         let Claim::Tcp(direction) = claims(&self.services, packet)? else { return None };
         let mut packet = Packet { bytes: packet, offload: Offload::default() };
         let segment = Segment::parse(&mut packet).ok()?;

@@ -74,7 +74,8 @@ pub enum Reply {
     },
     /// The server refuses: RST with the right acknowledgement.
     Refused,
-    /// A connection of the same 4-tuple is still alive there; it can be reset with this SEG.SEQ.
+    /// A connection of the same 4-tuple is still alive there and challenges the SYN (RFC 5961 §4);
+    /// it can be reset with this SEG.SEQ.
     OldConnection {
         /// SEG.ACK of the challenge.
         reset: u32,
@@ -90,6 +91,8 @@ pub struct Opening {
     held: Held,
     sent: u8,
     repeats: u8,
+    /// Old connections reset.
+    cleared: u8,
     began: Instant,
     proven: bool,
 }
@@ -101,7 +104,7 @@ impl Opening {
             out.push(&start.syn, Offload::default());
         }
         let (sent, proven) = (start.copies, !held.is_empty());
-        Self { start, held, sent, repeats: 0, began: now, proven }
+        Self { start, held, sent, repeats: 0, cleared: 0, began: now, proven }
     }
 
     /// Returns what it began with.
@@ -149,7 +152,10 @@ impl Opening {
             return if acknowledges { Reply::Refused } else { Reply::Stray };
         }
         if flags.contains(Flags::ACK) && !acknowledges {
-            return Reply::OldConnection { reset: tcp.acknowledgement() };
+            // What an old connection had under way is only in the way; its challenge ACK comes.
+            let challenges = tcp.payload().is_empty();
+            let reset = tcp.acknowledgement();
+            return if challenges { Reply::OldConnection { reset } } else { Reply::Stray };
         }
         if flags.is_syn_ack() {
             return match read_syn_ack(tcp) {
@@ -236,14 +242,17 @@ impl Opening {
     }
 
     /// Clears an old connection of the same 4-tuple out of the way and sends the SYN again.
-    /// Does nothing unless the client has proven that it means this handshake.
-    pub fn clear_old_connection(&mut self, reset: u32, out: &mut Outbox) -> bool {
-        if self.proven {
+    /// Does nothing, and returns false, unless the client has proven that it means this
+    /// handshake, nor more often than the SYN may be repeated.
+    pub fn clear_old_connection(&mut self, reset: u32, limits: &Limits, out: &mut Outbox) -> bool {
+        let clear = self.proven && self.cleared < limits.syn_repeats;
+        if clear {
+            self.cleared += 1;
             self.reset_server(reset, out);
             out.push(&self.start.syn, Offload::default());
             self.sent = self.sent.saturating_add(1);
         }
-        self.proven
+        clear
     }
 
     /// Returns when [`Opening::on_timer`] is due.

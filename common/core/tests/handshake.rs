@@ -110,10 +110,10 @@ fn nobody_is_harmed_before_the_client_has_proven_itself() {
     let mut out = Outbox::new();
     let mut opening = opening(&mut out);
     out.clear();
-    assert!(!opening.clear_old_connection(77, &mut out) && out.is_empty());
+    assert!(!opening.clear_old_connection(77, &Limits::default(), &mut out) && out.is_empty());
     let data = Seg::from_client(ACK, C.wrapping_add(1), S.wrapping_add(1)).bytes();
     opening.hold(&data, Offload::default()).unwrap();
-    assert!(opening.clear_old_connection(77, &mut out));
+    assert!(opening.clear_old_connection(77, &Limits::default(), &mut out));
     let sent: Vec<_> = out.iter().map(|(bytes, _)| Seg::read(bytes)).collect();
     assert_eq!((sent[0].flags, sent[0].seq), (RST, 77));
     assert_eq!((sent[1].flags, sent[1].seq), (SYN, C));
@@ -157,4 +157,16 @@ fn what_is_held_is_released_in_order_and_smaller_than_the_servers_mss() {
     assert_eq!((sent[0].1, sent[2].1), (0, 0));
     assert!(flow.has_ended(), "by the client's reset");
     assert_eq!(counters.happened(Event::RepairedMss), 1);
+}
+
+#[test]
+fn an_old_connection_is_reset_no_more_often_than_a_syn_is_repeated() {
+    let (limits, mut out) = (Limits::default(), Outbox::new());
+    let mut opening = opening(&mut out);
+    let data = Seg::from_client(ACK, C.wrapping_add(1), S.wrapping_add(1)).bytes();
+    opening.hold(&data, Offload::default()).unwrap();
+    let times = (0..100).filter(|n| opening.clear_old_connection(*n, &limits, &mut out)).count();
+    assert_eq!(times, usize::from(limits.syn_repeats));
+    // What it still had under way is not answered at all.
+    assert_eq!(judge(&Seg::from_server(ACK, Y, 0x1234_5678).payload(b"old")), Reply::Stray);
 }

@@ -1,0 +1,210 @@
+//! What the client sends: SYNs to answer, early data to hold or copy, segments to translate.
+
+use super::{ClientNic, Mode};
+use crate::flow::{Flow, Learning, Pending};
+use crate::spoof::{PlainSyn, Plan, spoof, write_probe};
+use rtt0_core::engine::Verdict;
+use rtt0_core::flow::FlowKey;
+use rtt0_core::handshake::{Opening, empty_hold, limit_payload};
+use rtt0_core::offer::Kind;
+use rtt0_core::packet::{Offload, Outbox};
+use rtt0_core::profile::{Knowledge, Outlook};
+use rtt0_core::reason::{Event, PassReason};
+use rtt0_core::time::Instant;
+use rtt0_core::wire::segment::Segment;
+use rtt0_core::wire::tcp::Flags;
+use std::time::Duration;
+
+/// Shortest wait before a spoofed SYN is repeated over the long leg.
+const SHORTEST_REPEAT: Duration = Duration::from_millis(200);
+/// The wait if the long leg's RTT is not known (RFC 6298 §2.1).
+const DEFAULT_REPEAT: Duration = Duration::from_secs(1);
+
+impl ClientNic {
+    pub(super) fn client_segment(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        mut segment: Segment<'_>,
+        offload: Offload,
+        out: &mut Outbox,
+    ) -> (Verdict, Offload) {
+        if segment.tcp().flags().is_syn() {
+            let queued = out.len();
+            let verdict = self.syn(now, key, &segment, out);
+            if verdict == Verdict::Forward && out.len() > queued {
+                // Behind the reset that makes way for it.
+                out.push(segment.bytes(), offload);
+                return (Verdict::Taken, offload);
+            }
+            return (verdict, offload);
+        }
+        let Some(entry) = self.flows.get_mut(&key) else {
+            return (self.gateway.pass(PassReason::NoFlow), offload);
+        };
+        match &mut entry.value {
+            Flow::Learning(_) => (self.gateway.pass(PassReason::Learning), offload),
+            Flow::Opening(pending) if pending.opening.owns(&segment.tcp()) => {
+                let held = pending.opening.hold(segment.bytes(), offload);
+                let verdict = match (pending.paired, held) {
+                    // A copy is a convenience: without it the client repeats by itself.
+                    (true, _) => self.gateway.pass(PassReason::NoFlow),
+                    (false, Ok(())) => Verdict::Taken,
+                    (false, Err(reason)) => self.gateway.drop(reason),
+                };
+                (verdict, offload)
+            }
+            Flow::Opening(_) => (self.gateway.pass(PassReason::NoFlow), offload),
+            Flow::Translated { flow, .. } => {
+                let known = flow.upload().is_some();
+                let life = flow.client_segment(&mut segment, &self.settings.limits);
+                let offload = limit_payload(offload, &segment, flow);
+                let upload = flow.upload().filter(|_| !known);
+                self.counters().event(Event::Translated);
+                self.note_upload(&key, upload);
+                self.live(now, key, life);
+                (Verdict::Forward, offload)
+            }
+            Flow::Watching(watched) => {
+                watched.sent(&segment.tcp());
+                let upload = watched.upload();
+                entry.postpone(now + self.settings.limits.idle);
+                if segment.tcp().flags().intersects(Flags::FIN | Flags::RST) {
+                    self.note_upload(&key, Some(upload));
+                    self.remove(&key);
+                }
+                (self.gateway.pass(PassReason::NoFlow), offload)
+            }
+        }
+    }
+
+    /// Remembers how many bytes a client sent that now has ended, by whichever side's will.
+    pub(super) fn note_upload(&self, key: &FlowKey, upload: Option<u32>) {
+        if let Some(bytes) = upload {
+            self.profiles.uploaded(&key.server(), bytes);
+        }
+    }
+
+    fn syn(&mut self, now: Instant, key: FlowKey, segment: &Segment<'_>, out: &mut Outbox) -> Verdict {
+        if self.settings.mode == Mode::Off {
+            return self.gateway.pass(PassReason::ModeOff);
+        }
+        let syn = match PlainSyn::read(segment) {
+            Ok(syn) => syn,
+            Err(reason) => return self.gateway.pass(reason),
+        };
+        match self.flows.get_mut(&key).map(|entry| &mut entry.value) {
+            Some(Flow::Opening(pending)) if pending.opening.start().client_isn == syn.isn => {
+                out.push(&pending.syn_ack, Offload::default());
+                self.counters().event(Event::SpoofRepeated);
+                return Verdict::Taken;
+            }
+            // Doubled or late; the server answers it once more, and that is not for us to promise.
+            Some(Flow::Watching(watched)) if !watched.spoofed && watched.isn == syn.isn => {
+                return self.gateway.pass(PassReason::NoFlow);
+            }
+            Some(Flow::Translated { flow, .. }) if flow.client_isn() == syn.isn => {
+                return self.gateway.pass(PassReason::NoFlow);
+            }
+            Some(Flow::Translated { flow, rival }) if !flow.has_ended() => {
+                // Anybody can send a SYN: the flow goes on until the server accepts the new one.
+                *rival = Some(syn.isn);
+                return self.gateway.pass(PassReason::RivalSyn);
+            }
+            Some(Flow::Learning(learning)) if learning.isn == syn.isn => learning.sent = None,
+            _ => {}
+        }
+        match self.profiles.outlook(&key.server(), now) {
+            Outlook::RefusedLately => {
+                // An older handshake of this 4-tuple must not meet the answer to this SYN.
+                self.make_way(&key, out);
+                self.gateway.pass(PassReason::RefusedLately)
+            }
+            Outlook::LargeUploads => self.learn(now, key, &syn, segment, PassReason::LargeUploads, out),
+            Outlook::Unknown => self.learn(now, key, &syn, segment, PassReason::Learning, out),
+            Outlook::Known(knowledge, rtt) => {
+                self.known_destination(now, key, &syn, segment, (knowledge, rtt), out)
+            }
+        }
+    }
+
+    fn known_destination(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        syn: &PlainSyn,
+        segment: &Segment<'_>,
+        (knowledge, rtt): (Knowledge, Option<Duration>),
+        out: &mut Outbox,
+    ) -> Verdict {
+        let mode = self.settings.mode;
+        let paired = knowledge.paired && mode != Mode::Solo;
+        if mode == Mode::Paired && !paired {
+            return self.learn(now, key, syn, segment, PassReason::Unpaired, out);
+        }
+        if self.pending >= self.settings.limits.pending {
+            return self.gateway.pass(PassReason::PendingFull);
+        }
+        let signal = match (mode, paired) {
+            (Mode::Solo, _) => None,
+            (_, true) => Some(Kind::Spoofed),
+            (_, false) => Some(Kind::Probe),
+        };
+        let (v4, v6) = self.settings.mss_clamp;
+        let plan = Plan {
+            signal,
+            mss_clamp: if key.server().0.is_ipv4() { v4 } else { v6 },
+            repeat_after: rtt.map_or(DEFAULT_REPEAT, |rtt| (rtt * 2).max(SHORTEST_REPEAT)),
+        };
+        let Ok(spoof) = spoof(key, syn, segment, &knowledge, &self.keys, plan) else {
+            return self.learn(now, key, syn, segment, PassReason::Learning, out);
+        };
+        self.make_way(&key, out);
+        if self.flows.len() >= self.settings.limits.flows {
+            return self.gateway.pass(PassReason::FlowTableFull);
+        }
+        out.push(&spoof.syn_ack, Offload::default());
+        let opening = Opening::begin(spoof.start, empty_hold(&self.budget), now, out);
+        let due = opening.due(&self.settings.limits);
+        let probed = signal.is_some();
+        let pending = Pending { opening, paired, probed, taken_over: false, syn_ack: spoof.syn_ack };
+        // There is room: it was just looked.
+        let _ = self.insert(key, Flow::Opening(Box::new(pending)), due);
+        self.counters().event(if paired { Event::SpoofedPaired } else { Event::SpoofedSolo });
+        Verdict::Taken
+    }
+
+    /// Lets a SYN pass, marked with a probe, and remembers it for its SYN-ACK.
+    fn learn(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        syn: &PlainSyn,
+        segment: &Segment<'_>,
+        reason: PassReason,
+        out: &mut Outbox,
+    ) -> Verdict {
+        let mut probe = Vec::new();
+        let probed =
+            self.settings.mode != Mode::Solo && write_probe(key, syn, segment, &self.keys, &mut probe);
+        let repeated = matches!(
+            self.flows.get_mut(&key).map(|entry| &entry.value),
+            Some(Flow::Learning(learning)) if learning.isn == syn.isn
+        );
+        let sent = (!repeated).then_some(now);
+        let learning = Learning { isn: syn.isn, offered: syn.offered, probed, sent };
+        self.make_way(&key, out);
+        if let Err(full) = self.insert(key, Flow::Learning(learning), now + self.settings.limits.learning) {
+            return self.gateway.pass(full);
+        }
+        self.counters().pass(reason);
+        if !probed {
+            if self.settings.mode != Mode::Solo {
+                self.counters().pass(PassReason::NoOptionSpace);
+            }
+            return Verdict::Forward;
+        }
+        out.push(&probe, Offload::default());
+        Verdict::Taken
+    }
+}

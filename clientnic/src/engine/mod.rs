@@ -1,0 +1,226 @@
+//! ClientNIC's engine: spoofs, offers, learns; translates where there is no ServerNIC.
+//!
+//! What a flow can be here, and what moves it:
+//!
+//! | flow | SYN | client data | SYN-ACK + confirm | SYN-ACK alone | RST to the SYN | silence |
+//! |---|---|---|---|---|---|---|
+//! | none | Opening or Learning | pass | pass | pass | pass | – |
+//! | Learning | again | pass | learned: Watching | learned: Watching | refused | forgotten |
+//! | Opening, paired | same ISN: SYN-ACK again | copied, sent on | Watching | Translated | refused | given up |
+//! | Opening, solo | same ISN: SYN-ACK again | held | Translated | Translated | refused | given up |
+//! | Translated | pass | translated | translated | translated | translated | – |
+//! | Watching | as none | pass | consumed | pass | pass | – |
+
+mod client;
+mod server;
+
+use crate::flow::{Flow, Pending, Watched};
+use rtt0_core::engine::{Engine, Verdict};
+use rtt0_core::flow::{FlowKey, FlowTable};
+use rtt0_core::gateway::{Admitted, Gateway};
+use rtt0_core::held::HoldBudget;
+use rtt0_core::limits::Limits;
+use rtt0_core::offer::Keys;
+use rtt0_core::packet::{Outbox, Packet};
+use rtt0_core::profile::Profiles;
+use rtt0_core::reason::{Counters, Event, PassReason};
+use rtt0_core::service::Direction;
+use rtt0_core::time::Instant;
+use rtt0_core::translated::Life;
+use rtt0_core::wire::icmp::Quote;
+use std::sync::Arc;
+
+/// Timers handled in one call, so that packets wait no longer than that.
+const TIMERS_PER_CALL: usize = 256;
+
+/// Which flows are spoofed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Mode {
+    /// With a ServerNIC where there is one, else by ClientNIC alone
+    #[default]
+    Auto,
+    /// Only where there is a ServerNIC
+    Paired,
+    /// By ClientNIC alone, even where there is a ServerNIC
+    Solo,
+    /// None: every packet passes untouched
+    Off,
+}
+
+/// How a ClientNIC behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Which flows are spoofed.
+    pub mode: Mode,
+    /// Largest MSS to promise in bytes, for (IPv4, IPv6): what the egress MTUs carry.
+    pub mss_clamp: (u16, u16),
+    /// The bounds.
+    pub limits: Limits,
+}
+
+/// The engine of a ClientNIC.
+#[derive(Debug)]
+pub struct ClientNic {
+    gateway: Gateway,
+    keys: Keys,
+    profiles: Arc<Profiles>,
+    settings: Settings,
+    flows: FlowTable<Flow>,
+    pending: usize,
+    budget: Arc<HoldBudget>,
+}
+
+impl ClientNic {
+    /// Makes an engine that knows no flow.
+    pub fn new(gateway: Gateway, keys: Keys, profiles: Arc<Profiles>, settings: Settings) -> Self {
+        let limits = &settings.limits;
+        let (flows, budget) = (FlowTable::new(limits.flows), HoldBudget::new(limits));
+        Self { gateway, keys, profiles, settings, flows, pending: 0, budget }
+    }
+
+    /// Returns the number of flows known.
+    pub fn flows(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Returns the number of handshakes pending.
+    pub fn pending(&self) -> usize {
+        self.pending
+    }
+
+    /// Returns how many bytes of early data are held.
+    pub fn held(&self) -> usize {
+        self.budget.used()
+    }
+
+    fn counters(&self) -> &Counters {
+        self.gateway.counters()
+    }
+
+    fn icmp(&mut self, quoted: Direction, key: FlowKey, mut quote: Quote<'_>) -> Verdict {
+        let flow = self.flows.get_mut(&key).map(|entry| &entry.value);
+        let Some(Flow::Translated { flow, .. }) = flow else {
+            return self.gateway.pass(PassReason::IcmpNoFlow);
+        };
+        flow.translation().quote(&mut quote, quoted);
+        self.counters().event(Event::IcmpTranslated);
+        Verdict::Forward
+    }
+
+    fn insert(&mut self, key: FlowKey, flow: Flow, deadline: Instant) -> Result<(), PassReason> {
+        let pending = flow.pending();
+        if self.pending + pending > self.settings.limits.pending {
+            return Err(PassReason::PendingFull);
+        }
+        let old = self.flows.insert(key, flow, deadline).map_err(|_| PassReason::FlowTableFull)?;
+        self.pending += pending;
+        self.pending -= old.map_or(0, |old| old.pending());
+        Ok(())
+    }
+
+    /// Puts an established or watched flow in the place of its handshake.
+    fn replace(&mut self, key: FlowKey, flow: Flow, now: Instant) {
+        // A flow that finds no room passes untouched or, solo, is repaired by nobody: but its
+        // handshake has just made room.
+        let _ = self.insert(key, flow, now + self.settings.limits.idle);
+    }
+
+    fn remove(&mut self, key: &FlowKey) -> Option<Flow> {
+        let flow = self.flows.remove(key)?;
+        self.pending -= flow.pending();
+        Some(flow)
+    }
+
+    /// Forgets a flow of which the client wants no more. Where nobody else would do it, its
+    /// unfinished handshake is cleared out of the newer one's way.
+    fn make_way(&mut self, key: &FlowKey, out: &mut Outbox) {
+        if let Some(Flow::Opening(pending)) = self.remove(key)
+            && !pending.paired
+        {
+            pending.opening.abandon(out);
+        }
+    }
+
+    fn take_pending(&mut self, key: &FlowKey) -> Option<Box<Pending>> {
+        match self.remove(key)? {
+            Flow::Opening(pending) => Some(pending),
+            _ => None,
+        }
+    }
+
+    fn live(&mut self, now: Instant, key: FlowKey, life: Life) {
+        match life {
+            Life::Goes(time) => {
+                if let Some(entry) = self.flows.get_mut(&key) {
+                    entry.postpone(now + time);
+                }
+            }
+            Life::Ends(time) => self.flows.set_deadline(&key, now + time),
+        }
+    }
+
+    fn due(&mut self, now: Instant, key: FlowKey, out: &mut Outbox) {
+        let limits = self.settings.limits;
+        let Some(entry) = self.flows.get_mut(&key) else { return };
+        let Flow::Opening(pending) = &mut entry.value else {
+            self.counters().event(Event::Expired);
+            self.remove(&key);
+            return;
+        };
+        let sent = out.len();
+        if pending.opening.on_timer(now, &limits, out) {
+            let due = pending.opening.due(&limits);
+            self.flows.set_deadline(&key, due);
+            if out.len() > sent {
+                self.counters().event(Event::SynResent);
+            }
+        } else if let Some(pending) = self.take_pending(&key) {
+            if pending.taken_over {
+                let isn = pending.opening.start().client_isn;
+                return self.replace(key, Flow::Watching(Watched::new(isn, true)), now);
+            }
+            self.give_up(now, &key, &pending, Event::TimedOut, out);
+        }
+    }
+}
+
+impl Engine for ClientNic {
+    fn handle(&mut self, now: Instant, packet: &mut Packet<'_>, out: &mut Outbox) -> Verdict {
+        let offload = packet.offload;
+        let (verdict, offload) = match self.gateway.admit(now, packet, out) {
+            Err(verdict) => (verdict, offload),
+            Ok(Admitted::Segment(Direction::ToServer, key, segment)) => {
+                self.client_segment(now, key, segment, offload, out)
+            }
+            Ok(Admitted::Segment(Direction::ToClient, key, segment)) => {
+                (self.server_segment(now, key, segment, out), offload)
+            }
+            Ok(Admitted::Quote(quoted, key, quote)) => (self.icmp(quoted, key, quote), offload),
+        };
+        packet.offload = offload;
+        verdict
+    }
+
+    fn too_big(&mut self, now: Instant, packet: &[u8], mtu: u16, out: &mut Outbox) {
+        let flows = &mut self.flows;
+        self.gateway.too_big(now, packet, mtu, out, |key| match &flows.get_mut(key)?.value {
+            Flow::Translated { flow, .. } => Some(flow.translation()),
+            _ => None,
+        });
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        self.flows.next_deadline()
+    }
+
+    fn handle_timeout(&mut self, now: Instant, out: &mut Outbox) {
+        for _ in 0..TIMERS_PER_CALL {
+            let Some(key) = self.flows.pop_due(now) else { return };
+            self.due(now, key, out);
+        }
+    }
+
+    fn counters(&self) -> &Counters {
+        self.gateway.counters()
+    }
+}

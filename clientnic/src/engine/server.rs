@@ -1,0 +1,285 @@
+//! What comes from the server's side: confirms to consume, SYN-ACKs to learn from, segments to translate.
+
+use super::{ClientNic, Mode};
+use crate::flow::{Flow, Learning, Pending, Watched};
+use rtt0_core::engine::Verdict;
+use rtt0_core::flow::FlowKey;
+use rtt0_core::handshake::{Context, Reply, read_syn_ack};
+use rtt0_core::offer::{Found, Kind, Offer, is_offer};
+use rtt0_core::packet::{Offload, Outbox};
+use rtt0_core::profile::{Offered, SynAck};
+use rtt0_core::reason::{DropReason, Event, PassReason};
+use rtt0_core::seq::{Client, Seq};
+use rtt0_core::time::Instant;
+use rtt0_core::wire::segment::Segment;
+use rtt0_core::wire::tcp::{Flags, Tcp};
+use std::time::Duration;
+
+/// No end sends more bytes before it has heard from the other.
+const FIRST_FLIGHT: u32 = 1 << 20;
+
+impl ClientNic {
+    pub(super) fn server_segment(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        mut segment: Segment<'_>,
+        out: &mut Outbox,
+    ) -> Verdict {
+        let Some(entry) = self.flows.get_mut(&key) else { return self.gateway.pass(PassReason::NoFlow) };
+        match &mut entry.value {
+            Flow::Learning(learning) => {
+                let learning = *learning;
+                self.learned(now, key, learning, &segment, out)
+            }
+            Flow::Opening(_) if !segment.checksum_ok() => self.gateway.drop(DropReason::StraySegment),
+            Flow::Opening(_) => self.opening_reply(now, key, &segment, out),
+            Flow::Translated { rival: Some(rival), .. } if accepts(&segment.tcp(), *rival) => {
+                self.remove(&key);
+                self.counters().event(Event::FlowReplaced);
+                self.gateway.pass(PassReason::NoFlow)
+            }
+            Flow::Translated { flow, .. } => {
+                let known = flow.upload().is_some();
+                match flow.server_segment(&mut segment, &self.settings.limits, now) {
+                    Ok(life) => {
+                        let upload = flow.upload().filter(|_| !known);
+                        self.counters().event(Event::Translated);
+                        self.note_upload(&key, upload);
+                        self.live(now, key, life);
+                        Verdict::Forward
+                    }
+                    Err(reason) => self.gateway.drop(reason),
+                }
+            }
+            Flow::Watching(watched) => {
+                let watched = *watched;
+                entry.postpone(now + self.settings.limits.idle);
+                if self.confirms(&key, watched.isn, &segment.tcp()) {
+                    if watched.spoofed {
+                        return self.gateway.drop(DropReason::Confirm);
+                    }
+                    // Of a probe: the server repeats its SYN-ACK, so the client has to answer.
+                    return self.forward_stripped(&segment, out);
+                }
+                if segment.tcp().flags().contains(Flags::RST) {
+                    self.note_upload(&key, Some(watched.upload()));
+                    self.remove(&key);
+                }
+                self.gateway.pass(PassReason::NoFlow)
+            }
+        }
+    }
+
+    /// Tells whether a segment is a SYN-ACK with an authentic confirm for the SYN of `isn`.
+    fn confirms(&self, key: &FlowKey, isn: Seq<Client>, tcp: &Tcp<'_>) -> bool {
+        if !accepts(tcp, isn) {
+            return false;
+        }
+        match Offer::find(tcp.options(), &self.keys, key, isn) {
+            Found::Authentic(offer) => offer.kind == Kind::Confirm,
+            Found::Forged => {
+                self.counters().event(Event::OfferForged);
+                false
+            }
+            Found::Unknown => {
+                self.counters().event(Event::OfferUnknown);
+                false
+            }
+            Found::Nothing => false,
+        }
+    }
+
+    /// The answer to an unspoofed SYN.
+    fn learned(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        learning: Learning,
+        segment: &Segment<'_>,
+        out: &mut Outbox,
+    ) -> Verdict {
+        let tcp = segment.tcp();
+        let answers = tcp.flags().contains(Flags::ACK)
+            && tcp.acknowledgement() == learning.isn.plus(1).get()
+            && segment.checksum_ok();
+        if answers && tcp.flags().contains(Flags::RST) {
+            self.profiles.refuse(&key.server(), now);
+            self.remove(&key);
+            return self.gateway.pass(PassReason::Learning);
+        }
+        let answer = read_syn_ack(&tcp).filter(|_| answers && tcp.flags().is_syn_ack());
+        let Some(answer) = answer else { return self.gateway.pass(PassReason::Learning) };
+        let confirmed = self.confirms(&key, learning.isn, &tcp);
+        // Without a probe nobody was asked: then a ServerNIC is neither there nor not there.
+        if confirmed || learning.probed || self.settings.mode == Mode::Solo {
+            let rtt = learning.sent.map(|sent| now - sent);
+            self.remember(now, &key, confirmed, learning.offered, &answer, rtt);
+        }
+        self.replace(key, Flow::Watching(Watched::new(learning.isn, false)), now);
+        self.forward_stripped(segment, out)
+    }
+
+    fn opening_reply(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        segment: &Segment<'_>,
+        out: &mut Outbox,
+    ) -> Verdict {
+        let tcp = segment.tcp();
+        let Some(Flow::Opening(pending)) = self.flows.get_mut(&key).map(|entry| &mut entry.value) else {
+            return Verdict::Forward;
+        };
+        let (isn, paired) = (pending.opening.start().client_isn, pending.paired);
+        let promised = pending.opening.start().promised_isn.plus(1).get();
+        let (proven, repeated) = (pending.opening.is_proven(), pending.opening.has_repeated());
+        let reply = pending.opening.judge(&tcp);
+        if paired
+            && tcp.flags().contains(Flags::RST)
+            && !tcp.flags().contains(Flags::ACK)
+            && tcp.sequence() == promised
+        {
+            // No ServerNIC held the early data back, and the server knows no such connection
+            // yet. Its SYN-ACK is on the way.
+            return self.gateway.drop(DropReason::ResetOfEarlyData);
+        }
+        match reply {
+            // A SYN-ACK with the promised ISN has been translated: a ServerNIC's, confirm or not.
+            Reply::Accepted { isn: real, answer }
+                if paired && (self.confirms(&key, isn, &tcp) || real.plus(1).get() == promised) =>
+            {
+                self.confirmed(now, key, answer)
+            }
+            Reply::Accepted { isn: real, answer } => {
+                let Some(pending) = self.take_pending(&key) else { return Verdict::Taken };
+                self.accepted_solo(now, key, *pending, (real, answer), segment, out)
+            }
+            Reply::Refused => {
+                if let Some(pending) = self.take_pending(&key) {
+                    self.give_up(now, &key, &pending, Event::Refused, out);
+                }
+                Verdict::Taken
+            }
+            // ServerNIC has let data through before its confirm got here. If its numbers are of
+            // the promised space, the connection lives, even should every confirm get lost.
+            Reply::Stray | Reply::OldConnection { .. } if paired && is_beyond(&tcp, isn) => {
+                if let Some(Flow::Opening(pending)) = self.flows.get_mut(&key).map(|e| &mut e.value) {
+                    pending.taken_over |= tcp.sequence().wrapping_sub(promised) <= FIRST_FLIGHT;
+                }
+                self.gateway.pass(PassReason::NoFlow)
+            }
+            // An older connection of this 4-tuple may be alive at both ends.
+            Reply::Stray | Reply::OldConnection { .. } if !proven => self.gateway.pass(PassReason::NoFlow),
+            // ServerNIC clears it away, if there is one.
+            Reply::OldConnection { reset } if !paired || repeated => {
+                if let Some(Flow::Opening(pending)) = self.flows.get_mut(&key).map(|e| &mut e.value)
+                    && pending.opening.clear_old_connection(reset, &self.settings.limits, out)
+                {
+                    self.counters().event(Event::OldConnectionReset);
+                }
+                self.gateway.drop(DropReason::StraySegment)
+            }
+            Reply::Stray | Reply::OldConnection { .. } => self.gateway.drop(DropReason::StraySegment),
+        }
+    }
+
+    /// ServerNIC has taken over: from now on there is nothing to do here.
+    fn confirmed(&mut self, now: Instant, key: FlowKey, answer: SynAck) -> Verdict {
+        let Some(pending) = self.take_pending(&key) else { return Verdict::Taken };
+        self.counters().event(Event::Confirmed);
+        let rtt = (!pending.opening.has_repeated()).then(|| now - pending.opening.began());
+        let offered = pending.opening.start().offered;
+        self.remember(now, &key, true, offered, &answer, rtt);
+        let isn = pending.opening.start().client_isn;
+        self.replace(key, Flow::Watching(Watched::new(isn, true)), now);
+        self.gateway.drop(DropReason::Confirm)
+    }
+
+    /// The real SYN-ACK of a flow that nobody else translates.
+    fn accepted_solo(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        pending: Pending,
+        (real, answer): (Seq<rtt0_core::seq::Real>, SynAck),
+        segment: &Segment<'_>,
+        out: &mut Outbox,
+    ) -> Verdict {
+        let start = pending.opening.start();
+        let rtt = (!pending.opening.has_repeated()).then(|| now - pending.opening.began());
+        let confirmed = self.confirms(&key, start.client_isn, &segment.tcp());
+        // A probe that comes back confirmed has found a ServerNIC.
+        let known_pair = pending.probed || pending.paired;
+        if known_pair || self.settings.mode == Mode::Solo {
+            self.remember(now, &key, confirmed, start.offered, &answer, rtt);
+        }
+        if pending.paired {
+            self.counters().event(Event::FellBackToSolo);
+        }
+        let limits = self.settings.limits;
+        let context = Context { now, limits: &limits, counters: self.gateway.counters() };
+        match pending.opening.establish(real, answer, &context, out) {
+            Ok(flow) => self.replace(key, Flow::Translated { flow, rival: None }, now),
+            Err(_) => self.profiles.refuse(&key.server(), now),
+        }
+        Verdict::Taken
+    }
+
+    fn remember(
+        &self,
+        now: Instant,
+        key: &FlowKey,
+        paired: bool,
+        offered: Offered,
+        answer: &SynAck,
+        rtt: Option<Duration>,
+    ) {
+        if self.profiles.learn(key.server(), paired, offered, answer, rtt, now) {
+            self.counters().event(Event::Learned);
+        } else {
+            self.counters().pass(PassReason::ProfileTableFull);
+        }
+    }
+
+    /// Tells the client the truth, and forgets the destination. An unproven handshake may be
+    /// somebody's forgery: then nobody is told anything and nothing is forgotten.
+    pub(super) fn give_up(
+        &mut self,
+        now: Instant,
+        key: &FlowKey,
+        pending: &Pending,
+        event: Event,
+        out: &mut Outbox,
+    ) {
+        self.counters().event(event);
+        if pending.opening.is_proven() || event == Event::Refused {
+            self.profiles.refuse(&key.server(), now);
+            pending.opening.reset_client(out);
+        }
+    }
+
+    fn forward_stripped(&self, segment: &Segment<'_>, out: &mut Outbox) -> Verdict {
+        let tcp = segment.tcp();
+        if !tcp.options().map_while(Result::ok).any(|option| is_offer(&option)) {
+            return Verdict::Forward;
+        }
+        let options = rtt0_core::offer::strip(&tcp);
+        out.build(Offload::default(), |bytes| {
+            segment.write_with_options(&options, tcp.flags(), bytes);
+        });
+        Verdict::Taken
+    }
+}
+
+/// Tells whether a segment is a SYN-ACK to the SYN of `isn`.
+fn accepts(tcp: &Tcp<'_>, isn: Seq<Client>) -> bool {
+    tcp.flags().is_syn_ack() && tcp.acknowledgement() == isn.plus(1).get()
+}
+
+/// Tells whether a segment from the server acknowledges the client's ISN or data just behind
+/// it: then it belongs to this connection and not to an older one.
+fn is_beyond(tcp: &Tcp<'_>, isn: Seq<Client>) -> bool {
+    let acknowledged = Seq::<Client>::new(tcp.acknowledgement()).minus(isn.get()).get();
+    tcp.flags().contains(Flags::ACK) && (1..=FIRST_FLIGHT).contains(&acknowledged)
+}

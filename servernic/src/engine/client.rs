@@ -1,0 +1,291 @@
+//! What comes from the client's side: offers and probes, early data to hold, segments to translate.
+
+use super::{Decision, ServerNic};
+use crate::flow::{Flow, Orphan, Probe, Rival};
+use rtt0_core::engine::Verdict;
+use rtt0_core::flow::FlowKey;
+use rtt0_core::gateway::Gateway;
+use rtt0_core::handshake::{Opening, Start, empty_hold, limit_payload};
+use rtt0_core::offer::{Found, Kind, Offer};
+use rtt0_core::packet::{Offload, Outbox};
+use rtt0_core::profile::Offered;
+use rtt0_core::reason::{DropReason, Event, PassReason};
+use rtt0_core::seq::{Client, Promised, Seq};
+use rtt0_core::time::Instant;
+use rtt0_core::wire::options::SynOptions;
+use rtt0_core::wire::segment::Segment;
+use rtt0_core::wire::tcp::{Flags, Tcp};
+use std::time::Duration;
+
+/// First repeat of the SYN on the server's leg: the shortest RTO Linux uses.
+const SYN_REPEAT: Duration = Duration::from_millis(200);
+/// SYNs sent at once; two hide the short leg's RTT from the server (RTT honesty).
+const SYN_COPIES: u8 = 2;
+
+impl ServerNic {
+    pub(super) fn client_segment(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        segment: Segment<'_>,
+        offload: Offload,
+        out: &mut Outbox,
+    ) -> Decision {
+        if segment.tcp().flags().is_syn() {
+            return self.syn(now, key, &segment, out).into();
+        }
+        match self.flows.get_mut(&key).map(|entry| &mut entry.value) {
+            Some(Flow::Translated { flow, successor: Some(next), .. })
+                if next.owns(&segment.tcp())
+                    && flow.translation().promised_isn() != next.start().promised_isn =>
+            {
+                hold(&self.gateway, next, &segment, offload).into()
+            }
+            Some(Flow::Translated { flow, .. }) if !flow.has_ended() => {
+                self.translate_client(now, key, segment, offload)
+            }
+            Some(Flow::Opening(opening)) if opening.owns(&segment.tcp()) => {
+                hold(&self.gateway, opening, &segment, offload).into()
+            }
+            Some(Flow::Orphan(orphan)) if orphan.owns(&segment.tcp()) => {
+                match orphan.held.push(segment.bytes(), offload) {
+                    Ok(()) => Verdict::Taken.into(),
+                    Err(reason) => self.gateway.drop(reason).into(),
+                }
+            }
+            Some(Flow::Opening(_) | Flow::Orphan(_)) => self.gateway.pass(PassReason::NoFlow).into(),
+            ended_or_none => {
+                if let Some(Flow::Translated { flow, .. }) = ended_or_none
+                    && flow.is_afterthought(&segment.tcp())
+                {
+                    return self.translate_client(now, key, segment, offload);
+                }
+                match self.promised_to(key, &segment.tcp()) {
+                    Some(promised) => self.overtaking(now, key, promised, &segment, offload).into(),
+                    None => self.gateway.pass(PassReason::NoFlow).into(),
+                }
+            }
+        }
+    }
+
+    /// Returns the ISN that the client was promised if the numbers of this segment, its first,
+    /// prove that it was.
+    fn promised_to(&self, key: FlowKey, tcp: &Tcp<'_>) -> Option<Seq<Promised>> {
+        let client_isn = Seq::<Client>::new(tcp.sequence()).minus(1);
+        let acknowledged = Seq::<Promised>::new(tcp.acknowledgement()).minus(1);
+        let promised = |id| self.keys.promised_isn(id, &key, client_isn) == Some(acknowledged);
+        (tcp.flags().contains(Flags::ACK) && self.keys.ids().any(promised)).then_some(acknowledged)
+    }
+
+    /// A segment whose numbers prove that the client was promised something, though no offer has
+    /// come: its SYN was lost or overtaken. It is held for a while.
+    fn overtaking(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        promised: Seq<Promised>,
+        segment: &Segment<'_>,
+        offload: Offload,
+    ) -> Verdict {
+        let mut held = empty_hold(&self.budget);
+        if let Err(reason) = held.push(segment.bytes(), offload) {
+            return self.gateway.drop(reason);
+        }
+        let orphan = Flow::Orphan(Orphan { held, promised });
+        if let Err(reason) = self.insert(key, orphan, now + self.limits.orphan) {
+            return self.gateway.pass(reason);
+        }
+        self.counters().event(Event::HeldForOffer);
+        Verdict::Taken
+    }
+
+    fn syn(&mut self, now: Instant, key: FlowKey, segment: &Segment<'_>, out: &mut Outbox) -> Verdict {
+        let tcp = segment.tcp();
+        if segment.is_fragment() || !segment.checksum_ok() {
+            return self.gateway.pass(PassReason::OddSyn);
+        }
+        let isn = Seq::new(tcp.sequence());
+        match Offer::find(tcp.options(), &self.keys, &key, isn) {
+            Found::Authentic(offer) if offer.kind == Kind::Spoofed => {
+                self.spoofed_syn(now, key, isn, offer, segment, out)
+            }
+            Found::Authentic(offer) if offer.kind == Kind::Probe => {
+                self.plain_syn(now, key, Rival { isn, probe: Some(offer.key) }, out);
+                self.forward_stripped(segment, out)
+            }
+            Found::Nothing => {
+                let queued = out.len();
+                self.plain_syn(now, key, Rival { isn, probe: None }, out);
+                let verdict = self.gateway.pass(PassReason::Learning);
+                // Behind the reset that makes way for it, if one was needed.
+                if out.len() > queued { self.forward_stripped(segment, out) } else { verdict }
+            }
+            found => {
+                // An option of ours that proves nothing: the server must not see it either.
+                let event = if found == Found::Unknown { Event::OfferUnknown } else { Event::OfferForged };
+                self.counters().event(event);
+                self.plain_syn(now, key, Rival { isn, probe: None }, out);
+                self.forward_stripped(segment, out)
+            }
+        }
+    }
+
+    /// A SYN that the client has not been answered: the server will do it.
+    fn plain_syn(&mut self, now: Instant, key: FlowKey, rival: Rival, out: &mut Outbox) {
+        match self.flows.get_mut(&key).map(|entry| &mut entry.value) {
+            Some(Flow::Translated { rival: slot, flow, .. }) if flow.client_isn() != rival.isn => {
+                // Anybody can send a SYN: the flow goes on until the server accepts the new one.
+                *slot = Some(rival);
+                self.counters().pass(PassReason::RivalSyn);
+            }
+            Some(Flow::Translated { .. }) => {}
+            Some(_) | None => {
+                if let Some(Flow::Opening(abandoned)) = self.remove(&key) {
+                    abandoned.abandon(out);
+                }
+                if let Some(key_id) = rival.probe {
+                    let probed = Flow::Probed(Probe { isn: rival.isn, key: key_id });
+                    if let Err(reason) = self.insert(key, probed, now + self.limits.learning) {
+                        self.counters().pass(reason);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A SYN that ClientNIC has answered on the server's behalf.
+    fn spoofed_syn(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        isn: Seq<Client>,
+        offer: Offer,
+        segment: &Segment<'_>,
+        out: &mut Outbox,
+    ) -> Verdict {
+        match self.flows.get_mut(&key).map(|entry| &mut entry.value) {
+            Some(Flow::Opening(opening)) if opening.start().client_isn == isn => {
+                return self.gateway.drop(DropReason::DuplicateSyn);
+            }
+            Some(Flow::Translated { flow, .. }) if flow.client_isn() == isn => {
+                let (answer, promised) = (*flow.answer(), flow.translation().promised_isn());
+                self.counters().event(Event::OfferRepeated);
+                self.confirm(key, isn, offer, promised.get(), &answer, out);
+                return Verdict::Taken;
+            }
+            Some(Flow::Translated { successor: Some(next), .. }) if next.start().client_isn == isn => {
+                return self.gateway.drop(DropReason::DuplicateSyn);
+            }
+            _ => {}
+        }
+        let Some(start) = self.start(key, isn, offer, segment) else {
+            return self.gateway.pass(PassReason::OddSyn);
+        };
+        if self.pending >= self.limits.pending {
+            // ClientNIC sees a SYN-ACK without confirm and translates by itself.
+            self.counters().pass(PassReason::PendingFull);
+            return self.forward_stripped(segment, out);
+        }
+        self.counters().event(Event::OfferAccepted);
+        self.open(now, key, start, segment, out)
+    }
+
+    fn open(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        start: Start,
+        segment: &Segment<'_>,
+        out: &mut Outbox,
+    ) -> Verdict {
+        if let Some(Flow::Translated { flow, successor, .. }) =
+            self.flows.get_mut(&key).map(|entry| &mut entry.value)
+            && !flow.has_ended()
+        {
+            // The old flow may well be alive and this SYN not the client's: it is replaced when
+            // the server accepts the new one, not before.
+            if let Some(abandoned) = successor {
+                abandoned.abandon(out);
+            }
+            let opening = Opening::begin(start, empty_hold(&self.budget), now, out);
+            let due = opening.due(&self.limits);
+            if successor.replace(Box::new(opening)).is_none() {
+                self.pending += 1;
+            }
+            self.flows.set_deadline(&key, due);
+            return Verdict::Taken;
+        }
+        let held = match self.remove(&key) {
+            Some(Flow::Orphan(orphan)) if orphan.promised == start.promised_isn => orphan.held,
+            Some(Flow::Translated { .. }) => {
+                self.counters().event(Event::FlowReplaced);
+                empty_hold(&self.budget)
+            }
+            Some(Flow::Opening(abandoned)) => {
+                abandoned.abandon(out);
+                empty_hold(&self.budget)
+            }
+            _ => empty_hold(&self.budget),
+        };
+        if self.flows.len() >= self.limits.flows {
+            self.counters().pass(PassReason::FlowTableFull);
+            return self.forward_stripped(segment, out);
+        }
+        let opening = Opening::begin(start, held, now, out);
+        let due = opening.due(&self.limits);
+        // There is room: it was just looked.
+        let _ = self.insert(key, Flow::Opening(Box::new(opening)), due);
+        Verdict::Taken
+    }
+
+    fn start(&self, flow: FlowKey, isn: Seq<Client>, offer: Offer, segment: &Segment<'_>) -> Option<Start> {
+        let tcp = segment.tcp();
+        let options = SynOptions::parse(tcp.options(), rtt0_core::offer::is_offer).ok()?;
+        let ecn = tcp.flags().contains(Flags::ECE | Flags::CWR);
+        let mut syn = Vec::with_capacity(segment.bytes().len());
+        segment.write_with_options(&rtt0_core::offer::strip(&segment.tcp()), tcp.flags(), &mut syn);
+        Some(Start {
+            flow,
+            client_isn: isn,
+            promised_isn: self.keys.promised_isn(offer.key, &flow, isn)?,
+            promise: offer.promise,
+            client_window_scale: options.window_scale.unwrap_or(0),
+            offered: Offered::new(&options, ecn),
+            key: offer.key,
+            syn,
+            copies: SYN_COPIES,
+            repeat_after: SYN_REPEAT,
+        })
+    }
+
+    fn forward_stripped(&self, segment: &Segment<'_>, out: &mut Outbox) -> Verdict {
+        let flags = segment.tcp().flags();
+        out.build(Offload::default(), |bytes| {
+            segment.write_with_options(&rtt0_core::offer::strip(&segment.tcp()), flags, bytes);
+        });
+        Verdict::Taken
+    }
+
+    fn translate_client(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        mut segment: Segment<'_>,
+        offload: Offload,
+    ) -> Decision {
+        let Some(entry) = self.flows.get_mut(&key) else { return Verdict::Forward.into() };
+        let Flow::Translated { flow, .. } = &mut entry.value else { return Verdict::Forward.into() };
+        let life = flow.client_segment(&mut segment, &self.limits);
+        let offload = limit_payload(offload, &segment, flow);
+        self.counters().event(Event::Translated);
+        self.live(now, key, life);
+        Decision { verdict: Verdict::Forward, gso_size: offload.gso_size }
+    }
+}
+
+fn hold(gateway: &Gateway, opening: &mut Opening, segment: &Segment<'_>, offload: Offload) -> Verdict {
+    match opening.hold(segment.bytes(), offload) {
+        Ok(()) => Verdict::Taken,
+        Err(reason) => gateway.drop(reason),
+    }
+}

@@ -1,0 +1,204 @@
+//! ServerNIC's engine: accepts offers, holds early data, makes the real handshake, translates.
+//!
+//! What a flow can be here, and what moves it:
+//!
+//! | flow | SYN + offer | SYN + probe | SYN alone | client data | SYN-ACK | RST to SYN |
+//! |---|---|---|---|---|---|---|
+//! | none | Opening | Probed | pass | verified: Orphan | pass | pass |
+//! | Orphan | Opening | Probed | pass | held | pass | pass |
+//! | Probed | Opening | Probed | forgotten | verified: Orphan | confirm added | forgotten |
+//! | Opening | same ISN: dropped | Probed | forgotten | held | Translated | refused |
+//! | Translated | same ISN: confirm; else successor | rival | rival | translated | rival's: replaced | translated |
+
+mod client;
+mod server;
+
+use crate::flow::Flow;
+use rtt0_core::engine::{Engine, Verdict};
+use rtt0_core::flow::{FlowKey, FlowTable};
+use rtt0_core::gateway::{Admitted, Gateway};
+use rtt0_core::handshake::Opening;
+use rtt0_core::held::HoldBudget;
+use rtt0_core::limits::Limits;
+use rtt0_core::offer::Keys;
+use rtt0_core::packet::{Outbox, Packet};
+use rtt0_core::reason::{Counters, Event, PassReason};
+use rtt0_core::service::Direction;
+use rtt0_core::time::Instant;
+use rtt0_core::translated::Life;
+use rtt0_core::wire::icmp::Quote;
+use std::sync::Arc;
+
+/// Timers handled in one call, so that packets wait no longer than that.
+const TIMERS_PER_CALL: usize = 256;
+
+/// The engine of a ServerNIC.
+#[derive(Debug)]
+pub struct ServerNic {
+    gateway: Gateway,
+    keys: Keys,
+    limits: Limits,
+    flows: FlowTable<Flow>,
+    pending: usize,
+    budget: Arc<HoldBudget>,
+}
+
+impl ServerNic {
+    /// Makes an engine that knows no flow.
+    pub fn new(gateway: Gateway, keys: Keys, limits: Limits) -> Self {
+        let (flows, budget) = (FlowTable::new(limits.flows), HoldBudget::new(&limits));
+        Self { gateway, keys, limits, flows, pending: 0, budget }
+    }
+
+    /// Returns the number of flows known.
+    pub fn flows(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Returns the number of handshakes pending.
+    pub fn pending(&self) -> usize {
+        self.pending
+    }
+
+    /// Returns how many bytes of early data are held.
+    pub fn held(&self) -> usize {
+        self.budget.used()
+    }
+
+    fn counters(&self) -> &Counters {
+        self.gateway.counters()
+    }
+
+    fn icmp(&mut self, quoted: Direction, key: FlowKey, mut quote: Quote<'_>) -> Verdict {
+        let flow = self.flows.get_mut(&key).map(|entry| &entry.value);
+        let Some(Flow::Translated { flow, .. }) = flow else {
+            return self.gateway.pass(PassReason::IcmpNoFlow);
+        };
+        flow.translation().quote(&mut quote, quoted);
+        self.counters().event(Event::IcmpTranslated);
+        Verdict::Forward
+    }
+
+    fn insert(&mut self, key: FlowKey, flow: Flow, deadline: Instant) -> Result<(), PassReason> {
+        let pending = flow.is_pending();
+        if pending && self.pending >= self.limits.pending {
+            return Err(PassReason::PendingFull);
+        }
+        let old = self.flows.insert(key, flow, deadline).map_err(|_| PassReason::FlowTableFull)?;
+        self.pending += usize::from(pending);
+        self.pending -= old.map_or(0, |old| old.pending());
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &FlowKey) -> Option<Flow> {
+        let flow = self.flows.remove(key)?;
+        self.pending -= flow.pending();
+        Some(flow)
+    }
+
+    /// Takes a handshake out: the flow itself, or the successor of a translated one.
+    fn take_opening(&mut self, now: Instant, key: FlowKey) -> Option<Opening> {
+        if let Some(Flow::Translated { successor, flow, .. }) = self.flows.get_mut(&key).map(|e| &mut e.value)
+        {
+            let opening = successor.take()?;
+            let rest = if flow.has_ended() { self.limits.closed } else { self.limits.idle };
+            self.pending -= 1;
+            self.flows.set_deadline(&key, now + rest);
+            return Some(*opening);
+        }
+        match self.remove(&key)? {
+            Flow::Opening(opening) => Some(*opening),
+            _ => None,
+        }
+    }
+
+    fn live(&mut self, now: Instant, key: FlowKey, life: Life) {
+        let Some(entry) = self.flows.get_mut(&key) else { return };
+        match life {
+            // The deadline is the successor's for as long as there is one.
+            _ if entry.value.opening_mut().is_some() => {}
+            Life::Goes(time) => entry.postpone(now + time),
+            Life::Ends(time) => self.flows.set_deadline(&key, now + time),
+        }
+    }
+
+    fn due(&mut self, now: Instant, key: FlowKey, out: &mut Outbox) {
+        let Some(entry) = self.flows.get_mut(&key) else { return };
+        let ended = matches!(&entry.value, Flow::Translated { flow, .. } if flow.has_ended());
+        let Some(opening) = entry.value.opening_mut() else {
+            self.counters().event(Event::Expired);
+            self.remove(&key);
+            return;
+        };
+        let sent = out.len();
+        if opening.on_timer(now, &self.limits, out) {
+            let due = opening.due(&self.limits);
+            self.flows.set_deadline(&key, due);
+            if out.len() > sent {
+                self.counters().event(Event::SynResent);
+            }
+            return;
+        }
+        // ClientNIC has waited as long and tells the client.
+        self.counters().event(Event::TimedOut);
+        self.take_opening(now, key);
+        if ended {
+            self.remove(&key);
+        }
+    }
+}
+
+/// A verdict, and into what size of segments a packet is to be cut.
+struct Decision {
+    verdict: Verdict,
+    gso_size: u16,
+}
+
+impl From<Verdict> for Decision {
+    fn from(verdict: Verdict) -> Self {
+        Self { verdict, gso_size: 0 }
+    }
+}
+
+impl Engine for ServerNic {
+    fn handle(&mut self, now: Instant, packet: &mut Packet<'_>, out: &mut Outbox) -> Verdict {
+        let offload = packet.offload;
+        let decision = match self.gateway.admit(now, packet, out) {
+            Err(verdict) => verdict.into(),
+            Ok(Admitted::Segment(Direction::ToServer, key, segment)) => {
+                self.client_segment(now, key, segment, offload, out)
+            }
+            Ok(Admitted::Segment(Direction::ToClient, key, segment)) => {
+                self.server_segment(now, key, segment, out).into()
+            }
+            Ok(Admitted::Quote(quoted, key, quote)) => self.icmp(quoted, key, quote).into(),
+        };
+        if decision.gso_size != 0 {
+            packet.offload.gso_size = decision.gso_size;
+        }
+        decision.verdict
+    }
+
+    fn too_big(&mut self, now: Instant, packet: &[u8], mtu: u16, out: &mut Outbox) {
+        let flows = &mut self.flows;
+        self.gateway.too_big(now, packet, mtu, out, |key| match &flows.get_mut(key)?.value {
+            Flow::Translated { flow, .. } => Some(flow.translation()),
+            _ => None,
+        });
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        self.flows.next_deadline()
+    }
+
+    fn handle_timeout(&mut self, now: Instant, out: &mut Outbox) {
+        for _ in 0..TIMERS_PER_CALL {
+            let Some(key) = self.flows.pop_due(now) else { return };
+            self.due(now, key, out);
+        }
+    }
+
+    fn counters(&self) -> &Counters {
+        self.gateway.counters()
+    }
+}

@@ -1,0 +1,198 @@
+//! What the server sends: answers to our handshakes, SYN-ACKs to confirm, segments to translate.
+
+use super::ServerNic;
+use crate::flow::{Flow, Probe, Rival};
+use rtt0_core::engine::Verdict;
+use rtt0_core::flow::FlowKey;
+use rtt0_core::handshake::{Context, Opening, Reply};
+use rtt0_core::offer::{Kind, Offer};
+use rtt0_core::packet::{Offload, Outbox};
+use rtt0_core::profile::SynAck;
+use rtt0_core::reason::{DropReason, Event, PassReason};
+use rtt0_core::seq::{Client, Real, Seq};
+use rtt0_core::time::Instant;
+use rtt0_core::wire::segment::Segment;
+use rtt0_core::wire::tcp::Flags;
+
+/// A SYN-ACK up to this length in bytes gets a confirm: with it, it still fits any IPv6 link.
+const LARGEST_SYN_ACK: usize = 1200;
+
+impl ServerNic {
+    pub(super) fn server_segment(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        mut segment: Segment<'_>,
+        out: &mut Outbox,
+    ) -> Verdict {
+        let Some(entry) = self.flows.get_mut(&key) else { return self.gateway.pass(PassReason::NoFlow) };
+        match &mut entry.value {
+            Flow::Orphan(_) => self.gateway.pass(PassReason::NoFlow),
+            Flow::Probed(probe) => {
+                let probe = *probe;
+                self.answer_probe(key, probe, &segment, out)
+            }
+            Flow::Opening(opening) => {
+                if !segment.checksum_ok() {
+                    return self.gateway.drop(DropReason::StraySegment);
+                }
+                let reply = opening.judge(&segment.tcp());
+                self.reply(now, key, reply, out)
+            }
+            Flow::Translated { successor: Some(next), .. }
+                if segment.checksum_ok() && is_for(next, &segment) =>
+            {
+                let reply = next.judge(&segment.tcp());
+                self.reply(now, key, reply, out)
+            }
+            Flow::Translated { rival: Some(rival), .. } if rival.is_answered_by(&segment.tcp()) => {
+                // The server accepts the newer connection, so the older one is no more.
+                let rival = *rival;
+                self.counters().event(Event::FlowReplaced);
+                self.plain_syn_wins(now, key, rival, &segment, out)
+            }
+            Flow::Translated { flow, .. } => match flow.server_segment(&mut segment, &self.limits, now) {
+                Ok(life) => {
+                    self.counters().event(Event::Translated);
+                    self.live(now, key, life);
+                    Verdict::Forward
+                }
+                Err(reason) => self.gateway.drop(reason),
+            },
+        }
+    }
+
+    fn plain_syn_wins(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        rival: Rival,
+        segment: &Segment<'_>,
+        out: &mut Outbox,
+    ) -> Verdict {
+        self.remove(&key);
+        let Some(key_id) = rival.probe else { return self.gateway.pass(PassReason::NoFlow) };
+        let probe = Probe { isn: rival.isn, key: key_id };
+        // The table has just lost a flow.
+        let _ = self.insert(key, Flow::Probed(probe), now + self.limits.learning);
+        self.answer_probe(key, probe, segment, out)
+    }
+
+    /// Adds the confirm to a SYN-ACK that answers a probe.
+    fn answer_probe(
+        &mut self,
+        key: FlowKey,
+        probe: Probe,
+        segment: &Segment<'_>,
+        out: &mut Outbox,
+    ) -> Verdict {
+        let tcp = segment.tcp();
+        let answers = tcp.flags().contains(Flags::ACK) && tcp.acknowledgement() == probe.isn.plus(1).get();
+        // A fragment can't be made longer, nor a SYN-ACK that is full of data (TCP Fast Open).
+        let is_whole = !segment.is_fragment() && segment.bytes().len() <= LARGEST_SYN_ACK;
+        if !answers || !tcp.flags().is_syn_ack() || !segment.checksum_ok() || !is_whole {
+            if answers {
+                self.remove(&key);
+            }
+            return self.gateway.pass(PassReason::NoFlow);
+        }
+        let offer = Offer { kind: Kind::Confirm, key: probe.key, promise: Default::default() };
+        let confirm = offer.encode(&self.keys, &key, probe.isn);
+        let mut options = tcp.option_bytes().to_vec();
+        let Some(confirm) = confirm.filter(|c| options.len() + c.len() <= 40) else {
+            return self.gateway.pass(PassReason::NoOptionSpace);
+        };
+        // In front, where an end-of-list in the server's options can't hide it.
+        options.splice(0..0, confirm);
+        self.counters().event(Event::ProbeAnswered);
+        out.build(Offload::default(), |bytes| {
+            segment.write_with_options(&options, tcp.flags(), bytes);
+        });
+        Verdict::Taken
+    }
+
+    /// Acts on the server's reply to a handshake of ours.
+    fn reply(&mut self, now: Instant, key: FlowKey, reply: Reply, out: &mut Outbox) -> Verdict {
+        match reply {
+            Reply::Accepted { isn, answer } => self.accepted(now, key, isn, answer, out),
+            Reply::Refused => {
+                if let Some(opening) = self.take_opening(now, key) {
+                    opening.reset_client(out);
+                    self.counters().event(Event::Refused);
+                }
+                Verdict::Taken
+            }
+            Reply::OldConnection { reset } => {
+                let opening = self.flows.get_mut(&key).and_then(|entry| entry.value.opening_mut());
+                if opening.is_some_and(|opening| opening.clear_old_connection(reset, &self.limits, out)) {
+                    self.counters().event(Event::OldConnectionReset);
+                }
+                self.gateway.drop(DropReason::StraySegment)
+            }
+            Reply::Stray => self.gateway.drop(DropReason::StraySegment),
+        }
+    }
+
+    fn accepted(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        isn: Seq<Real>,
+        answer: SynAck,
+        out: &mut Outbox,
+    ) -> Verdict {
+        let replaces = matches!(self.flows.get_mut(&key).map(|e| &e.value), Some(Flow::Translated { .. }));
+        let Some(opening) = self.take_opening(now, key) else { return Verdict::Taken };
+        if replaces {
+            self.remove(&key);
+            self.counters().event(Event::FlowReplaced);
+        }
+        let (client_isn, promised) = (opening.start().client_isn, opening.start().promised_isn);
+        let offer = Offer { kind: Kind::Confirm, key: opening.start().key, promise: opening.start().promise };
+        // The client's data first: the confirm is in nobody's way.
+        let context = Context { now, limits: &self.limits, counters: self.gateway.counters() };
+        let Ok(flow) = opening.establish(isn, answer, &context, out) else { return Verdict::Taken };
+        self.confirm(key, client_isn, offer, promised.get(), &answer, out);
+        let flow = Flow::Translated { flow, successor: None, rival: None };
+        // It takes the place of the handshake.
+        let _ = self.insert(key, flow, now + self.limits.idle);
+        Verdict::Taken
+    }
+
+    /// Sends the confirm: the real SYN-ACK's contents with the number the client was promised.
+    pub(super) fn confirm(
+        &self,
+        key: FlowKey,
+        client_isn: Seq<Client>,
+        offer: Offer,
+        promised_isn: u32,
+        answer: &SynAck,
+        out: &mut Outbox,
+    ) {
+        let offer = Offer { kind: Kind::Confirm, ..offer };
+        let Some(option) = offer.encode(&self.keys, &key, client_isn) else { return };
+        let mut options = Vec::with_capacity(40);
+        options.extend_from_slice(&option);
+        answer.options.write(&mut options);
+        let ecn = if answer.ecn { Flags::ECE } else { Flags::default() };
+        let control = rtt0_core::wire::build::Control {
+            source: key.server(),
+            destination: key.client(),
+            sequence: promised_isn,
+            acknowledgement: client_isn.plus(1).get(),
+            flags: Flags::SYN | Flags::ACK | ecn,
+            window: answer.window,
+        };
+        out.build(Offload::default(), |bytes| control.write(&options, bytes));
+    }
+}
+
+/// Tells whether a segment from the server concerns a successor rather than the flow it would
+/// replace: an answer to the new SYN, or a challenge to it once the client has proven itself.
+fn is_for(next: &Opening, segment: &Segment<'_>) -> bool {
+    match next.judge(&segment.tcp()) {
+        Reply::Accepted { .. } | Reply::Refused => true,
+        Reply::OldConnection { .. } => next.is_proven(),
+        Reply::Stray => false,
+    }
+}
