@@ -4,12 +4,15 @@ use super::{ALL, Report, Scenario, lab};
 use crate::report::table::framed;
 use crate::scratch::Scratch;
 use anyhow::bail;
-use comfy_table::Table;
+use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+/// Width of the table in columns where no terminal tells it.
+const WIDTH: u16 = 120;
 
 /// What the user asked for.
 #[derive(Debug, Clone)]
@@ -107,6 +110,10 @@ fn conclude(outcome: &Outcome, took: Duration) {
 
 fn table(outcomes: &[Outcome]) -> Table {
     let mut table = framed();
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    if !std::io::stdout().is_terminal() {
+        table.set_width(WIDTH);
+    }
     table.set_header(["scenario", "outcome", "seconds", "seen"]);
     for outcome in outcomes {
         let seen = outcome.error.clone().unwrap_or_else(|| outcome.notes.join("\n"));
