@@ -23,7 +23,6 @@ use pcap_file::pcapng::blocks::interface_statistics::{InterfaceStatisticsBlock, 
 use rtt0_netio::links::Links;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use crate::address::{ETH0, LAN0, WAN0};
 use crate::host::Host;
 use crate::topology::Topology;
 use crate::wan::{Ear, PacketSocket, Received, VNET_HEADER};
@@ -121,21 +120,13 @@ impl Recording {
 /// A file, socket or thread cannot be made.
 pub fn record_all(topology: &Topology, directory: &Path) -> anyhow::Result<Recording> {
     fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    let devices = [
-        (&topology.client, ETH0),
-        (&topology.client_nic, LAN0),
-        (&topology.client_nic, WAN0),
-        (&topology.server_nic, WAN0),
-        (&topology.server_nic, LAN0),
-        (&topology.server, ETH0),
-    ];
     let start = |(host, device): (&Host, &str)| -> anyhow::Result<(PathBuf, Worker<Capture>)> {
         let path = directory.join(format!("{}-{device}.pcapng", host.name()));
         let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
         let capture = Capture::new(file, &format!("{}:{device}", host.name()))?;
         Ok((path, Worker::start(host, device, capture)?))
     };
-    let workers = devices.into_iter().map(start).collect::<anyhow::Result<_>>()?;
+    let workers = topology.devices().into_iter().map(start).collect::<anyhow::Result<_>>()?;
     Ok(Recording { workers })
 }
 

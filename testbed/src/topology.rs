@@ -225,6 +225,18 @@ impl Topology {
         )
     }
 
+    /// Lists the six devices on the path, from client to server, each with its host.
+    pub fn devices(&self) -> [(&Host, &'static str); 6] {
+        [
+            (&self.client, ETH0),
+            (&self.client_nic, LAN0),
+            (&self.client_nic, WAN0),
+            (&self.server_nic, WAN0),
+            (&self.server_nic, LAN0),
+            (&self.server, ETH0),
+        ]
+    }
+
     /// Lists the hosts from client to server.
     pub fn hosts(&self) -> [&Host; 4] {
         [&self.client, &self.client_nic, &self.server_nic, &self.server]

@@ -1,6 +1,5 @@
 //! Captures a single exchange on both sides of every hop.
 
-use crate::address::{ETH0, LAN0, WAN0};
 use crate::record::{Record, Recorder};
 use crate::topology::Topology;
 use std::time::Duration;
@@ -15,15 +14,8 @@ const TAIL: Duration = Duration::from_millis(5);
 /// # Errors
 /// If a device can't be recorded.
 pub fn record<T>(topology: &Topology, exchange: impl FnOnce() -> T) -> anyhow::Result<(T, Vec<Record>)> {
-    let devices = [
-        (&topology.client, ETH0),
-        (&topology.client_nic, LAN0),
-        (&topology.client_nic, WAN0),
-        (&topology.server_nic, WAN0),
-        (&topology.server_nic, LAN0),
-        (&topology.server, ETH0),
-    ];
-    let recorders = devices
+    let recorders = topology
+        .devices()
         .iter()
         .map(|(host, device)| Recorder::start(host, device, SNAP_LENGTH, None))
         .collect::<anyhow::Result<Vec<_>>>()?;

@@ -2,7 +2,7 @@
 
 use super::sighting::Sighting;
 use super::{Case, Lab, Report, Scenario, Setting};
-use crate::address::{ETH0, LAN0, WAN0};
+use crate::address::WAN0;
 use crate::compare::counters::HostCounters;
 use crate::nic::NicMode;
 use crate::program::client::{Ask, Request};
@@ -71,15 +71,7 @@ fn record(lab: &Lab) -> anyhow::Result<(Vec<Sighting>, u64)> {
     // The connection that taught the daemons is over, but its last packets may be under way.
     std::thread::sleep(Duration::from_millis(100));
     let before = forwarded()?;
-    let devices = [
-        (&topology.client, ETH0),
-        (&topology.client_nic, LAN0),
-        (&topology.client_nic, WAN0),
-        (&topology.server_nic, WAN0),
-        (&topology.server_nic, LAN0),
-        (&topology.server, ETH0),
-    ];
-    let recorders = devices.map(|(host, device)| Recorder::start(host, device, WHOLE, None));
+    let recorders = topology.devices().map(|(host, device)| Recorder::start(host, device, WHOLE, None));
     let recorders = recorders.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
     let asks = [Ask::Greeting, Ask::Download(TRANSFER), Ask::Greeting, Ask::Upload(TRANSFER)];
     for ask in asks.into_iter().cycle().take(CONNECTIONS) {
