@@ -37,10 +37,11 @@ impl Nginx {
 }
 
 /// A single process in the foreground: a worker of its own would survive a killed master, and with
-/// it the namespace.
+/// it the namespace. It stays root, the only user that a user namespace is sure to have.
 fn configure(address: SocketAddr) -> String {
     format!(
         "daemon off;
+user root root;
 master_process off;
 pid nginx.pid;
 error_log stderr error;
