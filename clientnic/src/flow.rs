@@ -4,6 +4,7 @@ use rtt0_core::handshake::Opening;
 use rtt0_core::profile::Offered;
 use rtt0_core::seq::{Client, Seq};
 use rtt0_core::time::Instant;
+use rtt0_core::translate::Translation;
 use rtt0_core::translated::Translated;
 use rtt0_core::wire::tcp::{Flags, Tcp};
 
@@ -87,6 +88,14 @@ pub(crate) struct Pending {
 }
 
 impl Flow {
+    /// Returns its translation, if it has one.
+    pub(crate) fn translation(&self) -> Option<&Translation> {
+        match self {
+            Self::Translated { flow, .. } => Some(flow.translation()),
+            _ => None,
+        }
+    }
+
     /// Returns how many pending handshakes it counts for.
     pub(crate) fn pending(&self) -> usize {
         usize::from(matches!(self, Self::Opening(_) | Self::Learning(_)))

@@ -4,6 +4,7 @@ use rtt0_core::handshake::Opening;
 use rtt0_core::held::Held;
 use rtt0_core::offer::KeyId;
 use rtt0_core::seq::{Client, Promised, Seq};
+use rtt0_core::translate::Translation;
 use rtt0_core::translated::Translated;
 use rtt0_core::wire::tcp::{Flags, Tcp};
 
@@ -78,6 +79,14 @@ impl Flow {
         }
     }
 
+    /// Returns its translation, if it has one.
+    pub(crate) fn translation(&self) -> Option<&Translation> {
+        match self {
+            Self::Translated { flow, .. } => Some(flow.translation()),
+            _ => None,
+        }
+    }
+
     /// Returns how many pending handshakes it counts for.
     pub(crate) fn pending(&self) -> usize {
         match self {
@@ -85,11 +94,6 @@ impl Flow {
             Self::Translated { successor: Some(_), .. } => 1,
             _ => 0,
         }
-    }
-
-    /// Tells whether it counts as pending.
-    pub(crate) fn is_pending(&self) -> bool {
-        self.pending() > 0
     }
 }
 

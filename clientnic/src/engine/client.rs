@@ -5,7 +5,8 @@ use crate::flow::{Flow, Learning, Pending};
 use crate::spoof::{PlainSyn, Plan, spoof, write_probe};
 use rtt0_core::engine::Verdict;
 use rtt0_core::flow::FlowKey;
-use rtt0_core::handshake::{Opening, empty_hold, limit_payload};
+use rtt0_core::handshake::{Opening, limit_payload};
+use rtt0_core::held::Held;
 use rtt0_core::offer::Kind;
 use rtt0_core::packet::{Offload, Outbox};
 use rtt0_core::profile::{Knowledge, Outlook};
@@ -164,7 +165,7 @@ impl ClientNic {
             return self.gateway.pass(PassReason::FlowTableFull);
         }
         out.push(&spoof.syn_ack, Offload::default());
-        let opening = Opening::begin(spoof.start, empty_hold(&self.budget), now, out);
+        let opening = Opening::begin(spoof.start, Held::new(&self.budget), now, out);
         let due = opening.due(&self.settings.limits);
         let probed = signal.is_some();
         let pending = Pending { opening, paired, probed, taken_over: false, syn_ack: spoof.syn_ack };

@@ -27,7 +27,6 @@ use rtt0_core::reason::{Counters, Event, PassReason};
 use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
 use rtt0_core::translated::Life;
-use rtt0_core::wire::icmp::Quote;
 use std::sync::Arc;
 
 /// Timers handled in one call, so that packets wait no longer than that.
@@ -95,16 +94,6 @@ impl ClientNic {
 
     fn counters(&self) -> &Counters {
         self.gateway.counters()
-    }
-
-    fn icmp(&mut self, quoted: Direction, key: FlowKey, mut quote: Quote<'_>) -> Verdict {
-        let flow = self.flows.get_mut(&key).map(|entry| &entry.value);
-        let Some(Flow::Translated { flow, .. }) = flow else {
-            return self.gateway.pass(PassReason::IcmpNoFlow);
-        };
-        flow.translation().quote(&mut quote, quoted);
-        self.counters().event(Event::IcmpTranslated);
-        Verdict::Forward
     }
 
     fn insert(&mut self, key: FlowKey, flow: Flow, deadline: Instant) -> Result<(), PassReason> {
@@ -195,7 +184,10 @@ impl Engine for ClientNic {
             Ok(Admitted::Segment(Direction::ToClient, key, segment)) => {
                 (self.server_segment(now, key, segment, out), offload)
             }
-            Ok(Admitted::Quote(quoted, key, quote)) => (self.icmp(quoted, key, quote), offload),
+            Ok(Admitted::Quote(quoted, key, quote)) => {
+                let translation = self.flows.get_mut(&key).and_then(|entry| entry.value.translation());
+                (self.gateway.quote(quoted, quote, translation), offload)
+            }
         };
         packet.offload = offload;
         verdict
@@ -203,10 +195,7 @@ impl Engine for ClientNic {
 
     fn too_big(&mut self, now: Instant, packet: &[u8], mtu: u16, out: &mut Outbox) {
         let flows = &mut self.flows;
-        self.gateway.too_big(now, packet, mtu, out, |key| match &flows.get_mut(key)?.value {
-            Flow::Translated { flow, .. } => Some(flow.translation()),
-            _ => None,
-        });
+        self.gateway.too_big(now, packet, mtu, out, |key| flows.get_mut(key)?.value.translation());
     }
 
     fn next_timeout(&self) -> Option<Instant> {

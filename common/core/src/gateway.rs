@@ -101,6 +101,20 @@ impl Gateway {
         }
     }
 
+    /// Forwards an ICMP error about a segment that travelled in `quoted` direction, its quote put
+    /// back into what the segment's sender sent if the flow has a `translation`.
+    pub fn quote(
+        &self,
+        quoted: Direction,
+        mut quote: Quote<'_>,
+        translation: Option<&Translation>,
+    ) -> Verdict {
+        let Some(translation) = translation else { return self.pass(PassReason::IcmpNoFlow) };
+        translation.quote(&mut quote, quoted);
+        self.counters.event(Event::IcmpTranslated);
+        Verdict::Forward
+    }
+
     /// Counts a packet passed untouched.
     pub fn pass(&self, reason: PassReason) -> Verdict {
         self.counters.pass(reason);

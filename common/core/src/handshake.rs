@@ -18,7 +18,7 @@
 //! one, translated. Nothing here ever acknowledges anything on its own.
 
 use crate::flow::FlowKey;
-use crate::held::{Held, HoldBudget};
+use crate::held::Held;
 use crate::limits::Limits;
 use crate::offer::{KeyId, Promise};
 use crate::packet::{Offload, Outbox, Packet};
@@ -33,7 +33,6 @@ use crate::wire::options::{Options, SynOptions};
 use crate::wire::segment::Segment;
 use crate::wire::tcp::{Flags, Tcp};
 use crate::{offer, translate};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// What a handshake begins with.
@@ -289,11 +288,6 @@ pub struct Context<'a> {
     pub limits: &'a Limits,
     /// The counters.
     pub counters: &'a Counters,
-}
-
-/// Makes an empty hold of `budget`.
-pub fn empty_hold(budget: &Arc<HoldBudget>) -> Held {
-    Held::new(Arc::clone(budget))
 }
 
 /// Reads a SYN-ACK's contents; the signalling option and options that mean nothing to a

@@ -37,8 +37,8 @@ pub struct Held {
 
 impl Held {
     /// Holds nothing yet.
-    pub fn new(budget: Arc<HoldBudget>) -> Self {
-        Self { bytes: Vec::new(), packets: Vec::new(), budget }
+    pub fn new(budget: &Arc<HoldBudget>) -> Self {
+        Self { bytes: Vec::new(), packets: Vec::new(), budget: Arc::clone(budget) }
     }
 
     /// Holds a copy of a packet.
@@ -94,7 +94,7 @@ mod tests {
     fn both_bounds_hold_and_memory_comes_back() {
         let limits = Limits { held_per_flow: 100, held_total: 150, ..Limits::default() };
         let budget = HoldBudget::new(&limits);
-        let (mut a, mut b) = (Held::new(budget.clone()), Held::new(budget.clone()));
+        let (mut a, mut b) = (Held::new(&budget), Held::new(&budget));
         assert_eq!(a.push(&[1; 60], Offload::default()), Ok(()));
         assert_eq!(a.push(&[2; 41], Offload::default()), Err(DropReason::HeldFlowFull));
         assert_eq!(a.push(&[3; 40], Offload::default()), Ok(()));

@@ -4,8 +4,8 @@
 mod packets;
 
 use packets::*;
-use rtt0_core::handshake::{Context, Opening, Reply, Start, empty_hold};
-use rtt0_core::held::HoldBudget;
+use rtt0_core::handshake::{Context, Opening, Reply, Start};
+use rtt0_core::held::{Held, HoldBudget};
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::Promise;
 use rtt0_core::packet::{Offload, Outbox, Packet};
@@ -37,7 +37,7 @@ fn start(copies: u8) -> Start {
 }
 
 fn opening(out: &mut Outbox) -> Opening {
-    Opening::begin(start(2), empty_hold(&HoldBudget::new(&Limits::default())), ms(0), out)
+    Opening::begin(start(2), Held::new(&HoldBudget::new(&Limits::default())), ms(0), out)
 }
 
 fn judge(segment: &Seg) -> Reply {

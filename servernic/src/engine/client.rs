@@ -5,7 +5,8 @@ use crate::flow::{Flow, Orphan, Probe, Rival};
 use rtt0_core::engine::Verdict;
 use rtt0_core::flow::FlowKey;
 use rtt0_core::gateway::Gateway;
-use rtt0_core::handshake::{Opening, Start, empty_hold, limit_payload};
+use rtt0_core::handshake::{Opening, Start, limit_payload};
+use rtt0_core::held::Held;
 use rtt0_core::offer::{Found, Kind, Offer};
 use rtt0_core::packet::{Offload, Outbox};
 use rtt0_core::profile::Offered;
@@ -87,7 +88,7 @@ impl ServerNic {
         segment: &Segment<'_>,
         offload: Offload,
     ) -> Verdict {
-        let mut held = empty_hold(&self.budget);
+        let mut held = Held::new(&self.budget);
         if let Err(reason) = held.push(segment.bytes(), offload) {
             return self.gateway.drop(reason);
         }
@@ -207,7 +208,7 @@ impl ServerNic {
             if let Some(abandoned) = successor {
                 abandoned.abandon(out);
             }
-            let opening = Opening::begin(start, empty_hold(&self.budget), now, out);
+            let opening = Opening::begin(start, Held::new(&self.budget), now, out);
             let due = opening.due(&self.limits);
             if successor.replace(Box::new(opening)).is_none() {
                 self.pending += 1;
@@ -219,13 +220,13 @@ impl ServerNic {
             Some(Flow::Orphan(orphan)) if orphan.promised == start.promised_isn => orphan.held,
             Some(Flow::Translated { .. }) => {
                 self.counters().event(Event::FlowReplaced);
-                empty_hold(&self.budget)
+                Held::new(&self.budget)
             }
             Some(Flow::Opening(abandoned)) => {
                 abandoned.abandon(out);
-                empty_hold(&self.budget)
+                Held::new(&self.budget)
             }
-            _ => empty_hold(&self.budget),
+            _ => Held::new(&self.budget),
         };
         if self.flows.len() >= self.limits.flows {
             self.counters().pass(PassReason::FlowTableFull);

@@ -26,7 +26,6 @@ use rtt0_core::reason::{Counters, Event, PassReason};
 use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
 use rtt0_core::translated::Life;
-use rtt0_core::wire::icmp::Quote;
 use std::sync::Arc;
 
 /// Timers handled in one call, so that packets wait no longer than that.
@@ -69,23 +68,13 @@ impl ServerNic {
         self.gateway.counters()
     }
 
-    fn icmp(&mut self, quoted: Direction, key: FlowKey, mut quote: Quote<'_>) -> Verdict {
-        let flow = self.flows.get_mut(&key).map(|entry| &entry.value);
-        let Some(Flow::Translated { flow, .. }) = flow else {
-            return self.gateway.pass(PassReason::IcmpNoFlow);
-        };
-        flow.translation().quote(&mut quote, quoted);
-        self.counters().event(Event::IcmpTranslated);
-        Verdict::Forward
-    }
-
     fn insert(&mut self, key: FlowKey, flow: Flow, deadline: Instant) -> Result<(), PassReason> {
-        let pending = flow.is_pending();
-        if pending && self.pending >= self.limits.pending {
+        let pending = flow.pending();
+        if self.pending + pending > self.limits.pending {
             return Err(PassReason::PendingFull);
         }
         let old = self.flows.insert(key, flow, deadline).map_err(|_| PassReason::FlowTableFull)?;
-        self.pending += usize::from(pending);
+        self.pending += pending;
         self.pending -= old.map_or(0, |old| old.pending());
         Ok(())
     }
@@ -171,7 +160,10 @@ impl Engine for ServerNic {
             Ok(Admitted::Segment(Direction::ToClient, key, segment)) => {
                 self.server_segment(now, key, segment, out).into()
             }
-            Ok(Admitted::Quote(quoted, key, quote)) => self.icmp(quoted, key, quote).into(),
+            Ok(Admitted::Quote(quoted, key, quote)) => {
+                let translation = self.flows.get_mut(&key).and_then(|entry| entry.value.translation());
+                self.gateway.quote(quoted, quote, translation).into()
+            }
         };
         if decision.gso_size != 0 {
             packet.offload.gso_size = decision.gso_size;
@@ -181,10 +173,7 @@ impl Engine for ServerNic {
 
     fn too_big(&mut self, now: Instant, packet: &[u8], mtu: u16, out: &mut Outbox) {
         let flows = &mut self.flows;
-        self.gateway.too_big(now, packet, mtu, out, |key| match &flows.get_mut(key)?.value {
-            Flow::Translated { flow, .. } => Some(flow.translation()),
-            _ => None,
-        });
+        self.gateway.too_big(now, packet, mtu, out, |key| flows.get_mut(key)?.value.translation());
     }
 
     fn next_timeout(&self) -> Option<Instant> {

@@ -90,11 +90,6 @@ impl<'a> Segment<'a> {
         self.tcp
     }
 
-    /// Returns where the payload begins, in bytes from the start of the packet.
-    pub fn payload_offset(&self) -> usize {
-        self.payload
-    }
-
     /// Returns the payload's length in bytes.
     pub fn payload_length(&self) -> usize {
         self.bytes.len() - self.payload
