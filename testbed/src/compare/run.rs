@@ -16,7 +16,6 @@ use crate::scratch::Scratch;
 use crate::topology::{Topology, TopologyConfig};
 use crate::wan;
 use anyhow::{Context, bail};
-use std::path::Path;
 use std::time::Duration;
 
 /// MTU of all legs, bytes.
@@ -116,9 +115,7 @@ impl Bench<'_> {
 
     fn record(&self, step: &Step) -> anyhow::Result<Option<Recording>> {
         let Some(folder) = &self.options.pcap else { return Ok(None) };
-        let folder = folder.join(folder_name(step));
-        create_folder(&folder)?;
-        record_all(self.topology, &folder).map(Some)
+        record_all(self.topology, &folder.join(folder_name(step))).map(Some)
     }
 
     /// One connection per mode is drawn, at one RTT, with the built-in programs.
@@ -142,12 +139,4 @@ impl Bench<'_> {
 fn folder_name(step: &Step) -> String {
     let Step { mode, client, server, ip, rtt_ms } = step;
     format!("{}-{}-{}-ip{}-{rtt_ms}ms", mode.name(), client.name(), server.name(), ip.number())
-}
-
-/// Makes a folder and those above it.
-///
-/// # Errors
-/// The error of `mkdir(2)`, with the path.
-pub fn create_folder(folder: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("can't create the folder {}", folder.display()))
 }

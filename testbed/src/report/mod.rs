@@ -12,7 +12,6 @@ pub mod table;
 use crate::compare::environment::Environment;
 use crate::compare::measurement::Measurement;
 use crate::compare::plan::Skipped;
-use crate::compare::run::create_folder;
 use anyhow::Context;
 use ladder::Ladder;
 use serde::Serialize;
@@ -49,7 +48,8 @@ pub fn publish(report: &Report, json: &Path, html: &Path) -> anyhow::Result<()> 
 
 fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     if let Some(folder) = file.parent() {
-        create_folder(folder)?;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("can't create the folder {}", folder.display()))?;
     }
     std::fs::write(file, text).with_context(|| format!("can't write {}", file.display()))
 }
