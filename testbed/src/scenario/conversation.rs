@@ -16,8 +16,6 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What never happens within this time counts as never.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
 
@@ -114,6 +112,26 @@ const GREETING: Dialogue = Dialogue {
     server: &[Step::Read(1), Step::Send(1), Step::Finish, Step::ReadToEnd],
 };
 
+/// Listens on `port` of the server's host.
+///
+/// # Errors
+/// If it can't.
+pub(super) fn listen(lab: &Lab, port: u16) -> anyhow::Result<TcpListener> {
+    let address = SocketAddr::new(lab.server_address(), port);
+    let listen = || -> io::Result<Socket> {
+        let socket = socket::tcp(address, Some(lab.setting().congestion))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        // Bounds accept(2) too; see socket(7).
+        socket.set_read_timeout(Some(lab.setting().patience))?;
+        Ok(socket)
+    };
+    let socket =
+        lab.topology().server.enter(listen)?.with_context(|| format!("can't listen on {address}"))?;
+    Ok(socket.into())
+}
+
 /// A listening socket at the server's host of a lab, to which clients can be connected.
 #[derive(Debug)]
 pub(super) struct Stage<'a> {
@@ -128,22 +146,27 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// If it can't listen, or the first talk fails.
     pub(super) fn raise(lab: &'a Lab, port: u16) -> anyhow::Result<Self> {
-        let address = SocketAddr::new(lab.server_address(), port);
-        let listen = || -> io::Result<Socket> {
-            let socket = socket::tcp(address, Some("cubic"))?;
-            socket.set_reuse_address(true)?;
-            socket.bind(&address.into())?;
-            socket.listen(BACKLOG)?;
-            // Bounds accept(2) too; see socket(7).
-            socket.set_read_timeout(Some(PATIENCE))?;
-            Ok(socket)
-        };
-        let socket =
-            lab.topology().server.enter(listen)?.with_context(|| format!("can't listen on {address}"))?;
-        let stage = Self { lab, listener: socket.into(), address };
-        let seen = stage.play(&GREETING, None)?;
-        ensure!(!seen.has(|event| matches!(event, Event::Failed(_))), "the first talk failed: {seen}");
+        let stage = Self::on(lab, &listen(lab, port)?)?;
+        stage.teach()?;
         Ok(stage)
+    }
+
+    /// Uses a socket that listens already.
+    ///
+    /// # Errors
+    /// If the process has too many files open.
+    pub(super) fn on(lab: &'a Lab, listener: &TcpListener) -> anyhow::Result<Self> {
+        Ok(Self { lab, listener: listener.try_clone()?, address: listener.local_addr()? })
+    }
+
+    /// Has the shortest talk, in which the daemons learn of the server.
+    ///
+    /// # Errors
+    /// If anything about it fails.
+    pub(super) fn teach(&self) -> anyhow::Result<()> {
+        let seen = self.play(&GREETING, None)?;
+        ensure!(!seen.has(|event| matches!(event, Event::Failed(_))), "the first talk failed: {seen}");
+        Ok(())
     }
 
     /// Has a dialogue over a new connection, from `local` if given.
@@ -168,8 +191,9 @@ impl<'a> Stage<'a> {
     ) -> anyhow::Result<Vec<Seen>> {
         let (to_server, from_client) = mpsc::channel();
         let (to_client, from_server) = mpsc::channel();
-        let client_end = Meeting { tell: to_server, hear: from_server };
-        let server_end = Meeting { tell: to_client, hear: from_client };
+        let patience = self.lab.setting().patience;
+        let client_end = Meeting { tell: to_server, hear: from_server, patience };
+        let server_end = Meeting { tell: to_client, hear: from_client, patience };
         let listener = &self.listener;
         thread::scope(|scope| {
             let server = scope.spawn(move || serve(listener, dialogue.server, &server_end, count));
@@ -186,10 +210,11 @@ impl<'a> Stage<'a> {
     }
 
     fn connect(&self, local: Option<SocketAddr>) -> anyhow::Result<io::Result<TcpStream>> {
+        let patience = self.lab.setting().patience;
         let open = || -> io::Result<Socket> {
-            let socket = socket::tcp(self.address, Some("cubic"))?;
+            let socket = socket::tcp(self.address, Some(self.lab.setting().congestion))?;
             socket.set_tcp_nodelay(true)?;
-            socket.set_write_timeout(Some(PATIENCE))?;
+            socket.set_write_timeout(Some(patience))?;
             if let Some(local) = local {
                 socket.set_reuse_address(true)?;
                 socket.bind(&local.into())?;
@@ -197,7 +222,7 @@ impl<'a> Stage<'a> {
             Ok(socket)
         };
         let socket = self.lab.topology().client.enter(open)?.context("can't make the client's socket")?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         loop {
             match socket.connect(&self.address.into()) {
                 // The client's own kernel has not yet let go of the last connection from this port.
@@ -217,6 +242,8 @@ impl<'a> Stage<'a> {
 struct Meeting {
     tell: Sender<()>,
     hear: Receiver<()>,
+    /// What takes longer counts as never.
+    patience: Duration,
 }
 
 fn failed(error: &io::Error) -> Event {
@@ -240,8 +267,8 @@ fn act(mut stream: TcpStream, script: &[Step], meeting: &Meeting) -> Vec<Event> 
     let mut seen = vec![Event::Connected];
     if let Err(error) = stream
         .set_nodelay(true)
-        .and_then(|()| stream.set_read_timeout(Some(PATIENCE)))
-        .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
+        .and_then(|()| stream.set_read_timeout(Some(meeting.patience)))
+        .and_then(|()| stream.set_write_timeout(Some(meeting.patience)))
     {
         seen.push(failed(&error));
     }
@@ -259,7 +286,7 @@ fn act(mut stream: TcpStream, script: &[Step], meeting: &Meeting) -> Vec<Event> 
             Step::Meet => {
                 // If the other one has gone, its own list tells why.
                 let _ = meeting.tell.send(());
-                let _ = meeting.hear.recv_timeout(PATIENCE);
+                let _ = meeting.hear.recv_timeout(meeting.patience);
             }
             Step::Pause(time) => thread::sleep(time),
             Step::Abort => {
@@ -322,7 +349,7 @@ mod tests {
 
     fn alone() -> Meeting {
         let (tell, hear) = mpsc::channel();
-        Meeting { tell, hear }
+        Meeting { tell, hear, patience: Duration::from_secs(5) }
     }
 
     #[test]

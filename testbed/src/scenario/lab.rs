@@ -59,14 +59,22 @@ pub struct Setting {
     pub rtt: Duration,
     /// The daemons, or none for plain kernel forwarding.
     pub nics: Option<NicMode>,
-    /// Congestion control of the server's sockets.
+    /// Congestion control of the server's sockets, and of both ends' in dialogues.
     pub congestion: &'static str,
+    /// What does not happen within this time in a dialogue counts as never.
+    pub patience: Duration,
 }
 
 impl Setting {
-    /// 50 ms, CUBIC, and the daemons in `nics`.
+    /// 50 ms, CUBIC, five seconds of patience, and the daemons in `nics`.
     pub fn new(case: Case, nics: Option<NicMode>) -> Self {
-        Self { case, rtt: Duration::from_millis(50), nics, congestion: "cubic" }
+        Self {
+            case,
+            rtt: Duration::from_millis(50),
+            nics,
+            congestion: "cubic",
+            patience: Duration::from_secs(5),
+        }
     }
 }
 
@@ -156,6 +164,11 @@ impl Lab {
     /// Stops the built-in server: its port is closed from then on.
     pub fn stop_server(&mut self) {
         self.server = None;
+    }
+
+    /// Returns how it was raised.
+    pub fn setting(&self) -> &Setting {
+        &self.setting
     }
 
     /// Returns the topology.

@@ -4,9 +4,9 @@
 //! an error that says what was expected and what was seen. Figures it notes appear in the table.
 
 mod conversation;
-mod equivalence;
 mod figure;
 mod lab;
+mod oracle;
 mod runner;
 mod sighting;
 
@@ -23,10 +23,16 @@ mod orderly_close;
 mod port_reuse;
 mod real_programs;
 mod reset;
+mod stale_profile;
 mod too_big;
 mod zero_rtt;
 
+use anyhow::bail;
+use oracle::Observation;
+use serde::Serialize;
+
 pub use lab::{Case, Lab, Setting};
+pub use oracle::declared::{DECLARED, Difference};
 pub use runner::{RunOptions, run};
 
 /// An integration test.
@@ -40,16 +46,58 @@ pub struct Scenario {
     pub run: fn(&mut Report) -> anyhow::Result<()>,
 }
 
-/// Where a scenario notes figures.
+/// Where a scenario notes figures and what it compared with kernel forwarding.
 #[derive(Debug, Default)]
 pub struct Report {
     notes: Vec<String>,
+    compared: usize,
+    divergences: Vec<Divergence>,
+}
+
+/// Something that differed from kernel forwarding, as declared.
+#[derive(Debug, Clone, Serialize)]
+pub struct Divergence {
+    /// What was done.
+    pub what: String,
+    /// Which declared difference it is.
+    pub id: &'static str,
 }
 
 impl Report {
     /// Notes a figure.
     pub fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
+    }
+
+    /// Notes that something was compared with kernel forwarding and found to be the same.
+    pub fn same(&mut self) {
+        self.compared += 1;
+    }
+
+    /// Compares what was observed under kernel forwarding and with the NICs.
+    ///
+    /// # Errors
+    /// If they differ in a way that is not declared.
+    fn compare(&mut self, what: &str, kernel: &Observation, nics: &Observation) -> anyhow::Result<()> {
+        self.compared += 1;
+        if kernel == nics {
+            return Ok(());
+        }
+        let Some(difference) = oracle::declared::find(kernel, nics) else {
+            bail!("{what}: as with kernel forwarding: {kernel}; seen: {nics}");
+        };
+        self.divergences.push(Divergence { what: what.to_owned(), id: difference.id });
+        Ok(())
+    }
+
+    /// Returns the number of comparisons with kernel forwarding.
+    pub fn compared(&self) -> usize {
+        self.compared
+    }
+
+    /// Returns the declared differences that were seen.
+    pub fn divergences(&self) -> &[Divergence] {
+        &self.divergences
     }
 
     /// Returns the figures noted.
@@ -65,6 +113,7 @@ pub const ALL: &[Scenario] = &[
     clean_captures::SCENARIO,
     orderly_close::SCENARIO,
     reset::SCENARIO,
+    stale_profile::SCENARIO,
     port_reuse::SCENARIO,
     closed_port::SCENARIO,
     bulk::SCENARIO,

@@ -2,7 +2,8 @@
 
 use super::conversation::Dialogue;
 use super::conversation::Step::{Abort, Meet, Pause, Read, ReadToEnd, Send};
-use super::{Case, Report, Scenario, equivalence};
+use super::oracle::Trial;
+use super::{Case, Report, Scenario};
 use std::time::Duration;
 
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -83,8 +84,7 @@ const DIALOGUES: &[Dialogue] = &[
 
 fn run(report: &mut Report) -> anyhow::Result<()> {
     for case in Case::ALL {
-        let seen = equivalence::verify(case, DIALOGUES)?;
-        report.note(format!("{case}: {} resets, same bytes, errors and events", seen.len()));
+        Trial::new(case, DIALOGUES).verify(report)?;
     }
     Ok(())
 }

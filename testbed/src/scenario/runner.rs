@@ -1,6 +1,6 @@
 //! Runs scenarios one after the other and tells how they ended.
 
-use super::{ALL, Report, Scenario, lab};
+use super::{ALL, Divergence, Report, Scenario, lab};
 use crate::report::table::framed;
 use crate::scratch::Scratch;
 use anyhow::bail;
@@ -31,6 +31,9 @@ struct Outcome {
     scenario: &'static str,
     passed: bool,
     seconds: f64,
+    /// Comparisons with kernel forwarding.
+    compared: usize,
+    divergences: Vec<Divergence>,
     notes: Vec<String>,
     error: Option<String>,
 }
@@ -78,6 +81,8 @@ fn run_one(scenario: &Scenario, options: &RunOptions) -> Outcome {
         scenario: scenario.name,
         passed: error.is_none(),
         seconds: began.elapsed().as_secs_f64(),
+        compared: report.compared,
+        divergences: report.divergences,
         notes: report.notes,
         error,
     };
@@ -114,7 +119,7 @@ fn table(outcomes: &[Outcome]) -> Table {
     if !std::io::stdout().is_terminal() {
         table.set_width(WIDTH);
     }
-    table.set_header(["scenario", "outcome", "seconds", "seen"]);
+    table.set_header(["scenario", "outcome", "seconds", "compared with kernel", "seen"]);
     for outcome in outcomes {
         let seen = outcome.error.clone().unwrap_or_else(|| outcome.notes.join("\n"));
         let word = if outcome.passed { "ok" } else { "FAILED" };
@@ -122,8 +127,21 @@ fn table(outcomes: &[Outcome]) -> Table {
             outcome.scenario.to_owned(),
             word.to_owned(),
             format!("{:.1}", outcome.seconds),
+            comparison(outcome),
             seen,
         ]);
     }
     table
+}
+
+/// Says how many comparisons with kernel forwarding there were and what differed as declared.
+fn comparison(outcome: &Outcome) -> String {
+    if outcome.compared == 0 {
+        return "–".to_owned();
+    }
+    let mut lines = vec![format!("{} same", outcome.compared - outcome.divergences.len())];
+    let mut ids: Vec<_> = outcome.divergences.iter().map(|divergence| divergence.id).collect();
+    ids.sort_unstable();
+    lines.extend(ids.chunk_by(|a, b| a == b).map(|same| format!("{} {}", same.len(), same[0])));
+    lines.join("\n")
 }
