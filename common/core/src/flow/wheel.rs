@@ -93,10 +93,13 @@ impl<K> Wheel<K> {
             self.cursor = self.cursor.max(present);
             return None;
         };
-        // The cursor stays on this tick: what is set for it again comes up again.
-        self.cursor = tick;
         let slot = (tick % SLOTS as u64) as usize;
         self.occupied[slot / 64] &= !(1 << (slot % 64));
+        // The cursor stays on this tick: what is set for it again comes up again. With nothing else
+        // in the wheel it can come up to the present at once; the first turn of all may find that
+        // the clock's origin lies years back.
+        let is_empty = self.occupied.iter().all(|word| *word == 0);
+        self.cursor = if is_empty { present } else { tick };
         Some((tick, std::mem::take(&mut self.slots[slot])))
     }
 
@@ -115,6 +118,19 @@ impl<K> Wheel<K> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_first_turn_comes_up_to_a_clock_of_years_at_once() {
+        let year = 365 * 24 * 3600 * 1_000_000;
+        let (now, at) = (Instant::from_micros(year), Instant::from_micros(year + 600_000_000));
+        let mut wheel = Wheel::new();
+        wheel.set(at, ());
+        let (tick, keys) = wheel.turn(now).unwrap();
+        wheel.recycle(tick, keys);
+        wheel.set(at, ());
+        assert!(wheel.next().unwrap() > now);
+        assert_eq!(wheel.turn(now), None);
+    }
 
     proptest! {
         /// Against a plain list: no timer comes up early, none is lost, and none later than a
