@@ -1,6 +1,7 @@
 //! What a flow can be to ClientNIC.
 
 use rtt0_core::handshake::Opening;
+use rtt0_core::journal::Kept;
 use rtt0_core::profile::Offered;
 use rtt0_core::seq::{Client, Seq};
 use rtt0_core::time::Instant;
@@ -21,6 +22,8 @@ pub(crate) enum Flow {
         flow: Translated,
         /// A newer SYN of the same 4-tuple that went to the server unspoofed.
         rival: Option<Seq<Client>>,
+        /// What the journal knows of it.
+        kept: Kept,
     },
     /// Somebody else's business, but for the size of its upload.
     Watching(Watched),
@@ -88,11 +91,24 @@ pub(crate) struct Pending {
 }
 
 impl Flow {
+    /// A solo flow that nobody disputes.
+    pub(crate) fn translated(flow: Translated, kept: Kept) -> Self {
+        Self::Translated { flow, rival: None, kept }
+    }
+
     /// Returns its translation, if it has one.
     pub(crate) fn translation(&self) -> Option<&Translation> {
         match self {
             Self::Translated { flow, .. } => Some(flow.translation()),
             _ => None,
+        }
+    }
+
+    /// Returns what the journal knows of it.
+    pub(crate) fn kept(&self) -> Kept {
+        match self {
+            Self::Translated { kept, .. } => *kept,
+            _ => Kept::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use rtt0_core::handshake::Opening;
 use rtt0_core::held::Held;
+use rtt0_core::journal::Kept;
 use rtt0_core::offer::KeyId;
 use rtt0_core::seq::{Client, Promised, Seq};
 use rtt0_core::translate::Translation;
@@ -25,6 +26,8 @@ pub(crate) enum Flow {
         successor: Option<Box<Opening>>,
         /// A newer SYN of the same 4-tuple that went to the server unspoofed.
         rival: Option<Rival>,
+        /// What the journal knows of it.
+        kept: Kept,
     },
 }
 
@@ -70,6 +73,11 @@ impl Rival {
 }
 
 impl Flow {
+    /// An established flow that nobody disputes.
+    pub(crate) fn translated(flow: Translated, kept: Kept) -> Self {
+        Self::Translated { flow, successor: None, rival: None, kept }
+    }
+
     /// Returns the handshake under way, if there is one.
     pub(crate) fn opening_mut(&mut self) -> Option<&mut Opening> {
         match self {
@@ -84,6 +92,14 @@ impl Flow {
         match self {
             Self::Translated { flow, .. } => Some(flow.translation()),
             _ => None,
+        }
+    }
+
+    /// Returns what the journal knows of it.
+    pub(crate) fn kept(&self) -> Kept {
+        match self {
+            Self::Translated { kept, .. } => *kept,
+            _ => Kept::default(),
         }
     }
 

@@ -107,7 +107,7 @@ impl ClientNic {
             Some(Flow::Translated { flow, .. }) if flow.client_isn() == syn.isn => {
                 return self.gateway.pass(PassReason::NoFlow);
             }
-            Some(Flow::Translated { flow, rival }) if !flow.has_ended() => {
+            Some(Flow::Translated { flow, rival, .. }) if !flow.has_ended() => {
                 // Anybody can send a SYN: the flow goes on until the server accepts the new one.
                 *rival = Some(syn.isn);
                 return self.gateway.pass(PassReason::RivalSyn);

@@ -19,14 +19,16 @@ use rtt0_core::engine::{Engine, Verdict};
 use rtt0_core::flow::{FlowKey, FlowTable};
 use rtt0_core::gateway::{Admitted, Gateway};
 use rtt0_core::held::HoldBudget;
+use rtt0_core::journal::{Journal, Slot};
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::Keys;
 use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::profile::Profiles;
 use rtt0_core::reason::{Counters, Event, PassReason};
+use rtt0_core::record::Record;
 use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
-use rtt0_core::translated::Life;
+use rtt0_core::translated::{Life, Translated};
 use std::sync::Arc;
 
 /// Timers handled in one call, so that packets wait no longer than that.
@@ -67,6 +69,7 @@ pub struct ClientNic {
     flows: FlowTable<Flow>,
     pending: usize,
     budget: Arc<HoldBudget>,
+    journal: Journal,
 }
 
 impl ClientNic {
@@ -74,7 +77,8 @@ impl ClientNic {
     pub fn new(gateway: Gateway, keys: Keys, profiles: Arc<Profiles>, settings: Settings) -> Self {
         let limits = &settings.limits;
         let (flows, budget) = (FlowTable::new(limits.flows), HoldBudget::new(limits));
-        Self { gateway, keys, profiles, settings, flows, pending: 0, budget }
+        let journal = Journal::default();
+        Self { gateway, keys, profiles, settings, flows, pending: 0, budget, journal }
     }
 
     /// Returns the number of flows known.
@@ -103,7 +107,10 @@ impl ClientNic {
         }
         let old = self.flows.insert(key, flow, deadline).map_err(|_| PassReason::FlowTableFull)?;
         self.pending += pending;
-        self.pending -= old.map_or(0, |old| old.pending());
+        if let Some(old) = old {
+            self.forget(&old);
+        }
+        self.keep(&key);
         Ok(())
     }
 
@@ -116,8 +123,21 @@ impl ClientNic {
 
     fn remove(&mut self, key: &FlowKey) -> Option<Flow> {
         let flow = self.flows.remove(key)?;
-        self.pending -= flow.pending();
+        self.forget(&flow);
         Some(flow)
+    }
+
+    /// Takes a flow that has left the table off the accounts.
+    fn forget(&mut self, flow: &Flow) {
+        self.pending -= flow.pending();
+        self.journal.forget(flow.kept());
+    }
+
+    /// Notes in the journal how a solo flow stands, if that is news.
+    fn keep(&mut self, key: &FlowKey) {
+        if let Some(Flow::Translated { flow, kept, .. }) = self.flows.get_mut(key).map(|e| &mut e.value) {
+            self.journal.keep(kept, key, flow);
+        }
     }
 
     /// Forgets a flow of which the client wants no more. Where nobody else would do it, its
@@ -138,6 +158,7 @@ impl ClientNic {
     }
 
     fn live(&mut self, now: Instant, key: FlowKey, life: Life) {
+        self.keep(&key);
         match life {
             Life::Goes(time) => {
                 if let Some(entry) = self.flows.get_mut(&key) {
@@ -211,5 +232,26 @@ impl Engine for ClientNic {
 
     fn counters(&self) -> &Counters {
         self.gateway.counters()
+    }
+
+    fn journal(&mut self) -> Option<&mut Journal> {
+        Some(&mut self.journal)
+    }
+
+    fn restore(&mut self, now: Instant, slot: Slot, record: &Record) -> bool {
+        let Some(kept) = self.journal.adopt(slot, record.stage) else { return false };
+        let (flow, limits) = (Translated::restore(record), &self.settings.limits);
+        let rest = if flow.has_ended() { limits.closed } else { limits.idle };
+        let restored = self.flows.restore(record.key, Flow::translated(flow, kept), now, now + rest);
+        if restored {
+            self.counters().event(Event::Restored);
+        } else {
+            self.journal.forget(kept);
+        }
+        restored
+    }
+
+    fn rekey(&mut self, keys: Keys) {
+        self.keys = keys;
     }
 }

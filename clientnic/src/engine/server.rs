@@ -5,6 +5,7 @@ use crate::flow::{Flow, Learning, Pending, Watched};
 use rtt0_core::engine::Verdict;
 use rtt0_core::flow::FlowKey;
 use rtt0_core::handshake::{Context, Reply, read_syn_ack};
+use rtt0_core::journal::Kept;
 use rtt0_core::offer::{Found, Kind, Offer, is_offer};
 use rtt0_core::packet::{Offload, Outbox};
 use rtt0_core::profile::{Offered, SynAck};
@@ -220,7 +221,7 @@ impl ClientNic {
         let limits = self.settings.limits;
         let context = Context { now, limits: &limits, counters: self.gateway.counters() };
         match pending.opening.establish(real, answer, &context, out) {
-            Ok(flow) => self.replace(key, Flow::Translated { flow, rival: None }, now),
+            Ok(flow) => self.replace(key, Flow::translated(flow, Kept::default()), now),
             Err(_) => self.profiles.refuse(&key.server(), now),
         }
         Verdict::Taken

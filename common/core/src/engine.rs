@@ -4,15 +4,19 @@
 //!
 //! 1. For every captured packet call [`Engine::handle`] with the present time.
 //! 2. If the verdict is [`Verdict::Forward`], emit that packet as the engine left it; then
-//!    emit every packet in the outbox, in order, and clear it.
+//!    emit every packet in the outbox, in order, and clear it. Before that, write down what its
+//!    [`Engine::journal`] has noted, if it is to survive this process.
 //! 3. Ask [`Engine::next_timeout`]; when that instant has come, call
 //!    [`Engine::handle_timeout`], emit the outbox, clear it, and ask again.
 //!
 //! An engine owns no socket, reads no clock, draws no random numbers and never panics on any
 //! input.
 
+use crate::journal::{Journal, Slot};
+use crate::offer::Keys;
 use crate::packet::{Outbox, Packet};
 use crate::reason::{Counters, DropReason};
+use crate::record::Record;
 use crate::time::Instant;
 
 /// What becomes of the packet that was handed in.
@@ -45,4 +49,19 @@ pub trait Engine {
 
     /// Returns the counters, shared with whoever reports them.
     fn counters(&self) -> &Counters;
+
+    /// Returns the journal of established flows; `None` if the engine keeps none.
+    fn journal(&mut self) -> Option<&mut Journal> {
+        None
+    }
+
+    /// Goes on with a flow that an engine before this one noted. To be called before the first
+    /// packet, with the journal open, in the order of the slots. Returns whether the engine took
+    /// it; if not, the record is of no more use.
+    fn restore(&mut self, _now: Instant, _slot: Slot, _record: &Record) -> bool {
+        false
+    }
+
+    /// Takes new secrets. Flows go on; handshakes under way go on with the keys that are left.
+    fn rekey(&mut self, _keys: Keys) {}
 }

@@ -149,6 +149,10 @@ reasons! {
         HeldForOffer => "held_for_offer",
         /// A flow ended and left the table.
         Expired => "expired",
+        /// A flow that an engine before this one established is translated on.
+        Restored => "restored",
+        /// A restored flow turned out to be translated by the other NIC, or by nobody: let go.
+        TranslatedElsewhere => "translated_elsewhere",
     }
 }
 

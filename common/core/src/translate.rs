@@ -11,6 +11,10 @@
 //! RST, FIN, challenge ACKs, keepalives and zero-window probes follow the same rules. Client SEQ
 //! and server ACK are real on both sides and never touched.
 
+mod parts;
+
+pub(crate) use parts::Parts;
+
 use crate::offer::Promise;
 use crate::profile::SynAck;
 use crate::seq::{Delta, Promised, Real, Seq};
@@ -120,6 +124,12 @@ impl Translation {
     /// Returns the ISN `S` the client was promised.
     pub fn promised_isn(&self) -> Seq<Promised> {
         self.delta.to_promised(self.real_isn)
+    }
+
+    /// Tells whether echoes are hidden still: the client has acknowledged nothing that the server
+    /// sent after its SYN-ACK.
+    pub(crate) fn hides_echo(&self) -> bool {
+        self.hide_echo
     }
 
     /// Turns what the client acknowledges into the server's number.

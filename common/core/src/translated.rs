@@ -1,8 +1,10 @@
 //! A flow whose handshake is done: translated both ways until it ends.
 
+use crate::flow::FlowKey;
 use crate::limits::Limits;
 use crate::profile::SynAck;
 use crate::reason::DropReason;
+use crate::record::Record;
 use crate::seq::{Client, Real, Seq};
 use crate::time::Instant;
 use crate::translate::Translation;
@@ -12,11 +14,40 @@ use std::time::Duration;
 
 /// More bytes than any end has in flight when it closes: well above the largest default buffer.
 const LARGEST_FLIGHT: u32 = 64 << 20;
+/// How far acknowledgements lag behind what is sent, for telling two number spaces apart.
+const USUAL_FLIGHT: u32 = 4 << 20;
+
+/// How far a flow has ended: who has sent a FIN, who a reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stage(u8);
+
+impl Stage {
+    const CLIENT_FIN: u8 = 1;
+    const SERVER_FIN: u8 = 1 << 1;
+    const CLIENT_RESET: u8 = 1 << 2;
+    const SERVER_RESET: u8 = 1 << 3;
+
+    /// Returns it as bits 0–3: the client's FIN, the server's; the client's reset, the server's.
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Reads [`Stage::bits`]; `None` if others are set.
+    pub fn from_bits(bits: u8) -> Option<Self> {
+        (bits < 1 << 4).then_some(Self(bits))
+    }
+
+    fn has(self, bit: u8) -> bool {
+        self.0 & bit != 0
+    }
+}
 
 /// How far one end has come, as far as a bystander can tell: enough to know whether a FIN or RST
 /// is its own. One made up blindly hits neither number.
 #[derive(Debug, Clone, Copy)]
 struct End {
+    /// Whether the numbers mean anything yet: not before the first segment after a restart.
+    is_known: bool,
     /// SND.NXT: behind the last byte it sent.
     next: u32,
     /// What it acknowledged last: the peer's RCV.NXT.
@@ -27,20 +58,34 @@ struct End {
 }
 
 impl End {
+    fn new(next: u32, acknowledged: u32) -> Self {
+        Self { is_known: true, next, acknowledged, fin: false, reset: false }
+    }
+
+    fn unknown(fin: bool, reset: bool) -> Self {
+        Self { is_known: false, next: 0, acknowledged: 0, fin, reset }
+    }
+
     fn sent(&mut self, tcp: &Tcp<'_>) {
         let end = tcp.sequence().wrapping_add(tcp.sequence_length());
-        if end.wrapping_sub(self.next) as i32 > 0 {
+        if !self.is_known || end.wrapping_sub(self.next) as i32 > 0 {
             self.next = end;
         }
         if tcp.flags().contains(Flags::ACK) {
             self.acknowledged = tcp.acknowledgement();
+            self.is_known = true;
         }
     }
 
-    /// Tells whether `sequence` is where this end would put a FIN or RST, given that the other
-    /// acknowledged up to `acknowledged`.
-    fn plausible(&self, sequence: u32, acknowledged: u32) -> bool {
-        sequence == self.next || sequence == acknowledged
+    /// What it acknowledged last.
+    fn acknowledged(&self) -> Option<u32> {
+        self.is_known.then_some(self.acknowledged)
+    }
+
+    /// Tells whether `sequence` is where this end would put a FIN or RST, given what the other
+    /// acknowledged, as far as known.
+    fn plausible(&self, sequence: u32, acknowledged: Option<u32>) -> bool {
+        (self.is_known && sequence == self.next) || acknowledged == Some(sequence)
     }
 }
 
@@ -65,6 +110,9 @@ pub struct Translated {
     /// SYN-ACKs still expected in answer to our own repeated SYNs, and until when.
     repeats: u8,
     repeats_until: Instant,
+    /// It comes from an engine before this one, and nothing has shown yet that it still is as it
+    /// was then.
+    is_doubtful: bool,
 }
 
 impl Translated {
@@ -83,11 +131,45 @@ impl Translated {
             translation,
             client_isn,
             answer,
-            client: End { next: client, acknowledged: server, fin: false, reset: false },
-            server: End { next: server, acknowledged: client, fin: false, reset: false },
+            client: End::new(client, server),
+            server: End::new(server, client),
             repeats: extra_syns,
             repeats_until: now + limits.repeated_syn_ack,
+            is_doubtful: false,
         }
+    }
+
+    /// Goes on with a flow that another engine established. How far each end has come is unknown
+    /// until its next segment; until then its FIN is believed and its reset is not.
+    pub fn restore(record: &Record) -> Self {
+        let stage = record.stage;
+        Self {
+            translation: record.translation,
+            client_isn: record.client_isn,
+            answer: record.answer,
+            client: End::unknown(stage.has(Stage::CLIENT_FIN), stage.has(Stage::CLIENT_RESET)),
+            server: End::unknown(stage.has(Stage::SERVER_FIN), stage.has(Stage::SERVER_RESET)),
+            repeats: 0,
+            repeats_until: Instant::ZERO,
+            is_doubtful: true,
+        }
+    }
+
+    /// Returns what [`Translated::restore`] needs.
+    pub fn record(&self, key: FlowKey) -> Record {
+        let Self { translation, client_isn, answer, .. } = *self;
+        Record { key, translation, client_isn, answer, stage: self.stage() }
+    }
+
+    /// Returns how far it has ended.
+    pub fn stage(&self) -> Stage {
+        let bits = [
+            (self.client.fin, Stage::CLIENT_FIN),
+            (self.server.fin, Stage::SERVER_FIN),
+            (self.client.reset, Stage::CLIENT_RESET),
+            (self.server.reset, Stage::SERVER_RESET),
+        ];
+        Stage(bits.into_iter().fold(0, |stage, (set, bit)| if set { stage | bit } else { stage }))
     }
 
     /// Returns the translation.
@@ -119,7 +201,20 @@ impl Translated {
     pub fn upload(&self) -> Option<u32> {
         let first = self.client_isn.plus(1).get();
         let bytes = self.client.next.wrapping_sub(first).wrapping_sub(self.client.fin.into());
-        (self.client.fin || self.is_reset()).then_some(bytes)
+        (self.client.is_known && (self.client.fin || self.is_reset())).then_some(bytes)
+    }
+
+    /// Tells whether a segment from the client shows that a restored flow is translated elsewhere
+    /// by now, or is a newer connection that nobody translates: it acknowledges the server's own
+    /// numbers. ClientNIC takes a flow over if this NIC dies between the server's SYN-ACK and the
+    /// confirm, and what both translate reaches nobody.
+    pub fn is_translated_elsewhere(&self, tcp: &Tcp<'_>) -> bool {
+        if !self.is_doubtful || !self.server.is_known || !tcp.flags().contains(Flags::ACK) {
+            return false;
+        }
+        let behind = |number: u32| self.server.next.wrapping_sub(number) <= USUAL_FLIGHT;
+        let acknowledged = tcp.acknowledgement();
+        behind(acknowledged) && !behind(self.translation.to_real(Seq::new(acknowledged)).get())
     }
 
     /// Tells whether a segment from the server is a SYN-ACK of this flow.
@@ -133,7 +228,8 @@ impl Translated {
     /// repeats or acknowledges what has been sent. Anything else is a newer connection's.
     pub fn is_afterthought(&self, tcp: &Tcp<'_>) -> bool {
         let acknowledged = self.translation.to_real(Seq::new(tcp.acknowledgement())).get();
-        let behind = |end: &End, number: u32| end.next.wrapping_sub(number) <= LARGEST_FLIGHT;
+        let behind =
+            |end: &End, number: u32| !end.is_known || end.next.wrapping_sub(number) <= LARGEST_FLIGHT;
         behind(&self.client, tcp.sequence())
             && (!tcp.flags().contains(Flags::ACK) || behind(&self.server, acknowledged))
     }
@@ -142,7 +238,11 @@ impl Translated {
     pub fn client_segment(&mut self, segment: &mut Segment<'_>, limits: &Limits) -> Life {
         self.translation.client_to_server(segment);
         let tcp = segment.tcp();
-        let ending = Self::ending(&mut self.client, self.server.acknowledged, &tcp);
+        // Both ends know of one another's data in these numbers.
+        if self.is_doubtful && self.server.is_known && tcp.acknowledgement() == self.server.next {
+            self.is_doubtful = self.translation.hides_echo();
+        }
+        let ending = Self::ending(&mut self.client, self.server.acknowledged(), &tcp);
         self.life(ending, limits)
     }
 
@@ -169,16 +269,16 @@ impl Translated {
         if flags.contains(Flags::RST)
             && !flags.contains(Flags::ACK)
             && tcp.sequence() == promised
-            && !self.server.plausible(promised, self.client.acknowledged)
+            && !self.server.plausible(promised, self.client.acknowledged())
         {
             return Err(DropReason::ResetOfEarlyData);
         }
-        let ending = Self::ending(&mut self.server, self.client.acknowledged, &tcp);
+        let ending = Self::ending(&mut self.server, self.client.acknowledged(), &tcp);
         self.translation.server_to_client(segment);
         Ok(self.life(ending, limits))
     }
 
-    fn ending(end: &mut End, acknowledged: u32, tcp: &Tcp<'_>) -> Ending {
+    fn ending(end: &mut End, acknowledged: Option<u32>, tcp: &Tcp<'_>) -> Ending {
         let flags = tcp.flags();
         let own = end.plausible(tcp.sequence(), acknowledged);
         if flags.contains(Flags::RST) {
@@ -190,7 +290,7 @@ impl Translated {
             end.sent(tcp);
             return Ending::Revived;
         }
-        let fin = flags.contains(Flags::FIN) && own && !end.fin;
+        let fin = flags.contains(Flags::FIN) && (own || !end.is_known) && !end.fin;
         end.fin |= fin;
         end.sent(tcp);
         if fin { Ending::Fin } else { Ending::None }

@@ -128,6 +128,47 @@ fn blind_fins_and_resets_change_nothing() {
     }
 }
 
+/// What is left of a talk when the process that translated it is no more.
+fn restored() -> Translated {
+    Translated::restore(&talked().record(packets::flow()))
+}
+
+#[test]
+fn after_a_restart_both_fins_end_a_flow_though_they_are_all_that_is_seen() {
+    let mut flow = restored();
+    assert_eq!(give(&mut flow, ToServer, FIN | ACK, 101, 201, 0), goes(), "half closed");
+    let half_closed = flow.record(packets::flow());
+    let mut flow = Translated::restore(&half_closed);
+    let closed = Life::Ends(Limits::default().closed);
+    assert_eq!(give(&mut flow, ToClient, FIN | ACK, 201, 102, 0), closed);
+    assert!(Translated::restore(&flow.record(packets::flow())).has_ended());
+}
+
+#[test]
+fn after_a_restart_no_reset_is_believed_until_the_ends_are_known() {
+    for to in [ToServer, ToClient] {
+        let own = if to == ToServer { 101 } else { 201 };
+        let mut flow = restored();
+        assert_eq!(give(&mut flow, to, RST, own, 0, 0), goes());
+        assert!(!flow.has_ended());
+        // The next segment of either end tells: its own number, or what the other acknowledges.
+        let other = if to == ToServer { ToClient } else { ToServer };
+        let peer = if to == ToServer { 201 } else { 101 };
+        give(&mut flow, other, ACK, peer, own, 0);
+        assert_eq!(give(&mut flow, to, RST, own, 0, 0), Life::Ends(Limits::default().reset));
+        assert!(Translated::restore(&flow.record(packets::flow())).has_ended());
+    }
+}
+
+#[test]
+fn after_a_restart_an_upload_is_known_once_the_client_speaks() {
+    let mut flow = restored();
+    give(&mut flow, ToClient, ACK, 201, 101, 0);
+    assert_eq!(flow.upload(), None);
+    give(&mut flow, ToServer, FIN | ACK, 5001, 201, 0);
+    assert_eq!(flow.upload(), Some(5000));
+}
+
 #[test]
 fn afterthoughts_are_told_from_a_newer_connection() {
     let mut flow = talked();

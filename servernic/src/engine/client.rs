@@ -42,6 +42,11 @@ impl ServerNic {
             {
                 hold(&self.gateway, next, &segment, offload).into()
             }
+            Some(Flow::Translated { flow, .. }) if flow.is_translated_elsewhere(&segment.tcp()) => {
+                self.remove(&key);
+                self.counters().event(Event::TranslatedElsewhere);
+                self.gateway.pass(PassReason::NoFlow).into()
+            }
             Some(Flow::Translated { flow, .. }) if !flow.has_ended() => {
                 self.translate_client(now, key, segment, offload)
             }

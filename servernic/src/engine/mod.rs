@@ -19,13 +19,15 @@ use rtt0_core::flow::{FlowKey, FlowTable};
 use rtt0_core::gateway::{Admitted, Gateway};
 use rtt0_core::handshake::Opening;
 use rtt0_core::held::HoldBudget;
+use rtt0_core::journal::{Journal, Slot};
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::Keys;
 use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::reason::{Counters, Event, PassReason};
+use rtt0_core::record::Record;
 use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
-use rtt0_core::translated::Life;
+use rtt0_core::translated::{Life, Translated};
 use std::sync::Arc;
 
 /// Timers handled in one call, so that packets wait no longer than that.
@@ -40,13 +42,14 @@ pub struct ServerNic {
     flows: FlowTable<Flow>,
     pending: usize,
     budget: Arc<HoldBudget>,
+    journal: Journal,
 }
 
 impl ServerNic {
     /// Makes an engine that knows no flow.
     pub fn new(gateway: Gateway, keys: Keys, limits: Limits) -> Self {
         let (flows, budget) = (FlowTable::new(limits.flows), HoldBudget::new(&limits));
-        Self { gateway, keys, limits, flows, pending: 0, budget }
+        Self { gateway, keys, limits, flows, pending: 0, budget, journal: Journal::default() }
     }
 
     /// Returns the number of flows known.
@@ -75,14 +78,30 @@ impl ServerNic {
         }
         let old = self.flows.insert(key, flow, deadline).map_err(|_| PassReason::FlowTableFull)?;
         self.pending += pending;
-        self.pending -= old.map_or(0, |old| old.pending());
+        if let Some(old) = old {
+            self.forget(&old);
+        }
+        self.keep(&key);
         Ok(())
     }
 
     fn remove(&mut self, key: &FlowKey) -> Option<Flow> {
         let flow = self.flows.remove(key)?;
-        self.pending -= flow.pending();
+        self.forget(&flow);
         Some(flow)
+    }
+
+    /// Takes a flow that has left the table off the accounts.
+    fn forget(&mut self, flow: &Flow) {
+        self.pending -= flow.pending();
+        self.journal.forget(flow.kept());
+    }
+
+    /// Notes in the journal how an established flow stands, if that is news.
+    fn keep(&mut self, key: &FlowKey) {
+        if let Some(Flow::Translated { flow, kept, .. }) = self.flows.get_mut(key).map(|e| &mut e.value) {
+            self.journal.keep(kept, key, flow);
+        }
     }
 
     /// Takes a handshake out: the flow itself, or the successor of a translated one.
@@ -102,6 +121,7 @@ impl ServerNic {
     }
 
     fn live(&mut self, now: Instant, key: FlowKey, life: Life) {
+        self.keep(&key);
         let Some(entry) = self.flows.get_mut(&key) else { return };
         match life {
             // The deadline is the successor's for as long as there is one.
@@ -189,5 +209,26 @@ impl Engine for ServerNic {
 
     fn counters(&self) -> &Counters {
         self.gateway.counters()
+    }
+
+    fn journal(&mut self) -> Option<&mut Journal> {
+        Some(&mut self.journal)
+    }
+
+    fn restore(&mut self, now: Instant, slot: Slot, record: &Record) -> bool {
+        let Some(kept) = self.journal.adopt(slot, record.stage) else { return false };
+        let flow = Translated::restore(record);
+        let rest = if flow.has_ended() { self.limits.closed } else { self.limits.idle };
+        let restored = self.flows.restore(record.key, Flow::translated(flow, kept), now, now + rest);
+        if restored {
+            self.counters().event(Event::Restored);
+        } else {
+            self.journal.forget(kept);
+        }
+        restored
+    }
+
+    fn rekey(&mut self, keys: Keys) {
+        self.keys = keys;
     }
 }

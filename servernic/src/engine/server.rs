@@ -5,6 +5,7 @@ use crate::flow::{Flow, Probe, Rival};
 use rtt0_core::engine::Verdict;
 use rtt0_core::flow::FlowKey;
 use rtt0_core::handshake::{Context, Opening, Reply};
+use rtt0_core::journal::Kept;
 use rtt0_core::offer::{Kind, Offer};
 use rtt0_core::packet::{Offload, Outbox};
 use rtt0_core::profile::SynAck;
@@ -153,9 +154,8 @@ impl ServerNic {
         let context = Context { now, limits: &self.limits, counters: self.gateway.counters() };
         let Ok(flow) = opening.establish(isn, answer, &context, out) else { return Verdict::Taken };
         self.confirm(key, client_isn, offer, promised.get(), &answer, out);
-        let flow = Flow::Translated { flow, successor: None, rival: None };
         // It takes the place of the handshake.
-        let _ = self.insert(key, flow, now + self.limits.idle);
+        let _ = self.insert(key, Flow::translated(flow, Kept::default()), now + self.limits.idle);
         Verdict::Taken
     }
 

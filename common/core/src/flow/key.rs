@@ -50,6 +50,13 @@ impl FlowKey {
         bytes[34..].copy_from_slice(&self.server_port.to_be_bytes());
         bytes
     }
+
+    /// Makes the key back from [`FlowKey::to_bytes`].
+    pub(crate) fn from_bytes(bytes: [u8; 36]) -> Self {
+        let octets = |at: usize| std::array::from_fn(|index| bytes[at + index]);
+        let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        Self { client: octets(0), server: octets(16), client_port: port(32), server_port: port(34) }
+    }
 }
 
 impl Hash for FlowKey {

@@ -85,6 +85,22 @@ impl<V> FlowTable<V> {
         Ok(old)
     }
 
+    /// Puts in a flow from before this table's time, with a deadline that may lie far ahead. Returns
+    /// false if the flow is known or the table is full.
+    ///
+    /// Flows that came over hours are put in within a second; their timers are spread over a turn of
+    /// the wheel, so that they never come up all at once.
+    pub fn restore(&mut self, key: FlowKey, value: V, now: Instant, deadline: Instant) -> bool {
+        if self.flows.contains_key(&key) || self.flows.len() >= self.bound {
+            return false;
+        }
+        self.wheel.catch_up(now);
+        let look = self.wheel.spread(now, self.flows.len()).min(deadline);
+        let timer = Some(self.wheel.set(look, key));
+        self.flows.insert(key, Entry { value, deadline, timer });
+        true
+    }
+
     /// Takes a flow out.
     pub fn remove(&mut self, key: &FlowKey) -> Option<V> {
         let entry = self.flows.remove(key)?;
@@ -192,6 +208,35 @@ mod tests {
         assert_eq!(table.pop_due(ms(999)), None, "comes up once");
         table.set_deadline(&key(1), ms(1100));
         assert_eq!(table.pop_due(ms(1200)), Some(key(1)));
+    }
+
+    #[test]
+    fn restored_flows_come_up_at_their_deadline_and_never_all_at_once() {
+        let mut table = FlowTable::new(1001);
+        let now = ms(1_000_000_000);
+        let deadline = now + std::time::Duration::from_secs(3600);
+        for n in 0..1000 {
+            assert!(table.restore(key(n), (), now, if n == 0 { now } else { deadline }));
+        }
+        assert!(!table.restore(key(5), (), now, deadline), "known");
+        assert!(table.restore(key(1000), (), now, deadline) && !table.restore(key(1001), (), now, deadline));
+        assert_eq!(table.pop_due(now), Some(key(0)));
+        table.remove(&key(0));
+        // A turn of the wheel and an hour: how many timers does a tick look at?
+        let mut at = now;
+        while at < deadline {
+            assert_eq!(table.pop_due(at), None);
+            let together = table.flows.values().filter_map(|e| e.timer).collect::<Vec<_>>();
+            let first = together[0];
+            assert!(together.iter().filter(|t| t.is_with(&first)).count() < 5);
+            at = at + std::time::Duration::from_secs(60);
+        }
+        let mut due = 0;
+        while let Some(flow) = table.pop_due(deadline + std::time::Duration::from_millis(8)) {
+            table.remove(&flow);
+            due += 1;
+        }
+        assert_eq!((due, table.len()), (1000, 0));
     }
 
     #[test]

@@ -16,6 +16,14 @@ pub(super) struct Place {
     position: u32,
 }
 
+impl Place {
+    /// Tells whether another timer comes up together with this one.
+    #[cfg(test)]
+    pub(super) fn is_with(&self, other: &Self) -> bool {
+        self.tick == other.tick
+    }
+}
+
 /// Timers that name their owner by a `K`. The wheel never forgets a timer by itself: owners
 /// check, when one comes up, whether it is time, and take it out when they go.
 #[derive(Debug)]
@@ -30,6 +38,18 @@ pub(super) struct Wheel<K> {
 impl<K> Wheel<K> {
     pub(super) fn new() -> Self {
         Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), occupied: [0; WORDS], cursor: 0 }
+    }
+
+    /// Lets an empty wheel begin at the present.
+    pub(super) fn catch_up(&mut self, now: Instant) {
+        if self.occupied.iter().all(|word| *word == 0) {
+            self.cursor = self.cursor.max(now.as_micros() / TICK);
+        }
+    }
+
+    /// Returns a time within a turn from `now`, another one for each `index`.
+    pub(super) fn spread(&self, now: Instant, index: usize) -> Instant {
+        Instant::from_micros(now.as_micros() + (index % SLOTS) as u64 * TICK)
     }
 
     /// Sets a timer that comes up no earlier than `at` (or than a turn from now, if that is
