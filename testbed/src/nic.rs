@@ -139,6 +139,7 @@ impl Nics {
         let mut command = host.command(executable()?);
         command.args([name, "run", "--interface", LAN0, "--interface", WAN0, "--service", SERVICES]);
         command.arg("--key-file").arg(self.key_file()).args(own);
+        command.arg("--state-dir").arg(self.folder.path().join("state"));
         command.env("NOTIFY_SOCKET", &socket_path).env("RUST_LOG", "info").stdin(std::process::Stdio::null());
         command.stderr(std::fs::File::create(&log).context("can't make the daemon's log")?);
         let mut process = Process::spawn(command)?;

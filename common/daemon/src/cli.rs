@@ -13,7 +13,7 @@ pub(crate) struct Cli<O: Args> {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command<O: Args> {
-    /// Runs until SIGTERM or SIGINT
+    /// Runs until SIGTERM or SIGINT; SIGHUP reads the key file again
     Run {
         #[command(flatten)]
         common: RunArgs,
@@ -46,6 +46,14 @@ pub struct RunArgs {
     /// File with the keys that both NICs share (see keygen)
     #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
     pub key_file: Option<PathBuf>,
+
+    /// Folder, in memory, for the file with established flows, with which they survive a restart
+    #[arg(long, value_name = "DIR", default_value = "/run/rtt0", conflicts_with = "no_state")]
+    pub state_dir: PathBuf,
+
+    /// Keep no such file: a restart then breaks the flows that this daemon translates
+    #[arg(long)]
+    pub no_state: bool,
 
     /// Print the kernel guard and the offload changes, and touch nothing
     #[arg(long)]

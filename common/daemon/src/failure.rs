@@ -10,6 +10,7 @@ use rtt0_netio::emit::EmitError;
 use rtt0_netio::guard::GuardError;
 use rtt0_netio::interface::UnknownInterface;
 use rtt0_netio::privilege::PrivilegeError;
+use rtt0_netio::store::StoreError;
 use rtt0_netio::worker::WorkerError;
 
 use crate::key_file::KeyFileError;
@@ -35,6 +36,9 @@ pub enum Failure {
     /// The key file can't be used.
     #[error(transparent)]
     KeyFile(#[from] KeyFileError),
+    /// The state file can't be used.
+    #[error(transparent)]
+    State(#[from] StoreError),
     /// No interface of that name.
     #[error(transparent)]
     Interface(#[from] UnknownInterface),
@@ -77,6 +81,8 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Service(_) | Self::KeyFile(_) | Self::Interface(_) => exit::CONFIGURATION,
+            Self::State(StoreError::Access { .. }) => exit::FAILURE,
+            Self::State(_) => exit::CONFIGURATION,
             Self::Capture(
                 CaptureError::UnknownInterface { .. }
                 | CaptureError::LinkType { .. }

@@ -27,7 +27,7 @@
 //! | 1 | failed while starting or running |
 //! | 2 | the command line is wrong |
 //! | 77 | a capability is missing; the message names it |
-//! | 78 | the configuration is wrong: interface, service or key file |
+//! | 78 | the configuration is wrong: interface, service, key file or state folder |
 
 mod cli;
 mod failure;
@@ -37,6 +37,7 @@ mod logging;
 mod program;
 mod serve;
 mod setup;
+mod state;
 
 pub use cli::{LogFormat, NoOptions, RunArgs};
 pub use failure::{Failure, exit};

@@ -44,7 +44,7 @@ where
         }
     };
     let outcome = match cli.command {
-        Command::Run { common, own } => run(&common, |context| make_engine(context, own)),
+        Command::Run { common, own } => run(program.name, &common, |context| make_engine(context, own)),
         Command::Keygen { file, id } => key_file::generate(&file, id).map_err(Failure::from),
     };
     match outcome {
@@ -56,16 +56,16 @@ where
     }
 }
 
-fn run<E, M>(args: &RunArgs, make_engine: M) -> Result<(), Failure>
+fn run<E, M>(program: &str, args: &RunArgs, make_engine: M) -> Result<(), Failure>
 where
     E: Engine + Send + 'static,
     M: FnOnce(Context) -> E,
 {
     let setup = Setup::new(args)?;
     if args.dry_run {
-        print!("{}", setup.describe());
+        print!("{}", setup.describe(program));
         return Ok(());
     }
     logging::start(args.log_format);
-    serve::serve(setup, make_engine)
+    serve::serve(program, setup, make_engine)
 }

@@ -1,15 +1,17 @@
 //! Bring-up, service and shutdown of a daemon.
 //!
 //! ```text
-//!  open captures ─► install guard ─► start worker ─► "ready" ─► wait ─► remove guard ─► stop worker
+//!  restore flows ─► open captures ─► install guard ─► start worker ─► "ready" ─► wait ─► remove guard ─► stop worker
 //! ```
 //!
+//! Flows are restored while the kernel still forwards, so that however many they are nobody waits.
 //! The captures queue packets before the guard keeps the kernel from forwarding them, and the
 //! guard goes before the worker does: at no time is a packet dropped by the one and not seen by
 //! the other. A few may be forwarded twice instead, which TCP tolerates.
 
 use std::io;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rtt0_core::engine::Engine;
@@ -28,8 +30,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::Failure;
 use crate::forwarding;
-use crate::key_file::KeyFileError;
+use crate::key_file::{self, KeyFileError};
 use crate::setup::Setup;
+use crate::state;
 
 /// What an engine is made from.
 #[derive(Debug)]
@@ -47,7 +50,7 @@ pub struct Context {
 }
 
 /// Serves until SIGTERM, SIGINT or the worker's death. Needs CAP_NET_RAW and CAP_NET_ADMIN.
-pub(crate) fn serve<E, M>(setup: Setup, make_engine: M) -> Result<(), Failure>
+pub(crate) fn serve<E, M>(program: &str, setup: Setup, make_engine: M) -> Result<(), Failure>
 where
     E: Engine + Send + 'static,
     M: FnOnce(Context) -> E,
@@ -60,9 +63,9 @@ where
     let entered = runtime.enter();
     // Before anything is changed, so that no signal is missed that should undo it.
     let signals = Signals::watch().map_err(failed("watch signals"))?;
-    let (service, worker) = Service::start(setup, make_engine)?;
+    let (service, worker) = Service::start(program, setup, make_engine)?;
     drop(entered);
-    let end = runtime.block_on(wait(signals, &worker)).map_err(failed("wait for signals"));
+    let end = runtime.block_on(wait(signals, &service, &worker)).map_err(failed("wait for signals"));
     service.stop(worker, end)
 }
 
@@ -70,6 +73,7 @@ where
 struct Service {
     guard: Guard,
     counters: Arc<Counters>,
+    key_file: Option<PathBuf>,
 }
 
 /// Why the wait has ended.
@@ -79,7 +83,7 @@ enum End {
 }
 
 impl Service {
-    fn start<E, M>(setup: Setup, make_engine: M) -> Result<(Self, WorkerHandle), Failure>
+    fn start<E, M>(program: &str, setup: Setup, make_engine: M) -> Result<(Self, WorkerHandle), Failure>
     where
         E: Engine + Send + 'static,
         M: FnOnce(Context) -> E,
@@ -93,29 +97,30 @@ impl Service {
         forwarding::warn_if_off(&setup.services);
 
         let interfaces = setup.interface_names();
+        let counters = Arc::new(Counters::default());
+        let mut engine = make_engine(Context {
+            services: setup.services.clone(),
+            keys: setup.keys.clone().ok_or(KeyFileError::NotGiven)?,
+            mtu: setup.smallest_mtu()?,
+            router: setup.router_addresses(),
+            counters: Arc::clone(&counters),
+        });
+        let store = match &setup.state_dir {
+            Some(folder) => state::restore(folder, program, &mut engine)?,
+            None => None,
+        };
         let captures = interfaces
             .iter()
             .map(|interface| Capture::open(interface, &setup.services, &CaptureOptions::default()))
             .collect::<Result<Vec<_>, _>>()?;
         let emitter = Emitter::open()?;
         let guard = Guard::install(&interfaces, &setup.services, EMIT_MARK)?;
-
-        let counters = Arc::new(Counters::default());
-        let router = setup.router_addresses();
-        let mtu = setup.smallest_mtu()?;
         let rules: Vec<String> = setup.services.rules().iter().map(ToString::to_string).collect();
-        let engine = make_engine(Context {
-            services: setup.services,
-            keys: setup.keys.ok_or(KeyFileError::NotGiven)?,
-            mtu,
-            router,
-            counters: Arc::clone(&counters),
-        });
         let options = WorkerOptions {
             realtime_priority: Some(setup.realtime_priority).filter(|priority| *priority != 0),
             ..WorkerOptions::default()
         };
-        let worker = Worker::spawn(engine, captures, emitter, &options)?;
+        let worker = Worker::spawn(engine, captures, emitter, store, &options)?;
         tracing::info!(
             interfaces = interfaces.join(","),
             services = rules.join(","),
@@ -125,7 +130,23 @@ impl Service {
             "ready"
         );
         notify(NotifyState::Ready);
-        Ok((Self { guard, counters }, worker))
+        Ok((Self { guard, counters, key_file: setup.key_file }, worker))
+    }
+
+    /// Reads the key file again. If it can't be used the old keys stay.
+    fn reload(&self, worker: &WorkerHandle) {
+        let keys = self.key_file.as_deref().ok_or(KeyFileError::NotGiven).and_then(key_file::read);
+        match keys {
+            Ok(keys) => {
+                let ids: Vec<String> = keys.ids().map(|id| id.to_string()).collect();
+                worker.rekey(keys);
+                tracing::info!(keys = ids.join(","), "the key file was read again");
+            }
+            Err(error) => {
+                let failure = Failure::from(error).line();
+                tracing::error!(error = failure, "the old keys stay in use");
+            }
+        }
     }
 
     /// Ends the service. The guard goes first, so that plain forwarding resumes at once; the
@@ -171,23 +192,31 @@ fn report(io: &IoCounters, engine: &Counters) {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     /// Must be called inside the runtime.
     fn watch() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 }
 
-/// Waits for a signal or for the worker's end, whichever comes first.
-async fn wait(mut signals: Signals, worker: &WorkerHandle) -> io::Result<End> {
+/// Waits for a signal to end or for the worker's end, whichever comes first.
+async fn wait(mut signals: Signals, service: &Service, worker: &WorkerHandle) -> io::Result<End> {
     // A pipe that hangs up when the worker has ended.
     let ended = Receiver::from_owned_fd(worker.as_fd().try_clone_to_owned()?)?;
-    tokio::select! {
-        _ = signals.terminate.recv() => Ok(End::Signal("SIGTERM")),
-        _ = signals.interrupt.recv() => Ok(End::Signal("SIGINT")),
-        ready = ended.readable() => ready.map(|_| End::WorkerEnded),
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return Ok(End::Signal("SIGTERM")),
+            _ = signals.interrupt.recv() => return Ok(End::Signal("SIGINT")),
+            _ = signals.hangup.recv() => service.reload(worker),
+            ready = ended.readable() => return ready.map(|_| End::WorkerEnded),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The configuration, checked.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use rtt0_core::gateway::RouterAddresses;
 use rtt0_core::offer::Keys;
@@ -21,6 +22,10 @@ pub(crate) struct Setup {
     pub(crate) services: Services,
     /// `None` only for a dry run without a key file.
     pub(crate) keys: Option<Keys>,
+    /// Where they came from.
+    pub(crate) key_file: Option<PathBuf>,
+    /// Folder of the state file, if there is to be one.
+    pub(crate) state_dir: Option<PathBuf>,
     /// 0 for ordinary scheduling.
     pub(crate) realtime_priority: u8,
 }
@@ -43,6 +48,8 @@ impl Setup {
             interfaces,
             services: Services::new(rules, interface::local_addresses()),
             keys: keys?,
+            key_file: args.key_file.clone(),
+            state_dir: (!args.no_state).then(|| args.state_dir.clone()),
             realtime_priority: args.realtime_priority,
         })
     }
@@ -53,12 +60,17 @@ impl Setup {
     }
 
     /// Describes what [`serve`](crate::serve::serve) would change on this host.
-    pub(crate) fn describe(&self) -> String {
+    pub(crate) fn describe(&self, program: &str) -> String {
         let guard = Guard::describe(&self.interface_names(), &self.services, EMIT_MARK);
+        let state = match &self.state_dir {
+            Some(folder) => format!("{}/{program}.state, which stays", folder.display()),
+            None => "none".to_owned(),
+        };
         format!(
             "# Kernel guard, in nft syntax; it is removed when the daemon ends in whatever way:\n{guard}\
              # Offload changes: none. Super-packets (GRO, LRO, TSO) are re-segmented and partial checksums\n\
-             # are completed by the daemon.\n"
+             # are completed by the daemon.\n\
+             # State file: {state}.\n"
         )
     }
 
@@ -113,6 +125,8 @@ mod tests {
             interfaces: vec![interface],
             services: Services::new(Vec::new(), local),
             keys: None,
+            key_file: None,
+            state_dir: None,
             realtime_priority: 0,
         };
         let router = setup.router_addresses();

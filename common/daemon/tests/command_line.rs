@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use rtt0_core::engine::{Engine, Verdict};
+use rtt0_core::journal::Journal;
+use rtt0_core::offer::Keys;
 use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::reason::Counters;
 use rtt0_core::time::Instant;
@@ -31,7 +33,7 @@ const KEY: &str = "0 000102030405060708090a0b0c0d0e0f\n";
 
 type Test = fn() -> Result<(), Failed>;
 
-struct Forwarder(Arc<Counters>);
+struct Forwarder(Arc<Counters>, Journal);
 
 impl Engine for Forwarder {
     fn handle(&mut self, _: Instant, _: &mut Packet<'_>, _: &mut Outbox) -> Verdict {
@@ -45,22 +47,30 @@ impl Engine for Forwarder {
     fn counters(&self) -> &Counters {
         &self.0
     }
+    fn journal(&mut self) -> Option<&mut Journal> {
+        Some(&mut self.1)
+    }
+    fn rekey(&mut self, keys: Keys) {
+        eprintln!("signs with {}", keys.signing());
+    }
 }
 
 fn main() -> ExitCode {
     if std::env::var_os(AS_DAEMON).is_some() {
         let program = Program { name: "testnic", about: "Forwards everything" };
         return rtt0_daemon::main(&program, std::env::args_os(), |context: Context, _: NoOptions| {
-            Forwarder(context.counters)
+            Forwarder(context.counters, Journal::default())
         });
     }
-    let tests: [(&str, Test); 8] = [
+    let tests: [(&str, Test); 10] = [
         ("usage_errors_end_with_2", usage_errors),
         ("configuration_errors_end_with_78", configuration_errors),
         ("a_missing_capability_ends_with_77", missing_capabilities),
         ("a_dry_run_needs_no_privilege", dry_run),
         ("keygen_writes_a_key_that_run_accepts", keygen),
         ("serves_until_sigterm", serves_until_sigterm),
+        ("sighup_reads_the_key_file_again", sighup),
+        ("a_state_file_belongs_to_one_daemon", state_file),
         ("ends_with_1_when_its_interface_vanishes", vanished_interface),
         ("forwards_what_the_kernel_does_not", forwards),
     ];
@@ -83,7 +93,14 @@ fn key_file(text: &str, mode: u32) -> (TempDir, PathBuf) {
 }
 
 fn run(interface: &str, service: &str, key: &Path) -> Command {
-    daemon(&["run", "--interface", interface, "--service", service, "--key-file", key.to_str().unwrap()])
+    let mut command = daemon(&["run", "--interface", interface, "--service", service]);
+    command.arg("--key-file").arg(key).arg("--state-dir").arg(state_dir(key));
+    command
+}
+
+/// Of a daemon with this key file.
+fn state_dir(key: &Path) -> PathBuf {
+    key.with_file_name("state")
 }
 
 fn expect_code(output: &Output, code: i32) -> Result<String, Failed> {
@@ -195,6 +212,7 @@ fn dry_run() -> Result<(), Failed> {
         "ip6 daddr fd00::/64 tcp dport 443 goto tcp6_to_service",
         "notrack",
         "Offload changes: none",
+        "State file: /run/rtt0/testnic.state",
     ] {
         if !text.contains(words) {
             return Err(format!("{words} is missing in {text}").into());
@@ -286,6 +304,51 @@ fn serves_until_sigterm() -> Result<(), Failed> {
         let length = manager.recv(&mut message)?;
         assert!(message[..length].starts_with(b"STOPPING=1"));
     }
+    Ok(())
+}
+
+fn sighup() -> Result<(), Failed> {
+    let Some([namespace]) = namespaces()? else { return Ok(()) };
+    let (_kept, key) = key_file(KEY, 0o600);
+    let mut daemon = Running::start(&namespace, &mut run("lo", "10.1.2.0/24:443", &key))?;
+    let rotated = format!("3 {}\n{KEY}", "ab".repeat(16));
+    for (text, expected) in
+        [(rotated.as_str(), "signs with 3"), ("3 abc", "the old keys stay in use"), (KEY, "signs with 0")]
+    {
+        std::fs::write(&key, text)?;
+        daemon.signal(Signal::HUP)?;
+        let mut seen = Vec::new();
+        while !seen.last().is_some_and(|line: &String| line.contains(expected)) {
+            let line = daemon.log.next().ok_or_else(|| format!("ended without {expected}: {seen:?}"))??;
+            assert!(!line.contains("abab"), "a key in the log: {line}");
+            seen.push(line);
+        }
+    }
+    daemon.signal(Signal::TERM)?;
+    let (code, log) = daemon.end()?;
+    assert_eq!(code, Some(0), "{log}");
+    Ok(())
+}
+
+fn state_file() -> Result<(), Failed> {
+    let Some([namespace]) = namespaces()? else { return Ok(()) };
+    let (_kept, key) = key_file(KEY, 0o600);
+    let daemon = Running::start(&namespace, &mut run("lo", "10.1.2.0/24:443", &key))?;
+    let file = state_dir(&key).join("testnic.state");
+    assert!(file.exists());
+    let second = namespace.enter(|| run("lo", "10.1.2.0/24:443", &key).output())??;
+    let said = expect_code(&second, 78)?;
+    expect_line(said.lines().last().unwrap_or_default(), &["testnic.state", "in use", "--state-dir"])?;
+    daemon.signal(Signal::KILL)?;
+    daemon.end()?;
+    // Nothing of the dead one is in the way.
+    let next = Running::start(&namespace, &mut run("lo", "10.1.2.0/24:443", &key))?;
+    next.signal(Signal::TERM)?;
+    assert_eq!(next.end()?.0, Some(0));
+    assert!(file.exists(), "the flows live on after a stop");
+    let mut without = run("lo", "10.1.2.0/24:443", &key);
+    let both = without.arg("--no-state").output()?;
+    expect_code(&both, 2)?;
     Ok(())
 }
 

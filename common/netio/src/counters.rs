@@ -46,6 +46,10 @@ counters! {
     send_unreachable,
     /// Packets not sent for any other reason.
     send_failed,
+    /// Changes of flows written into the state file.
+    state_written,
+    /// Changes that could not be written: those flows will not survive a restart.
+    state_failed,
 }
 
 /// A number that only grows.

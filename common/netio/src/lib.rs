@@ -21,5 +21,6 @@ pub mod links;
 pub mod netns;
 pub mod offload;
 pub mod privilege;
+pub mod store;
 pub mod sysctl;
 pub mod worker;

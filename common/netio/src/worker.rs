@@ -9,7 +9,9 @@
 //! It keeps the contract of [`rtt0_core::engine`], with one liberty: the outbox is emitted and
 //! cleared once per batch and not once per packet, so that a batch costs one system call each
 //! way. Order is as the contract has it: a forwarded packet, then what the engine appended while
-//! it handled that packet, then the next. Buffers are reused only after the emitter is done.
+//! it handled that packet, then the next. Buffers are reused only after the emitter is done. What
+//! the engine has noted of flows is written down before: if the process is killed in between, a
+//! packet is lost and sent again, and never is one sent whose flow nobody remembers.
 
 use std::any::Any;
 use std::io;
@@ -20,6 +22,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rtt0_core::engine::{Engine, Verdict};
+use rtt0_core::offer::Keys;
 use rtt0_core::packet::{Offload, Outbox};
 use rtt0_core::time::Instant;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -29,8 +32,9 @@ use crate::capture::{Capture, CaptureError};
 use crate::clock;
 use crate::counters::IoCounters;
 use crate::emit::Emitter;
+use crate::store::Store;
 
-/// Batches taken from each capture in turn before time-outs and the stop signal are looked at.
+/// Batches taken from each capture in turn before time-outs and orders are looked at.
 const ROUNDS: usize = 8;
 
 /// Calls of [`Engine::handle_timeout`] before packets are looked at again.
@@ -89,8 +93,17 @@ pub struct Worker<E> {
     notices: Outbox,
     plan: Vec<Step>,
     counters: Arc<IoCounters>,
+    store: Option<Store>,
     check_due: Option<Instant>,
-    stop: Arc<OwnedFd>,
+    orders: mpsc::Receiver<Order>,
+    wake: Arc<OwnedFd>,
+}
+
+/// What the owner wants.
+#[derive(Debug)]
+enum Order {
+    Stop,
+    Rekey(Keys),
 }
 
 /// One packet to emit at the end of a batch.
@@ -103,7 +116,8 @@ enum Step {
 }
 
 impl<E: Engine + Send + 'static> Worker<E> {
-    /// Starts the loop on a thread of its own and returns once it runs.
+    /// Starts the loop on a thread of its own and returns once it runs. What the engine notes of
+    /// flows is written to `store`, if there is one.
     ///
     /// # Errors
     /// [`WorkerError::System`] if the thread or its descriptors can't be made.
@@ -111,12 +125,14 @@ impl<E: Engine + Send + 'static> Worker<E> {
         engine: E,
         captures: Vec<Capture>,
         emitter: Emitter,
+        store: Option<Store>,
         options: &WorkerOptions,
     ) -> Result<WorkerHandle, WorkerError> {
         let system = |call| move |source| WorkerError::System { call, source };
-        let stop = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|e| system("eventfd")(e.into()))?;
-        let stop = Arc::new(stop);
+        let wake = Arc::new(wake);
+        let (order, orders) = mpsc::channel();
         let (ended, alive) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| system("pipe2")(e.into()))?;
         let counters = Arc::new(IoCounters::default());
         let worker = Self {
@@ -128,8 +144,10 @@ impl<E: Engine + Send + 'static> Worker<E> {
             notices: Outbox::new(),
             plan: Vec::new(),
             counters: Arc::clone(&counters),
+            store,
             check_due: None,
-            stop: Arc::clone(&stop),
+            orders,
+            wake: Arc::clone(&wake),
         };
         let (started, start) = mpsc::sync_channel(1);
         let priority = options.realtime_priority;
@@ -144,15 +162,15 @@ impl<E: Engine + Send + 'static> Worker<E> {
             })
             .map_err(system("clone"))?;
         let realtime = start.recv().unwrap_or(false);
-        Ok(WorkerHandle { thread: Some(thread), stop, ended, counters, realtime })
+        Ok(WorkerHandle { thread: Some(thread), order, wake, ended, counters, realtime })
     }
 }
 
 impl<E: Engine> Worker<E> {
     fn run(mut self) -> Result<(), WorkerError> {
         loop {
-            let stopping = self.wait().map_err(|source| WorkerError::System { call: "ppoll", source })?;
-            if stopping {
+            let called = self.wait().map_err(|source| WorkerError::System { call: "ppoll", source })?;
+            if called && self.obey() {
                 self.finish();
                 return Ok(());
             }
@@ -166,13 +184,26 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// Waits for a packet, a time-out or the stop signal, ppoll(2). Returns whether to stop.
+    /// Does what the owner has ordered; returns whether that is to stop.
+    fn obey(&mut self) -> bool {
+        // Emptied before the orders are looked at, so that none is missed.
+        let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
+        while let Ok(order) = self.orders.try_recv() {
+            match order {
+                Order::Stop => return true,
+                Order::Rekey(keys) => self.engine.rekey(keys),
+            }
+        }
+        false
+    }
+
+    /// Waits for a packet, a time-out or an order, ppoll(2). Returns whether there is an order.
     fn wait(&mut self) -> io::Result<bool> {
         let due = [self.engine.next_timeout(), self.check_due].into_iter().flatten().min();
         // Durations too long for the kernel, like no due time, mean to wait for an event.
         let timeout = due.and_then(|due| Timespec::try_from(due - clock::now()).ok());
         let mut polled: Vec<_> = self.captures.iter().map(|c| PollFd::new(c, PollFlags::IN)).collect();
-        polled.push(PollFd::new(&*self.stop, PollFlags::IN));
+        polled.push(PollFd::new(&*self.wake, PollFlags::IN));
         match poll(&mut polled, timeout.as_ref()) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return Ok(false),
@@ -182,7 +213,7 @@ impl<E: Engine> Worker<E> {
         for (ready, polled) in self.ready.iter_mut().zip(&polled) {
             *ready = !polled.revents().is_empty();
         }
-        Ok(polled.last().is_some_and(|stop| !stop.revents().is_empty()))
+        Ok(polled.last().is_some_and(|wake| !wake.revents().is_empty()))
     }
 
     /// Serves one batch of every capture that is ready; returns whether any may have more.
@@ -214,6 +245,7 @@ impl<E: Engine> Worker<E> {
 
     /// Emits what is planned, then what the engine answers to packets that were too big.
     fn emit(&mut self, now: Instant, capture: Option<usize>) {
+        self.keep();
         let Self { engine, captures, emitter, outbox, notices, plan, counters, .. } = self;
         let capture = capture.and_then(|index| captures.get(index));
         let packets = plan.iter().filter_map(|step| match *step {
@@ -227,6 +259,18 @@ impl<E: Engine> Worker<E> {
             // No answer to an answer.
             emitter.send(notices.iter(), counters, |_, _| {});
             notices.clear();
+        }
+    }
+
+    /// Writes down what the engine has noted.
+    fn keep(&mut self) {
+        let (Some(store), Some(journal)) = (&mut self.store, self.engine.journal()) else { return };
+        for change in journal.drain() {
+            let counter = match store.write(&change) {
+                true => &self.counters.state_written,
+                false => &self.counters.state_failed,
+            };
+            counter.add(1);
         }
     }
 
@@ -275,7 +319,8 @@ impl<E: Engine> Worker<E> {
 #[derive(Debug)]
 pub struct WorkerHandle {
     thread: Option<JoinHandle<Result<(), WorkerError>>>,
-    stop: Arc<OwnedFd>,
+    order: mpsc::Sender<Order>,
+    wake: Arc<OwnedFd>,
     ended: OwnedFd,
     counters: Arc<IoCounters>,
     realtime: bool,
@@ -284,8 +329,19 @@ pub struct WorkerHandle {
 impl WorkerHandle {
     /// Asks the worker to serve what is queued already and to end. Does not wait.
     pub fn stop(&self) {
+        self.tell(Order::Stop);
+    }
+
+    /// Gives the engine new secrets. Does not wait.
+    pub fn rekey(&self, keys: Keys) {
+        self.tell(Order::Rekey(keys));
+    }
+
+    fn tell(&self, order: Order) {
+        // A worker that has ended has no use for it.
+        let _ = self.order.send(order);
         // Fails only if the counter is full, that is, after 2^64 - 2 calls: it is signalled then.
-        let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
+        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
     }
 
     /// Waits for the worker to end. It ends when it is stopped or fails.

@@ -117,7 +117,7 @@ impl Path {
             let open = |link| Capture::open(link, &services, &options).unwrap();
             let captures = vec![open("west0"), open("east0")];
             let worker = WorkerOptions { name: "router".to_owned(), realtime_priority: Some(10) };
-            Worker::spawn(router, captures, Emitter::open().unwrap(), &worker).unwrap()
+            Worker::spawn(router, captures, Emitter::open().unwrap(), None, &worker).unwrap()
         };
         self.router.enter(spawn).unwrap()
     }
