@@ -24,6 +24,8 @@ pub(crate) enum Flow {
         rival: Option<Seq<Client>>,
         /// What the journal knows of it.
         kept: Kept,
+        /// Whether the client has acknowledged the promised ISN.
+        proven: bool,
     },
     /// Somebody else's business, but for the size of its upload.
     Watching(Watched),
@@ -37,14 +39,29 @@ pub(crate) struct Watched {
     /// Whether its SYN was answered here, and so its SYN-ACKs are for us; else they are the
     /// client's.
     pub(crate) spoofed: bool,
+    /// What the client has still to acknowledge before it is more than a SYN from anybody.
+    awaited: Option<u32>,
     /// Behind the last byte that the client sent.
     end: Seq<Client>,
 }
 
 impl Watched {
-    /// Begins with the client's SYN.
-    pub(crate) fn new(isn: Seq<Client>, spoofed: bool) -> Self {
-        Self { isn, spoofed, end: isn.plus(1) }
+    /// Begins with the client's SYN. `awaited` is what a client that has been answered will
+    /// acknowledge first, unless it has.
+    pub(crate) fn new(isn: Seq<Client>, spoofed: bool, awaited: Option<u32>) -> Self {
+        Self { isn, spoofed, awaited, end: isn.plus(1) }
+    }
+
+    /// Tells whether a segment from the client proves for the first time that it exists.
+    pub(crate) fn proves(&mut self, tcp: &Tcp<'_>) -> bool {
+        let flags = tcp.flags();
+        let proof = flags.contains(Flags::ACK)
+            && !flags.intersects(Flags::SYN | Flags::RST)
+            && self.awaited == Some(tcp.acknowledgement());
+        if proof {
+            self.awaited = None;
+        }
+        proof
     }
 
     /// Takes note of a segment from the client. A reset's number may be anything.
@@ -86,14 +103,25 @@ pub(crate) struct Pending {
     pub(crate) probed: bool,
     /// Whether the server's segments already come translated.
     pub(crate) taken_over: bool,
+    /// Whether the server has refused. The client learns it once it has proven that it exists.
+    pub(crate) refused: bool,
     /// The spoofed SYN-ACK, to answer a repeated SYN with.
     pub(crate) syn_ack: Vec<u8>,
 }
 
+impl Pending {
+    /// Returns the flow as it goes on when ServerNIC has taken over.
+    pub(crate) fn watched(&self) -> Watched {
+        let start = self.opening.start();
+        let awaited = (!self.opening.is_proven()).then(|| start.promised_isn.plus(1).get());
+        Watched::new(start.client_isn, true, awaited)
+    }
+}
+
 impl Flow {
     /// A solo flow that nobody disputes.
-    pub(crate) fn translated(flow: Translated, kept: Kept) -> Self {
-        Self::Translated { flow, rival: None, kept }
+    pub(crate) fn translated(flow: Translated, kept: Kept, proven: bool) -> Self {
+        Self::Translated { flow, rival: None, kept, proven }
     }
 
     /// Returns its translation, if it has one.
@@ -110,6 +138,16 @@ impl Flow {
             Self::Translated { kept, .. } => *kept,
             _ => Kept::default(),
         }
+    }
+
+    /// Returns how many clients it counts for that were answered and have acknowledged nothing.
+    pub(crate) fn half_open(&self) -> usize {
+        usize::from(match self {
+            Self::Learning(_) => false,
+            Self::Opening(pending) => !pending.opening.is_proven(),
+            Self::Translated { proven, .. } => !proven,
+            Self::Watching(watched) => watched.awaited.is_some(),
+        })
     }
 
     /// Returns how many pending handshakes it counts for.

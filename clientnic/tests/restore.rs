@@ -42,8 +42,9 @@ fn restored() -> (ClientNic, Arc<Profiles>) {
     give(&mut nic, ms(50), &syn_ack(C));
     give(&mut nic, ms(60), &Seg::from_client(RST, C.wrapping_add(1), 0));
     give(&mut nic, ms(100), &Seg::from_client(SYN, D, 0).options(linux(100, 0)));
-    assert!(changes(&mut nic).is_empty(), "nothing is established yet");
     give(&mut nic, ms(150), &syn_ack(D));
+    assert!(changes(&mut nic).is_empty(), "a client that may not exist is not noted");
+    give(&mut nic, ms(151), &Seg::from_client(ACK, D + 1, s().wrapping_add(1)));
     let [Change { slot, record: Some(record) }] = changes(&mut nic)[..] else { panic!("not one record") };
     let record = Record::decode(&record.encode()).unwrap().unwrap();
     let mut next = engine(&profiles);

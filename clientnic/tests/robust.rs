@@ -26,8 +26,9 @@ proptest! {
         noise::feed(&mut nic, &steps, |nic: &ClientNic| {
             assert!(nic.flows() <= limits.flows);
             assert!(nic.pending() <= limits.pending);
+            assert!(nic.half_open() <= limits.half_open);
             assert!(nic.held() <= limits.held_total);
         });
-        assert_eq!((nic.flows(), nic.pending(), nic.held()), (0, 0, 0));
+        assert_eq!((nic.flows(), nic.pending(), nic.half_open(), nic.held()), (0, 0, 0, 0));
     }
 }

@@ -28,6 +28,8 @@ pub(crate) enum Flow {
         rival: Option<Rival>,
         /// What the journal knows of it.
         kept: Kept,
+        /// Whether the client has acknowledged the promised ISN.
+        proven: bool,
     },
 }
 
@@ -74,8 +76,8 @@ impl Rival {
 
 impl Flow {
     /// An established flow that nobody disputes.
-    pub(crate) fn translated(flow: Translated, kept: Kept) -> Self {
-        Self::Translated { flow, successor: None, rival: None, kept }
+    pub(crate) fn translated(flow: Translated, kept: Kept, proven: bool) -> Self {
+        Self::Translated { flow, successor: None, rival: None, kept, proven }
     }
 
     /// Returns the handshake under way, if there is one.

@@ -46,17 +46,14 @@ impl ClientNic {
         match &mut entry.value {
             Flow::Learning(_) => (self.gateway.pass(PassReason::Learning), offload),
             Flow::Opening(pending) if pending.opening.owns(&segment.tcp()) => {
-                let held = pending.opening.hold(segment.bytes(), offload);
-                let verdict = match (pending.paired, held) {
-                    // A copy is a convenience: without it the client repeats by itself.
-                    (true, _) => self.gateway.pass(PassReason::NoFlow),
-                    (false, Ok(())) => Verdict::Taken,
-                    (false, Err(reason)) => self.gateway.drop(reason),
-                };
-                (verdict, offload)
+                (self.early_data(now, key, &segment, offload, out), offload)
             }
             Flow::Opening(_) => (self.gateway.pass(PassReason::NoFlow), offload),
-            Flow::Translated { flow, .. } => {
+            Flow::Translated { flow, proven, .. } => {
+                if !*proven && flow.is_proof(&segment.tcp()) {
+                    *proven = true;
+                    self.half_open -= 1;
+                }
                 let known = flow.upload().is_some();
                 let life = flow.client_segment(&mut segment, &self.settings.limits);
                 let offload = limit_payload(offload, &segment, flow);
@@ -67,15 +64,54 @@ impl ClientNic {
                 (Verdict::Forward, offload)
             }
             Flow::Watching(watched) => {
+                if watched.proves(&segment.tcp()) {
+                    self.half_open -= 1;
+                }
                 watched.sent(&segment.tcp());
                 let upload = watched.upload();
-                entry.postpone(now + self.settings.limits.idle);
+                if entry.value.half_open() == 0 {
+                    entry.postpone(now + self.settings.limits.idle);
+                }
                 if segment.tcp().flags().intersects(Flags::FIN | Flags::RST) {
                     self.note_upload(&key, Some(upload));
                     self.remove(&key);
                 }
                 (self.gateway.pass(PassReason::NoFlow), offload)
             }
+        }
+    }
+
+    /// What the client sends before the server has answered: held, or copied and sent on.
+    fn early_data(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        segment: &Segment<'_>,
+        offload: Offload,
+        out: &mut Outbox,
+    ) -> Verdict {
+        let Some(Flow::Opening(pending)) = self.flows.get_mut(&key).map(|entry| &mut entry.value) else {
+            return Verdict::Forward;
+        };
+        let proven = pending.opening.is_proven();
+        let held = pending.opening.hold(segment.bytes(), offload);
+        let (paired, refused) = (pending.paired, pending.refused);
+        if !proven {
+            self.half_open -= 1;
+            let due = pending.opening.due(&self.settings.limits);
+            self.flows.set_deadline(&key, due);
+        }
+        if refused {
+            if let Some(pending) = self.take_pending(&key) {
+                self.give_up(now, &key, &pending, Event::Refused, out);
+            }
+            return Verdict::Taken;
+        }
+        match (paired, held) {
+            // A copy is a convenience: without it the client repeats by itself.
+            (true, _) => self.gateway.pass(PassReason::NoFlow),
+            (false, Ok(())) => Verdict::Taken,
+            (false, Err(reason)) => self.gateway.drop(reason),
         }
     }
 
@@ -89,6 +125,10 @@ impl ClientNic {
     fn syn(&mut self, now: Instant, key: FlowKey, segment: &Segment<'_>, out: &mut Outbox) -> Verdict {
         if self.settings.mode == Mode::Off {
             return self.gateway.pass(PassReason::ModeOff);
+        }
+        if self.half_open >= self.settings.limits.half_open && self.flows.get_mut(&key).is_none() {
+            // First of all, for in a flood every step counts.
+            return self.gateway.pass(PassReason::HalfOpenFull);
         }
         let syn = match PlainSyn::read(segment) {
             Ok(syn) => syn,
@@ -146,6 +186,9 @@ impl ClientNic {
         if self.pending >= self.settings.limits.pending {
             return self.gateway.pass(PassReason::PendingFull);
         }
+        if self.half_open >= self.settings.limits.half_open {
+            return self.gateway.pass(PassReason::HalfOpenFull);
+        }
         let signal = match (mode, paired) {
             (Mode::Solo, _) => None,
             (_, true) => Some(Kind::Spoofed),
@@ -168,7 +211,8 @@ impl ClientNic {
         let opening = Opening::begin(spoof.start, Held::new(&self.budget), now, out);
         let due = opening.due(&self.settings.limits);
         let probed = signal.is_some();
-        let pending = Pending { opening, paired, probed, taken_over: false, syn_ack: spoof.syn_ack };
+        let syn_ack = spoof.syn_ack;
+        let pending = Pending { opening, paired, probed, taken_over: false, refused: false, syn_ack };
         // There is room: it was just looked.
         let _ = self.insert(key, Flow::Opening(Box::new(pending)), due);
         self.counters().event(if paired { Event::SpoofedPaired } else { Event::SpoofedSolo });

@@ -14,7 +14,7 @@
 mod client;
 mod server;
 
-use crate::flow::{Flow, Pending, Watched};
+use crate::flow::{Flow, Pending};
 use rtt0_core::engine::{Engine, Verdict};
 use rtt0_core::flow::{FlowKey, FlowTable};
 use rtt0_core::gateway::{Admitted, Gateway};
@@ -68,6 +68,7 @@ pub struct ClientNic {
     settings: Settings,
     flows: FlowTable<Flow>,
     pending: usize,
+    half_open: usize,
     budget: Arc<HoldBudget>,
     journal: Journal,
 }
@@ -78,7 +79,7 @@ impl ClientNic {
         let limits = &settings.limits;
         let (flows, budget) = (FlowTable::new(limits.flows), HoldBudget::new(limits));
         let journal = Journal::default();
-        Self { gateway, keys, profiles, settings, flows, pending: 0, budget, journal }
+        Self { gateway, keys, profiles, settings, flows, pending: 0, half_open: 0, budget, journal }
     }
 
     /// Returns the number of flows known.
@@ -91,6 +92,11 @@ impl ClientNic {
         self.pending
     }
 
+    /// Returns the number of clients that were answered and have acknowledged nothing yet.
+    pub fn half_open(&self) -> usize {
+        self.half_open
+    }
+
     /// Returns how many bytes of early data are held.
     pub fn held(&self) -> usize {
         self.budget.used()
@@ -101,12 +107,16 @@ impl ClientNic {
     }
 
     fn insert(&mut self, key: FlowKey, flow: Flow, deadline: Instant) -> Result<(), PassReason> {
-        let pending = flow.pending();
+        let (pending, half_open) = (flow.pending(), flow.half_open());
         if self.pending + pending > self.settings.limits.pending {
             return Err(PassReason::PendingFull);
         }
+        if self.half_open + half_open > self.settings.limits.half_open {
+            return Err(PassReason::HalfOpenFull);
+        }
         let old = self.flows.insert(key, flow, deadline).map_err(|_| PassReason::FlowTableFull)?;
         self.pending += pending;
+        self.half_open += half_open;
         if let Some(old) = old {
             self.forget(&old);
         }
@@ -116,9 +126,16 @@ impl ClientNic {
 
     /// Puts an established or watched flow in the place of its handshake.
     fn replace(&mut self, key: FlowKey, flow: Flow, now: Instant) {
+        let limits = &self.settings.limits;
+        let rest = match &flow {
+            flow if flow.half_open() == 0 => limits.idle,
+            Flow::Translated { .. } => limits.unacknowledged,
+            _ => limits.unproven,
+        };
+        self.remove(&key);
         // A flow that finds no room passes untouched or, solo, is repaired by nobody: but its
         // handshake has just made room.
-        let _ = self.insert(key, flow, now + self.settings.limits.idle);
+        let _ = self.insert(key, flow, now + rest);
     }
 
     fn remove(&mut self, key: &FlowKey) -> Option<Flow> {
@@ -130,12 +147,16 @@ impl ClientNic {
     /// Takes a flow that has left the table off the accounts.
     fn forget(&mut self, flow: &Flow) {
         self.pending -= flow.pending();
+        self.half_open -= flow.half_open();
         self.journal.forget(flow.kept());
     }
 
-    /// Notes in the journal how a solo flow stands, if that is news.
+    /// Notes in the journal how a solo flow stands, if that is news. One whose client
+    /// may not exist is nothing to be remembered.
     fn keep(&mut self, key: &FlowKey) {
-        if let Some(Flow::Translated { flow, kept, .. }) = self.flows.get_mut(key).map(|e| &mut e.value) {
+        if let Some(Flow::Translated { flow, kept, proven: true, .. }) =
+            self.flows.get_mut(key).map(|e| &mut e.value)
+        {
             self.journal.keep(kept, key, flow);
         }
     }
@@ -161,7 +182,8 @@ impl ClientNic {
         self.keep(&key);
         match life {
             Life::Goes(time) => {
-                if let Some(entry) = self.flows.get_mut(&key) {
+                // Whatever the server says to a client that may not exist keeps nothing alive.
+                if let Some(entry) = self.flows.get_mut(&key).filter(|entry| entry.value.half_open() == 0) {
                     entry.postpone(now + time);
                 }
             }
@@ -178,7 +200,7 @@ impl ClientNic {
             return;
         };
         let sent = out.len();
-        if pending.opening.on_timer(now, &limits, out) {
+        if !pending.refused && pending.opening.on_timer(now, &limits, out) {
             let due = pending.opening.due(&limits);
             self.flows.set_deadline(&key, due);
             if out.len() > sent {
@@ -186,10 +208,11 @@ impl ClientNic {
             }
         } else if let Some(pending) = self.take_pending(&key) {
             if pending.taken_over {
-                let isn = pending.opening.start().client_isn;
-                return self.replace(key, Flow::Watching(Watched::new(isn, true)), now);
+                return self.replace(key, Flow::Watching(pending.watched()), now);
             }
-            self.give_up(now, &key, &pending, Event::TimedOut, out);
+            if !pending.refused {
+                self.give_up(now, &key, &pending, Event::TimedOut, out);
+            }
         }
     }
 }
@@ -242,7 +265,7 @@ impl Engine for ClientNic {
         let Some(kept) = self.journal.adopt(slot, record.stage) else { return false };
         let (flow, limits) = (Translated::restore(record), &self.settings.limits);
         let rest = if flow.has_ended() { limits.closed } else { limits.idle };
-        let restored = self.flows.restore(record.key, Flow::translated(flow, kept), now, now + rest);
+        let restored = self.flows.restore(record.key, Flow::translated(flow, kept, true), now, now + rest);
         if restored {
             self.counters().event(Event::Restored);
         } else {

@@ -55,7 +55,9 @@ impl ClientNic {
             }
             Flow::Watching(watched) => {
                 let watched = *watched;
-                entry.postpone(now + self.settings.limits.idle);
+                if entry.value.half_open() == 0 {
+                    entry.postpone(now + self.settings.limits.idle);
+                }
                 if self.confirms(&key, watched.isn, &segment.tcp()) {
                     if watched.spoofed {
                         return self.gateway.drop(DropReason::Confirm);
@@ -117,7 +119,8 @@ impl ClientNic {
             let rtt = learning.sent.map(|sent| now - sent);
             self.remember(now, &key, confirmed, learning.offered, &answer, rtt);
         }
-        self.replace(key, Flow::Watching(Watched::new(learning.isn, false)), now);
+        let awaited = Some(tcp.sequence().wrapping_add(1));
+        self.replace(key, Flow::Watching(Watched::new(learning.isn, false, awaited)), now);
         self.forward_stripped(segment, out)
     }
 
@@ -156,9 +159,18 @@ impl ClientNic {
                 let Some(pending) = self.take_pending(&key) else { return Verdict::Taken };
                 self.accepted_solo(now, key, *pending, (real, answer), segment, out)
             }
-            Reply::Refused => {
+            Reply::Refused if proven => {
                 if let Some(pending) = self.take_pending(&key) {
                     self.give_up(now, &key, &pending, Event::Refused, out);
+                }
+                Verdict::Taken
+            }
+            Reply::Refused => {
+                // Its acknowledgement may be under way; and if it never comes, nobody gets a reset.
+                if let Some(Flow::Opening(pending)) = self.flows.get_mut(&key).map(|e| &mut e.value) {
+                    pending.refused = true;
+                    let until = pending.opening.began() + self.settings.limits.unproven;
+                    self.flows.set_deadline(&key, until);
                 }
                 Verdict::Taken
             }
@@ -192,8 +204,7 @@ impl ClientNic {
         let rtt = (!pending.opening.has_repeated()).then(|| now - pending.opening.began());
         let offered = pending.opening.start().offered;
         self.remember(now, &key, true, offered, &answer, rtt);
-        let isn = pending.opening.start().client_isn;
-        self.replace(key, Flow::Watching(Watched::new(isn, true)), now);
+        self.replace(key, Flow::Watching(pending.watched()), now);
         self.gateway.drop(DropReason::Confirm)
     }
 
@@ -220,8 +231,9 @@ impl ClientNic {
         }
         let limits = self.settings.limits;
         let context = Context { now, limits: &limits, counters: self.gateway.counters() };
+        let proven = pending.opening.is_proven();
         match pending.opening.establish(real, answer, &context, out) {
-            Ok(flow) => self.replace(key, Flow::translated(flow, Kept::default()), now),
+            Ok(flow) => self.replace(key, Flow::translated(flow, Kept::default(), proven), now),
             Err(_) => self.profiles.refuse(&key.server(), now),
         }
         Verdict::Taken
@@ -254,7 +266,7 @@ impl ClientNic {
         out: &mut Outbox,
     ) {
         self.counters().event(event);
-        if pending.opening.is_proven() || event == Event::Refused {
+        if pending.opening.is_proven() {
             self.profiles.refuse(&key.server(), now);
             pending.opening.reset_client(out);
         }

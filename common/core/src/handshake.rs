@@ -6,9 +6,9 @@
 //!                          ▼
 //!      early data ──► ┌─────────┐ ──── time-out: SYN again, at most 5 times
 //!        (held)       │ Opening │
-//!                     └─────────┘
+//!                     └─────────┘       (once, until the client has proven itself)
 //!     SYN-ACK,ACK=c+1 │ │ │ │ ACK≠c+1: an old connection: RST, SYN again
-//!   ┌─────────────────┘ │ └─────────────── silence for 15 s
+//!   ┌─────────────────┘ │ └─────────────── silence for 15 s (3 s)
 //!   ▼                   │ RST,ACK=c+1              ▼
 //! Translated            ▼                      given up
 //! (held released)    refused: RST to the client
@@ -254,10 +254,21 @@ impl Opening {
         clear
     }
 
-    /// Returns when [`Opening::on_timer`] is due.
+    /// Returns how often the SYN may be repeated and when to give up. A client that has proven
+    /// nothing may not exist: whoever sent its SYN shall not have others sent many more.
+    fn patience(&self, limits: &Limits) -> (u8, Instant) {
+        if self.proven {
+            (limits.syn_repeats, self.began + limits.handshake)
+        } else {
+            (limits.unproven_repeats, self.began + limits.unproven)
+        }
+    }
+
+    /// Returns when [`Opening::on_timer`] is due. It may be sooner once the client has proven
+    /// itself.
     pub fn due(&self, limits: &Limits) -> Instant {
-        let give_up = self.began + limits.handshake;
-        if self.repeats >= limits.syn_repeats {
+        let (repeats, give_up) = self.patience(limits);
+        if self.repeats >= repeats {
             return give_up;
         }
         // Repeat n is due after (2^(n+1) − 1) times the first interval.
@@ -267,10 +278,11 @@ impl Opening {
 
     /// Repeats the SYN if it is time to. Returns false if it is time to give up.
     pub fn on_timer(&mut self, now: Instant, limits: &Limits, out: &mut Outbox) -> bool {
-        if now >= self.began + limits.handshake {
+        let (repeats, give_up) = self.patience(limits);
+        if now >= give_up {
             return false;
         }
-        if now >= self.due(limits) && self.repeats < limits.syn_repeats {
+        if now >= self.due(limits) && self.repeats < repeats {
             self.repeats += 1;
             self.sent = self.sent.saturating_add(1);
             out.push(&self.start.syn, Offload::default());

@@ -9,6 +9,9 @@ pub struct Limits {
     pub flows: usize,
     /// Handshakes pending at a time; beyond it new SYNs pass unspoofed.
     pub pending: usize,
+    /// Clients at a time that may have been answered without having acknowledged anything yet;
+    /// beyond it new SYNs pass without leaving a trace. What a flood of SYNs can occupy.
+    pub half_open: usize,
     /// Early data held for one flow, in bytes; beyond it packets are dropped.
     pub held_per_flow: usize,
     /// Early data held for all flows, in bytes; beyond it packets are dropped.
@@ -23,8 +26,16 @@ pub struct Limits {
     pub orphan: Duration,
     /// How long an unspoofed SYN waits for its SYN-ACK.
     pub learning: Duration,
+    /// How long a client that was answered may take to acknowledge it before it is forgotten: two
+    /// of its SYNs may get lost in that time (1 s, 2 s, RFC 6298 §2.1).
+    pub unproven: Duration,
+    /// How long a flow is kept whose server waits for the client's acknowledgement: four of its
+    /// SYN-ACKs may get lost in that time (1 s, 3 s, 7 s, 15 s).
+    pub unacknowledged: Duration,
     /// Repeats of a SYN that gets no answer.
     pub syn_repeats: u8,
+    /// Likewise while the client has acknowledged nothing, for it may be somebody's forgery.
+    pub unproven_repeats: u8,
     /// When a handshake without an answer is given up.
     pub handshake: Duration,
     /// Until when a second SYN-ACK counts as the answer to our own second SYN. Below a server's
@@ -37,14 +48,18 @@ impl Default for Limits {
         Self {
             flows: 1_000_000,
             pending: 65_536,
+            half_open: 16_384,
             held_per_flow: 64 * 1024,
             held_total: 256 * 1024 * 1024,
             idle: Duration::from_secs(5 * 24 * 3600),
             closed: Duration::from_secs(120),
             reset: Duration::from_secs(10),
             orphan: Duration::from_secs(2),
-            learning: Duration::from_secs(130),
+            learning: Duration::from_secs(15),
+            unproven: Duration::from_secs(3),
+            unacknowledged: Duration::from_secs(20),
             syn_repeats: 5,
+            unproven_repeats: 1,
             handshake: Duration::from_secs(15),
             repeated_syn_ack: Duration::from_millis(500),
         }

@@ -81,6 +81,8 @@ reasons! {
         FlowTableFull => "flow_table_full",
         /// Too many handshakes are pending.
         PendingFull => "pending_full",
+        /// Too many clients have been answered and have not acknowledged it: a flood of SYNs.
+        HalfOpenFull => "half_open_full",
         /// The profile table is full.
         ProfileTableFull => "profile_table_full",
         /// A SYN that reuses the 4-tuple of a flow that is still translated.

@@ -224,6 +224,15 @@ impl Translated {
             && Seq::<Real>::new(tcp.sequence()) == self.translation.real_isn()
     }
 
+    /// Tells whether a segment from the client, as it came, proves that the client has seen the
+    /// promised ISN. Until the server has spoken, all that a client sends acknowledges S + 1.
+    pub fn is_proof(&self, tcp: &Tcp<'_>) -> bool {
+        let flags = tcp.flags();
+        flags.contains(Flags::ACK)
+            && !flags.intersects(Flags::SYN | Flags::RST)
+            && tcp.acknowledgement() == self.translation.promised_isn().plus(1).get()
+    }
+
     /// Tells whether a segment from the client can be this flow's although it has ended: then it
     /// repeats or acknowledges what has been sent. Anything else is a newer connection's.
     pub fn is_afterthought(&self, tcp: &Tcp<'_>) -> bool {

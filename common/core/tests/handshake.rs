@@ -86,23 +86,43 @@ fn a_syn_ack_with_malformed_options_is_a_stray() {
     assert!(matches!(judge(&answer.raw(&[34, 4, 1, 2])), Reply::Accepted { .. }));
 }
 
-#[test]
-fn repeats_double_and_end() {
-    let (limits, mut out) = (Limits::default(), Outbox::new());
-    let mut opening = opening(&mut out);
-    assert_eq!(out.len(), 2);
-    let mut due = Vec::new();
+/// Lets every timer come, and returns when each was due in ms.
+fn dues(opening: &mut Opening) -> Vec<u64> {
+    let (limits, mut out, mut due) = (Limits::default(), Outbox::new(), Vec::new());
     loop {
         let at = opening.due(&limits);
         due.push(at.as_micros() / 1000);
         out.clear();
         if !opening.on_timer(at, &limits, &mut out) {
-            break;
+            assert!(out.is_empty());
+            return due;
         }
         assert_eq!(out.len(), 1);
     }
-    assert_eq!(due, [200, 600, 1400, 3000, 6200, 15_000]);
-    assert!(out.is_empty() && opening.has_repeated());
+}
+
+fn prove(opening: &mut Opening) {
+    let data = Seg::from_client(ACK, C.wrapping_add(1), S.wrapping_add(1)).bytes();
+    opening.hold(&data, Offload::default()).unwrap();
+}
+
+#[test]
+fn repeats_double_and_end() {
+    let mut out = Outbox::new();
+    let mut opening = opening(&mut out);
+    assert_eq!(out.len(), 2);
+    prove(&mut opening);
+    assert_eq!(dues(&mut opening), [200, 600, 1400, 3000, 6200, 15_000]);
+    assert!(opening.has_repeated());
+}
+
+#[test]
+fn one_repeat_until_the_client_has_proven_itself() {
+    assert_eq!(dues(&mut opening(&mut Outbox::new())), [200, 3000]);
+    let mut late = opening(&mut Outbox::new());
+    assert!(late.on_timer(ms(200), &Limits::default(), &mut Outbox::new()));
+    prove(&mut late);
+    assert_eq!(dues(&mut late), [600, 1400, 3000, 6200, 15_000]);
 }
 
 #[test]
@@ -111,8 +131,7 @@ fn nobody_is_harmed_before_the_client_has_proven_itself() {
     let mut opening = opening(&mut out);
     out.clear();
     assert!(!opening.clear_old_connection(77, &Limits::default(), &mut out) && out.is_empty());
-    let data = Seg::from_client(ACK, C.wrapping_add(1), S.wrapping_add(1)).bytes();
-    opening.hold(&data, Offload::default()).unwrap();
+    prove(&mut opening);
     assert!(opening.clear_old_connection(77, &Limits::default(), &mut out));
     let sent: Vec<_> = out.iter().map(|(bytes, _)| Seg::read(bytes)).collect();
     assert_eq!((sent[0].flags, sent[0].seq), (RST, 77));

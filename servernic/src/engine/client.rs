@@ -4,7 +4,6 @@ use super::{Decision, ServerNic};
 use crate::flow::{Flow, Orphan, Probe, Rival};
 use rtt0_core::engine::Verdict;
 use rtt0_core::flow::FlowKey;
-use rtt0_core::gateway::Gateway;
 use rtt0_core::handshake::{Opening, Start, limit_payload};
 use rtt0_core::held::Held;
 use rtt0_core::offer::{Found, Kind, Offer};
@@ -40,7 +39,7 @@ impl ServerNic {
                 if next.owns(&segment.tcp())
                     && flow.translation().promised_isn() != next.start().promised_isn =>
             {
-                hold(&self.gateway, next, &segment, offload).into()
+                self.hold(key, &segment, offload).into()
             }
             Some(Flow::Translated { flow, .. }) if flow.is_translated_elsewhere(&segment.tcp()) => {
                 self.remove(&key);
@@ -51,7 +50,7 @@ impl ServerNic {
                 self.translate_client(now, key, segment, offload)
             }
             Some(Flow::Opening(opening)) if opening.owns(&segment.tcp()) => {
-                hold(&self.gateway, opening, &segment, offload).into()
+                self.hold(key, &segment, offload).into()
             }
             Some(Flow::Orphan(orphan)) if orphan.owns(&segment.tcp()) => {
                 match orphan.held.push(segment.bytes(), offload) {
@@ -71,6 +70,23 @@ impl ServerNic {
                     None => self.gateway.pass(PassReason::NoFlow).into(),
                 }
             }
+        }
+    }
+
+    /// Holds a segment for the handshake under way.
+    fn hold(&mut self, key: FlowKey, segment: &Segment<'_>, offload: Offload) -> Verdict {
+        let opening = self.flows.get_mut(&key).and_then(|entry| entry.value.opening_mut());
+        let Some(opening) = opening else { return Verdict::Forward };
+        let proven = opening.is_proven();
+        let held = opening.hold(segment.bytes(), offload);
+        if !proven {
+            // Now it is worth more patience, and what was put off may be due at once.
+            let due = opening.due(&self.limits);
+            self.flows.set_deadline(&key, due);
+        }
+        match held {
+            Ok(()) => Verdict::Taken,
+            Err(reason) => self.gateway.drop(reason),
         }
     }
 
@@ -280,18 +296,12 @@ impl ServerNic {
         offload: Offload,
     ) -> Decision {
         let Some(entry) = self.flows.get_mut(&key) else { return Verdict::Forward.into() };
-        let Flow::Translated { flow, .. } = &mut entry.value else { return Verdict::Forward.into() };
+        let Flow::Translated { flow, proven, .. } = &mut entry.value else { return Verdict::Forward.into() };
+        *proven |= flow.is_proof(&segment.tcp());
         let life = flow.client_segment(&mut segment, &self.limits);
         let offload = limit_payload(offload, &segment, flow);
         self.counters().event(Event::Translated);
         self.live(now, key, life);
         Decision { verdict: Verdict::Forward, gso_size: offload.gso_size }
-    }
-}
-
-fn hold(gateway: &Gateway, opening: &mut Opening, segment: &Segment<'_>, offload: Offload) -> Verdict {
-    match opening.hold(segment.bytes(), offload) {
-        Ok(()) => Verdict::Taken,
-        Err(reason) => gateway.drop(reason),
     }
 }

@@ -97,19 +97,27 @@ impl ServerNic {
         self.journal.forget(flow.kept());
     }
 
-    /// Notes in the journal how an established flow stands, if that is news.
+    /// Notes in the journal how an established flow stands, if that is news. One whose client
+    /// may not exist is nothing to be remembered.
     fn keep(&mut self, key: &FlowKey) {
-        if let Some(Flow::Translated { flow, kept, .. }) = self.flows.get_mut(key).map(|e| &mut e.value) {
+        if let Some(Flow::Translated { flow, kept, proven: true, .. }) =
+            self.flows.get_mut(key).map(|e| &mut e.value)
+        {
             self.journal.keep(kept, key, flow);
         }
     }
 
     /// Takes a handshake out: the flow itself, or the successor of a translated one.
     fn take_opening(&mut self, now: Instant, key: FlowKey) -> Option<Opening> {
-        if let Some(Flow::Translated { successor, flow, .. }) = self.flows.get_mut(&key).map(|e| &mut e.value)
+        if let Some(Flow::Translated { successor, flow, proven, .. }) =
+            self.flows.get_mut(&key).map(|e| &mut e.value)
         {
             let opening = successor.take()?;
-            let rest = if flow.has_ended() { self.limits.closed } else { self.limits.idle };
+            let rest = match (flow.has_ended(), *proven) {
+                (true, _) => self.limits.closed,
+                (false, true) => self.limits.idle,
+                (false, false) => self.limits.unacknowledged,
+            };
             self.pending -= 1;
             self.flows.set_deadline(&key, now + rest);
             return Some(*opening);
@@ -126,6 +134,8 @@ impl ServerNic {
         match life {
             // The deadline is the successor's for as long as there is one.
             _ if entry.value.opening_mut().is_some() => {}
+            // Whatever the server says to a client that may not exist keeps nothing alive.
+            Life::Goes(_) if matches!(entry.value, Flow::Translated { proven: false, .. }) => {}
             Life::Goes(time) => entry.postpone(now + time),
             Life::Ends(time) => self.flows.set_deadline(&key, now + time),
         }
@@ -219,7 +229,7 @@ impl Engine for ServerNic {
         let Some(kept) = self.journal.adopt(slot, record.stage) else { return false };
         let flow = Translated::restore(record);
         let rest = if flow.has_ended() { self.limits.closed } else { self.limits.idle };
-        let restored = self.flows.restore(record.key, Flow::translated(flow, kept), now, now + rest);
+        let restored = self.flows.restore(record.key, Flow::translated(flow, kept, true), now, now + rest);
         if restored {
             self.counters().event(Event::Restored);
         } else {

@@ -150,12 +150,14 @@ impl ServerNic {
         }
         let (client_isn, promised) = (opening.start().client_isn, opening.start().promised_isn);
         let offer = Offer { kind: Kind::Confirm, key: opening.start().key, promise: opening.start().promise };
+        let proven = opening.is_proven();
+        let rest = if proven { self.limits.idle } else { self.limits.unacknowledged };
         // The client's data first: the confirm is in nobody's way.
         let context = Context { now, limits: &self.limits, counters: self.gateway.counters() };
         let Ok(flow) = opening.establish(isn, answer, &context, out) else { return Verdict::Taken };
         self.confirm(key, client_isn, offer, promised.get(), &answer, out);
         // It takes the place of the handshake.
-        let _ = self.insert(key, Flow::translated(flow, Kept::default()), now + self.limits.idle);
+        let _ = self.insert(key, Flow::translated(flow, Kept::default(), proven), now + rest);
         Verdict::Taken
     }
 

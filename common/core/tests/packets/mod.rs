@@ -162,6 +162,12 @@ impl Seg {
     }
 }
 
+/// Puts another port at offset `at` of an IPv4 segment without IP options.
+pub fn set_port(bytes: &mut [u8], at: usize, port: u16) {
+    bytes[at..at + 2].copy_from_slice(&port.to_be_bytes());
+    Segment::parse(&mut Packet { bytes, offload: Offload::default() }).unwrap().fill_checksum();
+}
+
 /// Hands a segment to an engine and returns everything it emits, in order.
 pub fn give(engine: &mut impl rtt0_core::engine::Engine, now: Instant, segment: &Seg) -> Vec<Seg> {
     give_bytes(engine, now, &mut segment.bytes())

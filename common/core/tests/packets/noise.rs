@@ -11,7 +11,6 @@ use rtt0_core::packet::{Offload, Outbox, Packet};
 use rtt0_core::seq::Seq;
 use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
-use rtt0_core::wire::segment::Segment;
 use rtt0_core::wire::tcp::Flags;
 use std::time::Duration;
 
@@ -25,12 +24,15 @@ pub(crate) fn small_limits() -> Limits {
     Limits {
         flows: 4,
         pending: 3,
+        half_open: 2,
         held_per_flow: 400,
         held_total: 700,
         idle: Duration::from_secs(60),
         closed: Duration::from_secs(2),
         reset: Duration::from_secs(1),
         learning: Duration::from_secs(3),
+        unproven: Duration::from_secs(1),
+        unacknowledged: Duration::from_secs(4),
         ..Limits::default()
     }
 }
@@ -197,12 +199,7 @@ impl Step {
         }
         let mut bytes = segment.bytes();
         let port = if self.to == Direction::ToServer { 20 } else { 22 };
-        bytes[port..port + 2].copy_from_slice(&(client().1 + self.port).to_be_bytes());
-        if let Ok(mut segment) =
-            Segment::parse(&mut Packet { bytes: &mut bytes, offload: Offload::default() })
-        {
-            segment.fill_checksum();
-        }
+        set_port(&mut bytes, port, client().1 + self.port);
         if self.icmp {
             let router = [10, 1, 1, 9].into();
             let mut error = Vec::new();
