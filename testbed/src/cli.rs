@@ -258,7 +258,7 @@ fn options(args: CompareArgs) -> Options {
 
 fn topology(args: &UpArgs) -> TopologyConfig {
     let path = wan::Path::with_rtt(Duration::from_secs_f64(args.rtt / 1e3));
-    TopologyConfig { path, offloads: !args.no_offloads, mtu: MTU, wan_mtu: MTU }
+    TopologyConfig { path, offloads: !args.no_offloads, mtu: MTU, wan_mtu: MTU, ..TopologyConfig::default() }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::address::{
     SERVER_NIC_WAN, WAN0,
 };
 use crate::host::Host;
-use crate::wan::{self, Backend, Wan};
+use crate::wan::{self, Backend, End, Wan};
 
 /// How far the measured path RTT may be off: a share of the RTT and a constant for the wake-ups
 /// on the way.
@@ -55,6 +55,8 @@ pub struct TopologyConfig {
     pub path: wan::Path,
     /// Whether devices may carry super-packets and partial checksums (TSO, GSO, checksums).
     pub offloads: bool,
+    /// Whether the local legs are lines of no delay, too, so that packets on them can be picked.
+    pub lines: bool,
     /// MTU of the two local legs in bytes (1,280–65,535).
     pub mtu: u16,
     /// MTU of the long leg in bytes (1,280–65,535).
@@ -67,17 +69,45 @@ impl Default for TopologyConfig {
         Self {
             path: wan::Path::with_rtt(Duration::from_millis(50)),
             offloads: true,
+            lines: false,
             mtu: 1500,
             wan_mtu: 1500,
         }
     }
 }
 
+/// A leg of the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leg {
+    /// Between the client and ClientNIC.
+    Client,
+    /// Between the NICs.
+    Long,
+    /// Between ServerNIC and the server.
+    Server,
+}
+
+impl Leg {
+    /// All of them, from client to server.
+    pub const ALL: [Self; 3] = [Self::Client, Self::Long, Self::Server];
+}
+
+impl std::fmt::Display for Leg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client's leg",
+            Self::Long => "long leg",
+            Self::Server => "server's leg",
+        })
+    }
+}
+
 /// client – clientnic – WAN – servernic – server. Dropping it removes everything.
 #[derive(Debug)]
 pub struct Topology {
-    // Dropped first: its threads use the NICs' devices.
+    // Dropped first: their threads use the hosts' devices.
     wan: Wan,
+    local: Option<[Wan; 2]>,
     /// The client.
     pub client: Host,
     /// The client's NIC.
@@ -115,11 +145,21 @@ impl Topology {
                 sysctl::set(host.namespace(), ROUTERS)?;
             }
         }
-        join(&client_nic, &client, config)?;
-        join(&server_nic, &server, config)?;
-        let nics = [client_nic.namespace(), server_nic.namespace()];
-        let wan = Wan::raise(nics, backend, config.path, config.offloads, config.wan_mtu)?;
-        let topology = Self { wan, client, client_nic, server_nic, server };
+        let line = |ends: [(&Host, &'static str); 2], path, mtu| {
+            let ends = ends.map(|(host, device)| End { namespace: host.namespace(), device });
+            Wan::raise(ends, backend, path, config.offloads, mtu)
+        };
+        let local = if config.lines {
+            let none = wan::Path::with_rtt(Duration::ZERO);
+            let near = line([(&client, ETH0), (&client_nic, LAN0)], none, config.mtu)?;
+            Some([near, line([(&server_nic, LAN0), (&server, ETH0)], none, config.mtu)?])
+        } else {
+            join(&client_nic, &client, config)?;
+            join(&server_nic, &server, config)?;
+            None
+        };
+        let wan = line([(&client_nic, WAN0), (&server_nic, WAN0)], config.path, config.wan_mtu)?;
+        let topology = Self { wan, local, client, client_nic, server_nic, server };
         topology.address()?;
         topology.route()?;
         Ok(topology)
@@ -178,6 +218,19 @@ impl Topology {
     /// Lends the long leg, for its counters.
     pub fn wan(&self) -> &Wan {
         &self.wan
+    }
+
+    /// Lends the line of a leg.
+    ///
+    /// # Errors
+    /// It is a local leg and was raised without one ([`TopologyConfig::lines`]).
+    pub fn line(&self, leg: Leg) -> anyhow::Result<&Wan> {
+        let local = || self.local.as_ref().with_context(|| format!("the {leg} is no line"));
+        Ok(match leg {
+            Leg::Client => &local()?[0],
+            Leg::Long => &self.wan,
+            Leg::Server => &local()?[1],
+        })
     }
 
     /// Measures the path RTT between client and server over IPv4, through the kernels' forwarding:

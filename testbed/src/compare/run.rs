@@ -43,6 +43,7 @@ pub fn compare(options: &Options) -> anyhow::Result<bool> {
         offloads: options.offloads,
         mtu: MTU,
         wan_mtu: MTU,
+        ..TopologyConfig::default()
     })?;
     let environment = Environment::describe(options, &installed, topology.wan().backend());
     let progress = Progress::start(plan.time(options.connections));

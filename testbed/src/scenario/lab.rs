@@ -57,6 +57,8 @@ pub struct Setting {
     pub case: Case,
     /// Round-trip time of the path.
     pub rtt: Duration,
+    /// Whether the local legs are lines, too, so that packets on them can be picked.
+    pub lines: bool,
     /// The daemons, or none for plain kernel forwarding.
     pub nics: Option<NicMode>,
     /// Congestion control of the server's sockets, and of both ends' in dialogues.
@@ -71,6 +73,7 @@ impl Setting {
         Self {
             case,
             rtt: Duration::from_millis(50),
+            lines: false,
             nics,
             congestion: "cubic",
             patience: Duration::from_secs(5),
@@ -118,6 +121,7 @@ impl Lab {
         let config = TopologyConfig {
             path: wan::Path::with_rtt(setting.rtt),
             offloads: setting.case.offloads,
+            lines: setting.lines,
             ..TopologyConfig::default()
         };
         let topology = Topology::raise(&config).context("can't raise the topology")?;

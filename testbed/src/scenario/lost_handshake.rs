@@ -1,16 +1,15 @@
 //! Packets of the handshake get lost on the long leg: the exchange still completes.
 
 use super::figure::{fetch_at_once, ms, rtts};
+use super::part::{Part, part_of};
 use super::{Case, Lab, Report, Scenario, Setting};
 use crate::compare::counters::Snapshot;
 use crate::nic::NicMode;
 use crate::program::client::{Ask, Request};
 use crate::program::stream;
-use crate::wan::{Path, Saboteur};
+use crate::wan::{Fate, Path, Saboteur};
 use anyhow::{Context, ensure};
-use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::service::Direction::{self, ToClient, ToServer};
-use rtt0_core::wire::segment::Segment;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,15 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const CONNECTIONS: usize = 200;
 /// How many of them at a time.
 const AT_ONCE: usize = 50;
-
-/// What a packet is, for the choice of one to lose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    Syn,
-    SynAck,
-    BareAck,
-    Data,
-}
 
 /// What is lost: so many packets of the kind, in that direction.
 type Loss = (Direction, Part, u32);
@@ -116,26 +106,13 @@ fn sabotaged(lab: &Lab) -> u64 {
 
 fn saboteur(mut left: Vec<(Part, u32)>) -> Saboteur {
     Box::new(move |packet| {
-        let part = part_of(packet);
+        let part = part_of(packet).map(|(_, part)| part);
         let Some((_, count)) = left.iter_mut().find(|(wanted, count)| Some(*wanted) == part && *count > 0)
         else {
-            return false;
+            return Fate::Keep;
         };
         *count -= 1;
-        true
-    })
-}
-
-fn part_of(packet: &[u8]) -> Option<Part> {
-    let mut copy = packet.to_vec();
-    let mut packet = Packet { bytes: &mut copy, offload: Offload::default() };
-    let segment = Segment::parse(&mut packet).ok()?;
-    let tcp = segment.tcp();
-    Some(match tcp.flags() {
-        flags if flags.is_syn_ack() => Part::SynAck,
-        flags if flags.is_syn() => Part::Syn,
-        _ if segment.payload_length() > 0 => Part::Data,
-        _ => Part::BareAck,
+        Fate::Lose
     })
 }
 

@@ -7,6 +7,7 @@ mod conversation;
 mod figure;
 mod lab;
 mod oracle;
+mod part;
 mod runner;
 mod sighting;
 
@@ -19,6 +20,7 @@ mod daemon_death;
 mod fall_back;
 mod handshake_parity;
 mod lost_handshake;
+mod lost_packet;
 mod orderly_close;
 mod port_reuse;
 mod real_programs;
@@ -90,6 +92,37 @@ impl Report {
         Ok(())
     }
 
+    /// Does something with every one of `things` at once, each with a report of its own, which
+    /// are added to this one in order.
+    ///
+    /// # Errors
+    /// The first that there is, in the order of `things`.
+    fn at_once<T: Sync>(
+        &mut self,
+        things: &[T],
+        act: impl Fn(&T, &mut Self) -> anyhow::Result<()> + Sync,
+    ) -> anyhow::Result<()> {
+        let act = |thing| {
+            let mut report = Self::default();
+            act(thing, &mut report).map(|()| report)
+        };
+        let act = &act;
+        let reports: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = things.iter().map(|thing| scope.spawn(move || act(thing))).collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            threads.into_iter().map(join).collect()
+        });
+        for report in reports {
+            let Self { notes, compared, divergences } = report?;
+            self.notes.extend(notes);
+            self.compared += compared;
+            self.divergences.extend(divergences);
+        }
+        Ok(())
+    }
+
     /// Returns the number of comparisons with kernel forwarding.
     pub fn compared(&self) -> usize {
         self.compared
@@ -122,6 +155,7 @@ pub const ALL: &[Scenario] = &[
     daemon_death::SCENARIO,
     fall_back::SCENARIO,
     lost_handshake::SCENARIO,
+    lost_packet::SCENARIO,
     real_programs::SCENARIO,
     too_big::SCENARIO,
 ];

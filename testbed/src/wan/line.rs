@@ -4,7 +4,7 @@
 //! [`Line::push`], waits, and comes out of [`Line::pop`] once [`Line::next_due`] has passed.
 //!
 //! ```text
-//! push ─► sabotaged? ─► lost? ─► serialised at the rate ─► delay ± jitter ─┬─► in order ───┐
+//! push ─► saboteur ─► lost? ─► serialised at the rate ─► delay ± jitter ─┬─► in order ───┐
 //!                                (backlog bounded)                         └─► straggler ──┴─► pop
 //! ```
 
@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
+use super::Path;
+use super::fate::{Fate, Saboteur, decide, substitute};
 use super::port::VNET_HEADER;
-use super::{ETHERNET_HEADER, Path};
 
 /// Most frames a direction holds; more are dropped and counted as overflow.
 const MAX_FRAMES: usize = 200_000;
@@ -33,7 +34,7 @@ pub struct Counters {
     pub bytes: u64,
     /// Frames lost by intent.
     pub lost: u64,
-    /// Frames that a saboteur took.
+    /// Frames that a saboteur did not let pass as any other: lost, late or replaced.
     pub sabotaged: u64,
     /// Frames that were given a twin.
     pub duplicated: u64,
@@ -45,10 +46,6 @@ pub struct Counters {
     pub refused: u64,
 }
 
-/// Picks the frames to lose: gets each from the first byte of its IP header, tells whether it is
-/// to be dropped.
-pub type Saboteur = Box<dyn FnMut(&[u8]) -> bool + Send>;
-
 /// Frames on their way in one direction.
 pub(super) struct Line {
     path: Path,
@@ -56,6 +53,8 @@ pub(super) struct Line {
     random: Random,
     ordered: VecDeque<(Duration, Vec<u8>)>,
     stragglers: BTreeMap<(Duration, u64), Vec<u8>>,
+    /// Frames that were stragglers: tells apart those that are due at the same time.
+    straggled: u64,
     held_bytes: usize,
     serialiser_free: Duration,
     last_due: Duration,
@@ -82,6 +81,7 @@ impl Line {
             random: Random(path.seed ^ salt),
             ordered: VecDeque::new(),
             stragglers: BTreeMap::new(),
+            straggled: 0,
             held_bytes: 0,
             serialiser_free: Duration::ZERO,
             last_due: Duration::ZERO,
@@ -99,22 +99,35 @@ impl Line {
         self.path = path;
     }
 
-    /// Sets who picks frames to lose, beyond those that the path loses at random.
+    /// Sets who decides on frames before the path's own dice do.
     pub(super) fn set_saboteur(&mut self, saboteur: Option<Saboteur>) {
         self.saboteur = saboteur;
     }
 
     /// Takes in a frame that arrived at `now`, of which `link_bytes` count on the wire.
-    pub(super) fn push(&mut self, now: Duration, frame: Vec<u8>, link_bytes: usize) {
+    pub(super) fn push(&mut self, now: Duration, mut frame: Vec<u8>, link_bytes: usize) {
         self.counters.packets += 1;
         self.counters.bytes += link_bytes as u64;
-        let headers = VNET_HEADER + ETHERNET_HEADER;
-        if let (Some(saboteur), Some(packet)) = (&mut self.saboteur, frame.get(headers..))
-            && saboteur(packet)
-        {
+        let fate = self.saboteur.as_mut().map_or(Fate::Keep, |saboteur| decide(saboteur, &mut frame));
+        if fate != Fate::Keep {
             self.counters.sabotaged += 1;
-            return;
         }
+        match fate {
+            Fate::Keep => self.carry(now, frame, link_bytes, None),
+            Fate::Lose => {}
+            Fate::Late(by) => self.carry(now, frame, link_bytes, Some(by)),
+            Fate::Instead(packets) => {
+                for packet in packets {
+                    let new = substitute(&frame, &packet);
+                    let link_bytes = new.len() - VNET_HEADER;
+                    self.carry(now, new, link_bytes, None);
+                }
+            }
+        }
+    }
+
+    /// Puts a frame on its way unless it gets lost; `late` makes it a straggler.
+    fn carry(&mut self, now: Duration, frame: Vec<u8>, link_bytes: usize, late: Option<Duration>) {
         if self.random.hits(self.path.loss) {
             self.counters.lost += 1;
             return;
@@ -129,10 +142,12 @@ impl Line {
         };
         let due = sent + self.delay();
         self.held_bytes += frame.len();
-        if self.random.hits(self.path.reorder) {
-            self.counters.reordered += 1;
-            let due = due + self.random.between(HOLD.0, HOLD.1);
-            self.stragglers.insert((due, self.counters.packets), frame);
+        let reordered = self.random.hits(self.path.reorder);
+        self.counters.reordered += u64::from(reordered);
+        let late = late.or_else(|| reordered.then(|| self.random.between(HOLD.0, HOLD.1)));
+        if let Some(late) = late {
+            self.stragglers.insert((due + late, self.straggled), frame);
+            self.straggled += 1;
             return;
         }
         let due = due.max(self.last_due);
@@ -338,17 +353,32 @@ mod tests {
         assert_eq!(run(Path { loss: 1.0, ..path() }, 10, MS, 100).1, []);
     }
 
+    /// A frame with an IP packet of one byte.
+    fn ip(number: u8) -> Vec<u8> {
+        let mut frame = vec![0; VNET_HEADER + 12];
+        frame.extend([0x08, 0x00, number]);
+        frame
+    }
+
     #[test]
-    fn a_saboteur_takes_what_it_picks() {
+    fn a_saboteur_decides_on_single_frames() {
         let mut line = Line::new(path(), 0);
-        line.set_saboteur(Some(Box::new(|packet| packet == [2])));
-        for number in 1..=3 {
-            let mut frame = vec![0; VNET_HEADER + ETHERNET_HEADER];
-            frame.push(number);
-            line.push(Duration::ZERO, frame, 15);
+        line.set_saboteur(Some(Box::new(|packet| match packet.bytes {
+            [2] => Fate::Lose,
+            [3] => Fate::Late(2 * MS),
+            [4] => Fate::Instead(vec![vec![40], vec![41]]),
+            [5] => {
+                packet.bytes[0] = 50;
+                Fate::Keep
+            }
+            _ => Fate::Keep,
+        })));
+        for number in 1..=6 {
+            line.push(MS * u32::from(number), ip(number), 15);
         }
         let passed: Vec<_> = std::iter::from_fn(|| line.pop(Duration::MAX)?.last().copied()).collect();
-        assert_eq!((passed, line.counters().sabotaged), (vec![1, 3], 1));
+        assert_eq!((passed, line.counters().sabotaged), (vec![1, 40, 41, 3, 50, 6], 3));
+        assert_eq!(line.held_bytes, 0);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The long leg: a delay line in user space between the two NICs.
+//! The long leg: a delay line in user space between the two NICs. A local leg can be one, too.
 //!
 //! ```text
 //! clientnic wan0 ─► port ─► line (impairments, delay) ─► port ─► wan0 servernic
@@ -11,6 +11,7 @@
 //! repeats, reorders or serialises packets, the kernel is told to hand over single segments, so
 //! that each of them has its own fate.
 
+mod fate;
 mod line;
 mod packet;
 mod port;
@@ -31,12 +32,12 @@ use rtt0_netio::netns::Namespace;
 use rtt0_netio::offload::{self, Offloads};
 use rustix::event::{EventfdFlags, eventfd};
 
-pub use line::{Counters, Lateness, Saboteur};
+pub use fate::{Fate, Saboteur};
+pub use line::{Counters, Lateness};
 pub(crate) use packet::{Ear, PacketSocket, Received};
 pub(crate) use port::VNET_HEADER;
 pub(crate) use rtt::measure as measure_rtt;
 
-use crate::address::WAN0;
 use line::Line;
 use packet::PacketPort;
 use port::{Carrier, Port};
@@ -116,6 +117,15 @@ pub struct Direction {
     pub lateness: Lateness,
 }
 
+/// A device of a line, to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct End<'a> {
+    /// The namespace it is made in.
+    pub namespace: &'a Namespace,
+    /// Its name there, at most 15 bytes.
+    pub device: &'static str,
+}
+
 /// The running delay line. Dropping it stops its threads and removes its devices.
 #[derive(Debug)]
 pub struct Wan {
@@ -130,38 +140,38 @@ pub struct Wan {
 #[derive(Debug)]
 enum Devices {
     Tap([Tap; 2]),
-    /// The NICs' namespaces, and the one in between.
-    Packet([Namespace; 2], Namespace),
+    /// Both ends' namespaces and devices, and the namespace in between.
+    Packet([(Namespace, &'static str); 2], Namespace),
 }
 
 impl Wan {
-    /// Makes the devices `wan0` (down) in both namespaces and starts carrying frames between
-    /// them. Needs `CAP_NET_ADMIN` and `CAP_NET_RAW`. `offloads` permits super-packets and partial
+    /// Makes the devices at both ends (down), the client's side first, and starts carrying frames
+    /// between them. Needs `CAP_NET_ADMIN` and `CAP_NET_RAW`. `offloads` permits super-packets and partial
     /// checksums; `mtu` is in bytes.
     ///
     /// # Errors
     /// A device, socket or thread cannot be made.
     pub fn raise(
-        nics: [&Namespace; 2],
+        ends: [End<'_>; 2],
         backend: Backend,
         path: Path,
         offloads: bool,
         mtu: u16,
     ) -> anyhow::Result<Self> {
         let (devices, ports) = match backend {
-            Backend::Tap => make_taps(nics, burden(offloads, &path), mtu),
-            Backend::Packet => make_veths(nics, mtu),
+            Backend::Tap => make_taps(ends, burden(offloads, &path), mtu),
+            Backend::Packet => make_veths(ends, mtu),
         }
-        .with_context(|| format!("cannot make the long leg's devices ({backend:?})"))?;
+        .with_context(|| format!("cannot make the devices of a delay line ({backend:?})"))?;
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let lines = [0, 1].map(|side| Arc::new(Mutex::new(Line::new(path, salt(side)))));
         let mut wan = Self { devices, offloads, lines, stop, carriers: Vec::new() };
-        wan.set_burden(&path).context("cannot set the long leg's offloads")?;
+        wan.set_burden(&path).context("cannot set the offloads of a delay line")?;
         wan.start(ports)?;
         Ok(wan)
     }
 
-    fn start(&mut self, [client_side, server_side]: [Ends; 2]) -> anyhow::Result<()> {
+    fn start(&mut self, [client_side, server_side]: [Ports; 2]) -> anyhow::Result<()> {
         let ways = [
             ("wan-to-server", client_side.from, server_side.to, &self.lines[0]),
             ("wan-to-client", server_side.from, client_side.to, &self.lines[1]),
@@ -190,11 +200,12 @@ impl Wan {
         for (side, line) in self.lines.iter().enumerate() {
             line.lock().unwrap_or_else(PoisonError::into_inner).set_path(path, salt(side));
         }
-        self.set_burden(&path).context("cannot set the long leg's offloads")
+        self.set_burden(&path).context("cannot set the offloads of a delay line")
     }
 
-    /// Sets who picks frames to lose of those that enter `way` from now on; none ends it. The
-    /// picker runs on the thread that carries the frames, so it must be quick.
+    /// Sets who decides on the packets that enter `way` from now on; none ends it. The saboteur runs
+    /// on the thread that carries the frames, so it must be quick. With offloads on it sees
+    /// super-packets, unless the path acts on single packets.
     pub fn sabotage(&self, way: service::Direction, saboteur: Option<Saboteur>) {
         let side = match way {
             service::Direction::ToServer => 0,
@@ -215,9 +226,9 @@ impl Wan {
         let burden = burden(self.offloads, path);
         match &self.devices {
             Devices::Tap(taps) => taps.iter().try_for_each(|tap| tap.set_burden(burden)),
-            Devices::Packet(nics, between) => {
-                for nic in nics {
-                    nic.enter(|| set_offloads(WAN0, burden))??;
+            Devices::Packet(ends, between) => {
+                for (namespace, device) in ends {
+                    namespace.enter(|| set_offloads(device, burden))??;
                 }
                 between.enter(|| INNER.iter().try_for_each(|name| set_offloads(name, burden)))?
             }
@@ -237,42 +248,44 @@ impl Drop for Wan {
 }
 
 /// A device's port, once for each of the two threads that use it.
-struct Ends {
+struct Ports {
     from: Box<dyn Port>,
     to: Box<dyn Port>,
 }
 
-impl Ends {
+impl Ports {
     fn of<P: Port + Clone + 'static>(port: P) -> Self {
         Self { from: Box::new(port.clone()), to: Box::new(port) }
     }
 }
 
-fn make_taps(nics: [&Namespace; 2], burden: Burden, mtu: u16) -> anyhow::Result<(Devices, [Ends; 2])> {
-    let make = |nic: &Namespace| -> anyhow::Result<Tap> {
-        let tap = Tap::create(nic, WAN0, burden).context("cannot use /dev/net/tun")?;
-        Links::open(nic)?.set_mtu_and_queue(WAN0, mtu.into(), TAP_QUEUE)?;
+fn make_taps(ends: [End<'_>; 2], burden: Burden, mtu: u16) -> anyhow::Result<(Devices, [Ports; 2])> {
+    let make = |end: End<'_>| -> anyhow::Result<Tap> {
+        let tap = Tap::create(end.namespace, end.device, burden).context("cannot use /dev/net/tun")?;
+        Links::open(end.namespace)?.set_mtu_and_queue(end.device, mtu.into(), TAP_QUEUE)?;
         Ok(tap)
     };
-    let taps = [make(nics[0])?, make(nics[1])?];
-    let ends = [Ends::of(taps[0].clone()), Ends::of(taps[1].clone())];
-    Ok((Devices::Tap(taps), ends))
+    let taps = [make(ends[0])?, make(ends[1])?];
+    let ports = [Ports::of(taps[0].clone()), Ports::of(taps[1].clone())];
+    Ok((Devices::Tap(taps), ports))
 }
 
-fn make_veths(nics: [&Namespace; 2], mtu: u16) -> anyhow::Result<(Devices, [Ends; 2])> {
+fn make_veths(ends: [End<'_>; 2], mtu: u16) -> anyhow::Result<(Devices, [Ports; 2])> {
     let between = Namespace::create()?;
     // Whatever else the kernel might say on these devices is not the path's business.
     rtt0_netio::sysctl::set(&between, &[("net.ipv6.conf.default.disable_ipv6", "1")])?;
     let links = Links::open(&between)?;
-    let make = |nic: &Namespace, inner: &'static str| -> anyhow::Result<Ends> {
+    let make = |end: End<'_>, inner: &'static str| -> anyhow::Result<Ports> {
         let near = VethEnd { namespace: &between, name: inner };
-        Links::add_veth(near, VethEnd { namespace: nic, name: WAN0 }, mtu.into())?;
+        Links::add_veth(near, VethEnd { namespace: end.namespace, name: end.device }, mtu.into())?;
         links.bring_up(inner)?;
-        Ok(Ends::of(PacketPort::open(&between, links.index(inner)?)?))
+        Ok(Ports::of(PacketPort::open(&between, links.index(inner)?)?))
     };
-    let ends = [make(nics[0], INNER[0])?, make(nics[1], INNER[1])?];
-    let copy = |nic: &Namespace| nic.as_fd().try_clone_to_owned().map(Namespace::from);
-    Ok((Devices::Packet([copy(nics[0])?, copy(nics[1])?], between), ends))
+    let ports = [make(ends[0], INNER[0])?, make(ends[1], INNER[1])?];
+    let copy = |end: End<'_>| -> io::Result<_> {
+        Ok((end.namespace.as_fd().try_clone_to_owned().map(Namespace::from)?, end.device))
+    };
+    Ok((Devices::Packet([copy(ends[0])?, copy(ends[1])?], between), ports))
 }
 
 fn burden(offloads: bool, path: &Path) -> Burden {

@@ -25,7 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Ports of the dialogues: each has its own, so that one does not teach the daemons about another.
-const FIRST_PORT: u16 = 9000;
+pub(super) const FIRST_PORT: u16 = 9000;
 /// How long connections may take to leave both hosts' tables after both programs have closed,
 /// round trips not counted.
 const LINGER: Duration = Duration::from_secs(3);
@@ -57,6 +57,9 @@ pub(super) enum Early {
 /// Something done to a lab between two steps of a trial.
 pub(super) type Change = fn(&mut Lab) -> anyhow::Result<()>;
 
+/// Something that must hold of a lab after its dialogues.
+pub(super) type Check = fn(&Lab) -> anyhow::Result<()>;
+
 /// Dialogues to be had once under kernel forwarding and once with the NICs.
 #[derive(Debug, Clone)]
 pub(super) struct Trial {
@@ -64,23 +67,41 @@ pub(super) struct Trial {
     early: Early,
     dialogues: &'static [Dialogue],
     upset: Option<Change>,
+    check: Option<Check>,
     deaf: bool,
 }
 
-/// What one world showed of every dialogue, and what the daemons counted if there were any.
-type Played = (Vec<Observation>, Option<(Counts, Counts)>);
+/// What one world showed of every dialogue and how long each took, and what the daemons counted
+/// if there were any.
+type Played = (Vec<Observation>, Vec<Duration>, Option<(Counts, Counts)>);
 
 /// What a trial showed with the NICs, all of it as under kernel forwarding or declared.
 #[derive(Debug)]
 pub(super) struct Verified {
+    /// ClientNIC's counters.
+    pub(super) client: Counts,
     /// ServerNIC's counters.
     pub(super) server: Counts,
+    /// How long each dialogue took, under kernel forwarding and with the NICs.
+    pub(super) times: Vec<[Duration; 2]>,
 }
 
 impl Trial {
     /// Over 50 ms with both daemons, every dialogue 0-RTT.
     pub(super) fn new(case: Case, dialogues: &'static [Dialogue]) -> Self {
-        Self { setting: Setting::new(case, None), early: Early::All, dialogues, upset: None, deaf: false }
+        Self {
+            setting: Setting::new(case, None),
+            early: Early::All,
+            dialogues,
+            upset: None,
+            check: None,
+            deaf: false,
+        }
+    }
+
+    /// Raises both labs in another way; the daemons of `setting` do not matter.
+    pub(super) fn setting(self, setting: Setting) -> Self {
+        Self { setting, ..self }
     }
 
     /// Says how many dialogues have to be 0-RTT.
@@ -91,6 +112,11 @@ impl Trial {
     /// Changes either lab after the daemons have learned of them, behind their backs.
     pub(super) fn upset(self, change: Change) -> Self {
         Self { upset: Some(change), ..self }
+    }
+
+    /// Has something looked at in either lab after the dialogues.
+    pub(super) fn check(self, check: Check) -> Self {
+        Self { check: Some(check), ..self }
     }
 
     /// Closes the servers' ports after the daemons have learned of them.
@@ -111,8 +137,8 @@ impl Trial {
             let nics = self.play(Some(NicMode::Paired));
             (kernel.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), nics)
         });
-        let (kernel, _) = kernel.context("under kernel forwarding")?;
-        let (observations, counts) = nics.context("with the NICs")?;
+        let (kernel, kernel_times, _) = kernel.context("under kernel forwarding")?;
+        let (observations, times, counts) = nics.context("with the NICs")?;
         let (client, server) = counts.context("the lab had no NICs")?;
         for ((dialogue, expected), observed) in self.dialogues.iter().zip(&kernel).zip(&observations) {
             let what = format!("{case}: {}", dialogue.name);
@@ -128,7 +154,8 @@ impl Trial {
             Early::Any => early,
         };
         ensure!(early == wanted, "{case}: {early} of {wanted} dialogues were 0-RTT");
-        Ok(Verified { server })
+        let times = kernel_times.into_iter().zip(times).map(|(kernel, nics)| [kernel, nics]).collect();
+        Ok(Verified { client, server, times })
     }
 
     fn play(&self, nics: Option<NicMode>) -> anyhow::Result<Played> {
@@ -154,17 +181,21 @@ impl Trial {
         let watch = Watch::start(lab.topology())?;
         let talks: Vec<_> = self.dialogues.iter().zip(&listeners).collect();
         let seen = all(&talks, |(dialogue, listener)| {
-            Stage::on(&lab, listener)?
-                .play(dialogue, None)
-                .with_context(|| format!("{case}: {}", dialogue.name))
+            let (stage, began) = (Stage::on(&lab, listener)?, Instant::now());
+            let seen = stage.play(dialogue, None).with_context(|| format!("{case}: {}", dialogue.name))?;
+            Ok((seen, began.elapsed()))
         })?;
+        let (seen, times): (Vec<_>, Vec<_>) = seen.into_iter().unzip();
         settle(&lab).with_context(|| case.to_string())?;
+        if let Some(check) = self.check {
+            check(&lab).with_context(|| case.to_string())?;
+        }
         let watched = watch.stop()?;
         let endings = ports.iter().map(|port| watched.of(SocketAddr::new(lab.server_address(), *port)));
         let observations =
             seen.into_iter().zip(endings).map(|(seen, endings)| Observation { seen, endings }).collect();
         let counts = lab.take_nics().map(|nics| nics.stop()).transpose()?;
-        Ok((observations, counts))
+        Ok((observations, times, counts))
     }
 }
 
