@@ -365,7 +365,7 @@ mod tests {
         let mut line = Line::new(path(), 0);
         line.set_saboteur(Some(Box::new(|packet| match packet.bytes {
             [2] => Fate::Lose,
-            [3] => Fate::Late(2 * MS),
+            [3] => Fate::Late(MS * 3 / 2),
             [4] => Fate::Instead(vec![vec![40], vec![41]]),
             [5] => {
                 packet.bytes[0] = 50;
