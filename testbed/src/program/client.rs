@@ -36,6 +36,10 @@ pub struct Request {
     pub fastopen: bool,
     /// Bound of the whole exchange.
     pub timeout: Duration,
+    /// Send no faster than so many bytes a second; see [`socket::pace`].
+    pub pace: Option<u32>,
+    /// Size of the receive buffer in bytes, else as the kernel sees fit; the kernel doubles it.
+    pub receive_buffer: Option<usize>,
 }
 
 impl Request {
@@ -48,6 +52,8 @@ impl Request {
             local: None,
             fastopen: false,
             timeout: Duration::from_secs(30),
+            pace: None,
+            receive_buffer: None,
         }
     }
 
@@ -173,6 +179,12 @@ fn prepare(request: &Request) -> io::Result<Socket> {
     socket.set_tcp_nodelay(true)?;
     // SO_SNDTIMEO bounds connect(2) as well as send(2); see socket(7).
     socket.set_write_timeout(Some(request.timeout))?;
+    if let Some(rate) = request.pace {
+        socket::pace(&socket, rate)?;
+    }
+    if let Some(size) = request.receive_buffer {
+        socket.set_recv_buffer_size(size)?;
+    }
     if let Some(local) = request.local {
         socket.set_reuse_address(true)?;
         socket.bind(&local.into())?;

@@ -59,6 +59,8 @@ pub struct ServerConfig {
     pub congestion: Option<String>,
     /// Length of the TCP Fast Open queue (RFC 7413); `None` leaves it off.
     pub fastopen_queue: Option<u32>,
+    /// Send no faster than so many bytes a second on each connection; see [`socket::pace`].
+    pub pace: Option<u32>,
     /// Let the serving threads run before ordinary ones, where allowed; see [`realtime`].
     pub realtime: bool,
     /// Told of every finished connection.
@@ -68,7 +70,7 @@ pub struct ServerConfig {
 impl ServerConfig {
     /// Listens on `address` with nothing else set.
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, congestion: None, fastopen_queue: None, realtime: false, on_served: None }
+        Self { address, congestion: None, fastopen_queue: None, pace: None, realtime: false, on_served: None }
     }
 }
 
@@ -78,6 +80,7 @@ impl fmt::Debug for ServerConfig {
             .field("address", &self.address)
             .field("congestion", &self.congestion)
             .field("fastopen_queue", &self.fastopen_queue)
+            .field("pace", &self.pace)
             .field("realtime", &self.realtime)
             .finish_non_exhaustive()
     }
@@ -205,6 +208,9 @@ fn listen(config: &ServerConfig) -> io::Result<TcpListener> {
     // Accepted sockets inherit the congestion control of the listening one.
     let socket = socket::tcp(config.address, config.congestion.as_deref())?;
     socket.set_reuse_address(true)?;
+    if let Some(rate) = config.pace {
+        socket::pace(&socket, rate)?;
+    }
     if config.address.is_ipv6() {
         socket.set_only_v6(true)?;
     }

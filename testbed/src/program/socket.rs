@@ -1,4 +1,4 @@
-//! Socket options that socket2 does not offer: `TCP_INFO` and TCP Fast Open.
+//! Socket options that socket2 does not offer: `TCP_INFO`, TCP Fast Open and pacing.
 
 use super::tcp_info::TcpInfo;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -53,15 +53,29 @@ pub fn tcp_info(socket: &impl AsFd) -> io::Result<TcpInfo> {
 /// The error of `setsockopt(TCP_FASTOPEN)`.
 pub fn enable_fastopen(socket: &Socket, queue: u32) -> io::Result<()> {
     let queue = libc::c_int::try_from(queue).unwrap_or(libc::c_int::MAX);
-    // SAFETY: the descriptor is open for the whole call; pointer and length describe `queue`,
+    set(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, queue)
+}
+
+/// Has the kernel send no more than so many bytes a second, except for the first ten segments of a
+/// connection (`SO_MAX_PACING_RATE`, socket(7)). Connections accepted from a listening socket
+/// inherit it.
+///
+/// # Errors
+/// The error of `setsockopt(SO_MAX_PACING_RATE)`.
+pub fn pace(socket: &Socket, bytes_per_second: u32) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, bytes_per_second.cast_signed())
+}
+
+fn set(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the whole call; pointer and length describe `value`,
     // which the kernel only reads.
     let done = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_FASTOPEN,
-            (&raw const queue).cast(),
-            size_of_val(&queue) as libc::socklen_t,
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
         )
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -16,6 +16,7 @@ mod bulk;
 mod clean_captures;
 mod closed_port;
 mod concurrency;
+mod crash_safety;
 mod daemon_death;
 mod fall_back;
 mod handshake_parity;
@@ -153,6 +154,7 @@ pub const ALL: &[Scenario] = &[
     concurrency::SCENARIO,
     bbr_download::SCENARIO,
     daemon_death::SCENARIO,
+    crash_safety::SCENARIO,
     fall_back::SCENARIO,
     lost_handshake::SCENARIO,
     lost_packet::SCENARIO,
