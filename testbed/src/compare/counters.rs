@@ -18,6 +18,13 @@ pub struct HostCounters {
     pub retrans_segs: u64,
     /// SYN and SYN-ACK sent again.
     pub syn_retrans: u64,
+    /// Retransmission time-outs (RFC 6298), those of SYNs included.
+    pub timeouts: u64,
+    /// Tail loss probes (RFC 8985 §7).
+    pub loss_probes: u64,
+    /// Reports of the peer that it received something twice (RFC 2883): what was sent again to no
+    /// purpose.
+    pub duplicates: u64,
     /// Resets sent.
     pub out_rsts: u64,
     /// Established connections that ended by a reset, sent or received.
@@ -42,6 +49,9 @@ impl HostCounters {
         Ok(Self {
             retrans_segs: of(&snmp, "Tcp", "RetransSegs")?,
             syn_retrans: of(&netstat, "TcpExt", "TCPSynRetrans")?,
+            timeouts: of(&netstat, "TcpExt", "TCPTimeouts")?,
+            loss_probes: of(&netstat, "TcpExt", "TCPLossProbes")?,
+            duplicates: of(&netstat, "TcpExt", "TCPDSACKRecv")?,
             out_rsts: of(&snmp, "Tcp", "OutRsts")?,
             estab_resets: of(&snmp, "Tcp", "EstabResets")?,
             forwarded: of(&snmp, "Ip", "ForwDatagrams")? + field6(&snmp6, "Ip6OutForwDatagrams").unwrap_or(0),
@@ -56,6 +66,9 @@ impl Sub for HostCounters {
         Self {
             retrans_segs: self.retrans_segs.saturating_sub(earlier.retrans_segs),
             syn_retrans: self.syn_retrans.saturating_sub(earlier.syn_retrans),
+            timeouts: self.timeouts.saturating_sub(earlier.timeouts),
+            loss_probes: self.loss_probes.saturating_sub(earlier.loss_probes),
+            duplicates: self.duplicates.saturating_sub(earlier.duplicates),
             out_rsts: self.out_rsts.saturating_sub(earlier.out_rsts),
             estab_resets: self.estab_resets.saturating_sub(earlier.estab_resets),
             forwarded: self.forwarded.saturating_sub(earlier.forwarded),
@@ -82,6 +95,11 @@ impl Snapshot {
             nics: [HostCounters::read(&topology.client_nic)?, HostCounters::read(&topology.server_nic)?],
             server: HostCounters::read(&topology.server)?,
         })
+    }
+
+    /// Returns the client's counters, and the server's.
+    pub fn ends(&self) -> [HostCounters; 2] {
+        [self.client, self.server]
     }
 
     /// Returns what a measurement that began at `self` and ended at `end` reports.
@@ -149,6 +167,9 @@ mod tests {
             (&snmp, "Tcp", "EstabResets"),
             (&snmp, "Ip", "ForwDatagrams"),
             (&netstat, "TcpExt", "TCPSynRetrans"),
+            (&netstat, "TcpExt", "TCPTimeouts"),
+            (&netstat, "TcpExt", "TCPLossProbes"),
+            (&netstat, "TcpExt", "TCPDSACKRecv"),
         ] {
             assert!(field(table, protocol, name).is_some(), "{protocol} {name}");
         }

@@ -3,7 +3,7 @@
 use crate::compare::choice::IpVersion;
 use crate::nic::{NicMode, Nics};
 use crate::program::client::{self, Exchange, FetchError, Request};
-use crate::program::server::{Served, Server, ServerConfig};
+use crate::program::server::{Served, ServedHook, Server, ServerConfig};
 use crate::record::{Recording, record_all};
 use crate::topology::{Topology, TopologyConfig};
 use crate::wan;
@@ -13,6 +13,9 @@ use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+/// The congestion controls that are compared: RFC 9438, and Linux's BBR.
+pub(super) const CONGESTIONS: [&str; 2] = ["cubic", "bbr"];
 
 /// Port of the built-in server.
 pub(super) const PORT: u16 = 8080;
@@ -152,13 +155,22 @@ impl Lab {
     ///
     /// # Errors
     /// If it can't listen on `port`.
-    pub fn serve(
+    pub fn serve(&self, port: u16, on_served: Option<ServedHook>) -> anyhow::Result<Server> {
+        self.serve_under(self.setting.congestion, port, on_served)
+    }
+
+    /// As [`Lab::serve`], under another congestion control.
+    ///
+    /// # Errors
+    /// As [`Lab::serve`].
+    pub fn serve_under(
         &self,
+        congestion: &str,
         port: u16,
-        on_served: Option<crate::program::server::ServedHook>,
+        on_served: Option<ServedHook>,
     ) -> anyhow::Result<Server> {
         let config = ServerConfig {
-            congestion: Some(self.setting.congestion.to_owned()),
+            congestion: Some(congestion.to_owned()),
             on_served,
             ..ServerConfig::new(SocketAddr::new(self.server_address(), port))
         };

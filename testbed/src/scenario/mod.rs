@@ -20,12 +20,14 @@ mod crash_safety;
 mod daemon_death;
 mod fall_back;
 mod handshake_parity;
+mod loss_matrix;
 mod lost_handshake;
 mod lost_packet;
 mod orderly_close;
 mod port_reuse;
 mod real_programs;
 mod reset;
+mod rtt_honesty;
 mod stale_profile;
 mod too_big;
 mod zero_rtt;
@@ -158,6 +160,8 @@ pub const ALL: &[Scenario] = &[
     fall_back::SCENARIO,
     lost_handshake::SCENARIO,
     lost_packet::SCENARIO,
+    loss_matrix::SCENARIO,
+    rtt_honesty::SCENARIO,
     real_programs::SCENARIO,
     too_big::SCENARIO,
 ];
