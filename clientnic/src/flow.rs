@@ -107,6 +107,8 @@ pub(crate) struct Pending {
     pub(crate) refused: bool,
     /// The spoofed SYN-ACK, to answer a repeated SYN with.
     pub(crate) syn_ack: Vec<u8>,
+    /// A newer SYN of the same 4-tuple that went to the server unspoofed.
+    pub(crate) rival: Option<Seq<Client>>,
 }
 
 impl Pending {

@@ -313,6 +313,8 @@ fn large_uploads_cut_short_by_the_server_count() {
         for piece in 0..5 {
             let data = Seg::from_client(ACK, D + 1 + piece * PIECE, ack.wrapping_add(1));
             give(&mut nic, ms(160), &data.payload(&vec![0; PIECE as usize]));
+            let received = D + 1 + (piece + 1) * PIECE;
+            give(&mut nic, ms(170), &Seg::from_server(ACK, rst.wrapping_add(1), received));
         }
         let reset = Seg::from_server(RST | ACK, rst.wrapping_add(1), D + 1 + PIECE);
         give(&mut nic, ms(200), &reset);
@@ -399,6 +401,7 @@ fn a_refused_destination_leaves_no_older_handshake_in_the_way() {
     give(&mut nic, ms(50), &syn_ack(C));
     give(&mut nic, ms(100), &syn(D));
     give(&mut nic, ms(100), &request(D));
+    give(&mut nic, ms(101), &Seg::from_client(RST | ACK, D + 6, isn_promised(D).wrapping_add(1)));
     // Another connection has found the port closed.
     profiles.refuse(&server(), ms(102));
     let reset = Seg { window: 0, ..Seg::from_client(RST, D + 1, 0) };
@@ -428,4 +431,21 @@ fn a_newer_paired_handshake_leaves_the_abandoned_one_to_the_server_nic() {
     assert_eq!(give(&mut nic, ms(101), &abort).len(), 1, "sent on");
     let sent = give(&mut nic, ms(102), &syn(9_000));
     assert!(sent.iter().all(|segment| !segment.flags.contains(RST)), "{sent:?}");
+}
+
+#[test]
+fn a_blind_syn_does_not_end_a_handshake() {
+    for paired in [true, false] {
+        let mut nic = taught(Mode::Auto, paired);
+        let mut blind = |nic: &mut ClientNic| give(nic, ms(101), &syn(D.wrapping_add(0x1234_5678)));
+        give(&mut nic, ms(100), &syn(D));
+        assert_eq!(blind(&mut nic).len(), 1, "passes, unspoofed");
+        give(&mut nic, ms(101), &request(D));
+        assert_eq!(blind(&mut nic).len(), 1);
+        let raw = if paired { confirm(D) } else { vec![] };
+        give(&mut nic, ms(150), &Seg { raw, ..syn_ack(D) });
+        let event = if paired { Event::Confirmed } else { Event::Established };
+        assert_eq!(nic.counters().happened(event), 1);
+        assert_eq!((nic.pending(), nic.held()), (0, 0));
+    }
 }

@@ -17,7 +17,12 @@ pub(crate) enum Flow {
     /// A probe went to the server; its SYN-ACK gets a confirm.
     Probed(Probe),
     /// A handshake on the client's behalf.
-    Opening(Box<Opening>),
+    Opening {
+        /// The handshake.
+        opening: Box<Opening>,
+        /// A newer SYN of the same 4-tuple that went to the server unspoofed.
+        rival: Option<Rival>,
+    },
     /// An established flow.
     Translated {
         /// The flow.
@@ -58,7 +63,7 @@ pub(crate) struct Probe {
     pub(crate) key: KeyId,
 }
 
-/// An unspoofed SYN on the 4-tuple of a translated flow.
+/// An unspoofed SYN on the 4-tuple of another connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rival {
     /// The client's ISN.
@@ -83,7 +88,7 @@ impl Flow {
     /// Returns the handshake under way, if there is one.
     pub(crate) fn opening_mut(&mut self) -> Option<&mut Opening> {
         match self {
-            Self::Opening(opening) => Some(opening),
+            Self::Opening { opening, .. } => Some(opening),
             Self::Translated { successor, .. } => successor.as_deref_mut(),
             _ => None,
         }
@@ -108,7 +113,7 @@ impl Flow {
     /// Returns how many pending handshakes it counts for.
     pub(crate) fn pending(&self) -> usize {
         match self {
-            Self::Opening(_) | Self::Orphan(_) => 1,
+            Self::Opening { .. } | Self::Orphan(_) => 1,
             Self::Translated { successor: Some(_), .. } => 1,
             _ => 0,
         }

@@ -416,3 +416,58 @@ fn an_icmp_error_from_the_path_reaches_its_receiver_in_its_numbers() {
     assert_eq!(Quote::parse(&mut error).unwrap().sequence(), Y + 1);
     assert_eq!(nic.counters().happened(Event::IcmpTranslated), 1);
 }
+
+#[test]
+fn a_blind_syn_does_not_end_a_handshake() {
+    let blind = C.wrapping_add(0x1234_5678);
+    let blinds = [
+        plain_syn(blind),
+        plain_syn(blind).raw(&offer_of(Kind::Probe, blind)),
+        plain_syn(blind).raw(&offer_of(Kind::Spoofed, C)),
+    ];
+    for syn in blinds {
+        for proven in [true, false] {
+            let mut nic = engine();
+            give(&mut nic, ms(1), &offered_syn(C));
+            if proven {
+                give(&mut nic, ms(1), &request());
+            }
+            assert_eq!(give(&mut nic, ms(1), &syn), [plain_syn(blind)], "no reset goes with it");
+            if !proven {
+                give(&mut nic, ms(1), &request());
+            }
+            // A server in SYN-RECEIVED challenges it (RFC 5961 §4), and then accepts the first.
+            let challenge = Seg::from_server(ACK, Y + 1, C.wrapping_add(1)).ts(TSVAL, 100);
+            assert_eq!(give(&mut nic, ms(2), &challenge), [challenge]);
+            let sent = give(&mut nic, ms(2), &syn_ack());
+            assert_eq!(sent.iter().map(|s| s.payload.len()).collect::<Vec<_>>(), [5, 0], "held, and confirm");
+            assert_eq!(nic.counters().happened(Event::Established), 1);
+            assert_eq!(nic.pending(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_newer_offer_waits_for_a_handshake_that_is_wanted() {
+    let new = C.wrapping_add(9_000);
+    let mut nic = engine();
+    give(&mut nic, ms(1), &offered_syn(C));
+    give(&mut nic, ms(1), &request());
+    assert!(give(&mut nic, ms(1), &offered_syn(new)).is_empty());
+    assert_eq!(nic.counters().dropped(DropReason::OfferTooEarly), 1);
+    assert_eq!(give(&mut nic, ms(2), &syn_ack()).len(), 2);
+    assert_eq!(give(&mut nic, ms(200), &offered_syn(new)).len(), 2, "a successor");
+}
+
+#[test]
+fn a_server_that_accepts_the_newer_syn_decides() {
+    let new = C.wrapping_add(9_000);
+    let mut nic = engine();
+    give(&mut nic, ms(1), &offered_syn(C));
+    give(&mut nic, ms(1), &request());
+    give(&mut nic, ms(1), &plain_syn(new));
+    let accepted = Seg { ack: new.wrapping_add(1), ..syn_ack() };
+    assert_eq!(give(&mut nic, ms(2), &accepted), [accepted]);
+    assert_eq!((nic.flows(), nic.pending(), nic.held()), (0, 0, 0));
+    assert_eq!(nic.counters().happened(Event::FlowReplaced), 1);
+}

@@ -94,7 +94,7 @@ impl ClientNic {
             return Verdict::Forward;
         };
         let proven = pending.opening.is_proven();
-        let held = pending.opening.hold(segment.bytes(), offload);
+        let held = pending.opening.hold(segment, offload);
         let (paired, refused) = (pending.paired, pending.refused);
         if !proven {
             self.half_open -= 1;
@@ -140,6 +140,11 @@ impl ClientNic {
                 self.counters().event(Event::SpoofRepeated);
                 return Verdict::Taken;
             }
+            Some(Flow::Opening(pending)) if !pending.taken_over && pending.opening.outlives(syn.isn) => {
+                // Anybody can send a SYN: the handshake goes on until the server accepts another.
+                pending.rival = Some(syn.isn);
+                return self.gateway.pass(PassReason::RivalSyn);
+            }
             // Doubled or late; the server answers it once more, and that is not for us to promise.
             Some(Flow::Watching(watched)) if !watched.spoofed && watched.isn == syn.isn => {
                 return self.gateway.pass(PassReason::NoFlow);
@@ -148,7 +153,6 @@ impl ClientNic {
                 return self.gateway.pass(PassReason::NoFlow);
             }
             Some(Flow::Translated { flow, rival, .. }) if !flow.has_ended() => {
-                // Anybody can send a SYN: the flow goes on until the server accepts the new one.
                 *rival = Some(syn.isn);
                 return self.gateway.pass(PassReason::RivalSyn);
             }
@@ -211,8 +215,15 @@ impl ClientNic {
         let opening = Opening::begin(spoof.start, Held::new(&self.budget), now, out);
         let due = opening.due(&self.settings.limits);
         let probed = signal.is_some();
-        let syn_ack = spoof.syn_ack;
-        let pending = Pending { opening, paired, probed, taken_over: false, refused: false, syn_ack };
+        let pending = Pending {
+            opening,
+            paired,
+            probed,
+            taken_over: false,
+            refused: false,
+            syn_ack: spoof.syn_ack,
+            rival: None,
+        };
         // There is room: it was just looked.
         let _ = self.insert(key, Flow::Opening(Box::new(pending)), due);
         self.counters().event(if paired { Event::SpoofedPaired } else { Event::SpoofedSolo });

@@ -6,8 +6,8 @@
 //! |---|---|---|---|---|---|---|
 //! | none | Opening or Learning | pass | pass | pass | pass | – |
 //! | Learning | again | pass | learned: Watching | learned: Watching | refused | forgotten |
-//! | Opening, paired | same ISN: SYN-ACK again | copied, sent on | Watching | Translated | refused | given up |
-//! | Opening, solo | same ISN: SYN-ACK again | held | Translated | Translated | refused | given up |
+//! | Opening, paired | same ISN: SYN-ACK again; else rival | copied, sent on | Watching | Translated | refused | given up |
+//! | Opening, solo | same ISN: SYN-ACK again; else rival | held | Translated | Translated | refused | given up |
 //! | Translated | pass | translated | translated | translated | translated | – |
 //! | Watching | as none | pass | consumed | pass | pass | – |
 

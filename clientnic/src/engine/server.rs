@@ -34,6 +34,11 @@ impl ClientNic {
                 self.learned(now, key, learning, &segment, out)
             }
             Flow::Opening(_) if !segment.checksum_ok() => self.gateway.drop(DropReason::StraySegment),
+            Flow::Opening(pending) if pending.rival.is_some_and(|rival| accepts(&segment.tcp(), rival)) => {
+                self.remove(&key);
+                self.counters().event(Event::FlowReplaced);
+                self.forward_stripped(&segment, out)
+            }
             Flow::Opening(_) => self.opening_reply(now, key, &segment, out),
             Flow::Translated { rival: Some(rival), .. } if accepts(&segment.tcp(), *rival) => {
                 self.remove(&key);
@@ -112,7 +117,10 @@ impl ClientNic {
             return self.gateway.pass(PassReason::Learning);
         }
         let answer = read_syn_ack(&tcp).filter(|_| answers && tcp.flags().is_syn_ack());
-        let Some(answer) = answer else { return self.gateway.pass(PassReason::Learning) };
+        let Some(answer) = answer else {
+            let verdict = self.gateway.pass(PassReason::Learning);
+            return if tcp.flags().is_syn_ack() { self.forward_stripped(segment, out) } else { verdict };
+        };
         let confirmed = self.confirms(&key, learning.isn, &tcp);
         // Without a probe nobody was asked: then a ServerNIC is neither there nor not there.
         if confirmed || learning.probed || self.settings.mode == Mode::Solo {
@@ -138,6 +146,7 @@ impl ClientNic {
         let (isn, paired) = (pending.opening.start().client_isn, pending.paired);
         let promised = pending.opening.start().promised_isn.plus(1).get();
         let (proven, repeated) = (pending.opening.is_proven(), pending.opening.has_repeated());
+        let rivalled = pending.rival.is_some();
         let reply = pending.opening.judge(&tcp);
         if paired
             && tcp.flags().contains(Flags::RST)
@@ -182,8 +191,11 @@ impl ClientNic {
                 }
                 self.gateway.pass(PassReason::NoFlow)
             }
-            // An older connection of this 4-tuple may be alive at both ends.
-            Reply::Stray | Reply::OldConnection { .. } if !proven => self.gateway.pass(PassReason::NoFlow),
+            // An older connection of this 4-tuple may be alive at both ends, or the client has
+            // begun a newer one, which this clears the way for.
+            Reply::Stray | Reply::OldConnection { .. } if !proven || rivalled => {
+                self.gateway.pass(PassReason::NoFlow)
+            }
             // ServerNIC clears it away, if there is one.
             Reply::OldConnection { reset } if !paired || repeated => {
                 if let Some(Flow::Opening(pending)) = self.flows.get_mut(&key).map(|e| &mut e.value)

@@ -94,6 +94,7 @@ pub struct Opening {
     cleared: u8,
     began: Instant,
     proven: bool,
+    aborted: bool,
 }
 
 impl Opening {
@@ -103,7 +104,7 @@ impl Opening {
             out.push(&start.syn, Offload::default());
         }
         let (sent, proven) = (start.copies, !held.is_empty());
-        Self { start, held, sent, repeats: 0, cleared: 0, began: now, proven }
+        Self { start, held, sent, repeats: 0, cleared: 0, began: now, proven, aborted: false }
     }
 
     /// Returns what it began with.
@@ -127,6 +128,13 @@ impl Opening {
         self.proven
     }
 
+    /// Tells whether an unspoofed SYN of the same 4-tuple, with ISN `isn`, leaves this handshake
+    /// alone for now. Not if the client has aborted this one, nor if the SYN is its own: then it
+    /// never got the early answer.
+    pub fn outlives(&self, isn: Seq<Client>) -> bool {
+        !self.aborted && (self.proven || self.start.client_isn != isn)
+    }
+
     /// Tells whether a segment from the client belongs to this handshake: until the server has
     /// spoken, all it sends acknowledges exactly S + 1.
     pub fn owns(&self, tcp: &Tcp<'_>) -> bool {
@@ -137,9 +145,16 @@ impl Opening {
     ///
     /// # Errors
     /// The reason to drop it instead.
-    pub fn hold(&mut self, packet: &[u8], offload: Offload) -> Result<(), DropReason> {
+    pub fn hold(&mut self, segment: &Segment<'_>, offload: Offload) -> Result<(), DropReason> {
         self.proven = true;
-        self.held.push(packet, offload)
+        self.aborted |= segment.tcp().flags().contains(Flags::RST);
+        self.held.push(segment.bytes(), offload)
+    }
+
+    /// Tells whether the client has proven that it means this handshake, and has not reset it
+    /// since. Anybody can send a SYN: no other handshake of the 4-tuple takes this one's place.
+    pub fn is_wanted(&self) -> bool {
+        self.proven && !self.aborted
     }
 
     /// Says what a segment from the server means.
@@ -196,8 +211,8 @@ impl Opening {
         };
         count_repairs(repairs, counters);
         let extra = self.sent.saturating_sub(1);
-        let mut flow =
-            Translated::new(translation, start.client_isn, answer, extra, context.limits, context.now);
+        let (isn, scale) = (start.client_isn, start.client_window_scale);
+        let mut flow = Translated::new(translation, isn, scale, answer, extra, context.limits, context.now);
         self.held.for_each(|packet| release(packet, &mut flow, context, out));
         counters.event(Event::Established);
         Ok(flow)
@@ -218,11 +233,9 @@ impl Opening {
 
     /// Makes way for a newer handshake of the same 4-tuple: resets what the server may have begun
     /// for this one, since it would answer the newer SYN with a reset (RFC 9293 §3.10.7.4, a SYN
-    /// in SYN-RECEIVED). To be sent ahead of that SYN. Early data is lost with it, which only a
-    /// client that has aborted this connection can have made happen.
-    /// Does nothing unless the client has proven that it meant this handshake.
+    /// in SYN-RECEIVED). To be sent ahead of that SYN. Does nothing unless the client has aborted.
     pub fn abandon(&self, out: &mut Outbox) {
-        if self.proven {
+        if self.aborted {
             self.reset_server(self.start.client_isn.plus(1).get(), out);
         }
     }

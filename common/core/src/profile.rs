@@ -128,11 +128,12 @@ impl Uploads {
         self.count += 1;
     }
 
-    fn median(&self) -> u32 {
-        let mut sizes = self.recent;
-        let known = &mut sizes[..self.count.min(self.recent.len())];
-        known.sort_unstable();
-        known.get(known.len() / 2).copied().unwrap_or(0)
+    /// Tells whether at least a quarter of them is larger than `bytes`. A large upload loses
+    /// more than many small ones gain, so the majority does not decide.
+    fn often_exceed(&self, bytes: u32) -> bool {
+        let known = &self.recent[..self.count.min(self.recent.len())];
+        let large = known.iter().filter(|size| **size > bytes).count();
+        large > 0 && large * 4 >= known.len()
     }
 }
 
@@ -153,7 +154,7 @@ pub struct ProfileLimits {
     pub lifetime: Duration,
     /// How long after a refusal SYNs pass without even being learned from.
     pub refusal: Duration,
-    /// Median upload in bytes beyond which a destination is not spoofed.
+    /// Upload in bytes that is large: where a quarter of the last eight is, nothing is spoofed.
     pub large_upload: u32,
 }
 
@@ -211,7 +212,7 @@ impl Profiles {
         if now < profile.refused_until {
             return Outlook::RefusedLately;
         }
-        if profile.uploads.median() > self.limits.large_upload {
+        if profile.uploads.often_exceed(self.limits.large_upload) {
             return Outlook::LargeUploads;
         }
         match profile.knowledge {
@@ -357,10 +358,15 @@ mod tests {
             profiles.uploaded(&SERVER, 2_000_000);
         }
         assert_eq!(profiles.outlook(&SERVER, NOW), Outlook::LargeUploads);
-        for _ in 0..5 {
+        for _ in 0..6 {
             profiles.uploaded(&SERVER, 500);
+            assert_eq!(profiles.outlook(&SERVER, NOW), Outlook::LargeUploads);
         }
-        assert!(matches!(profiles.outlook(&SERVER, NOW), Outlook::Known(..)));
+        profiles.uploaded(&SERVER, 500);
+        assert!(matches!(profiles.outlook(&SERVER, NOW), Outlook::Known(..)), "one of eight");
+        profiles.uploaded(&SERVER, 300_000);
+        profiles.uploaded(&SERVER, 300_000);
+        assert_eq!(profiles.outlook(&SERVER, NOW), Outlook::LargeUploads, "two of eight");
     }
 
     #[test]

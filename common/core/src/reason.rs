@@ -36,6 +36,9 @@ reasons! {
         HeldTotalFull => "held_total_full",
         /// A repeated SYN of a handshake already under way.
         DuplicateSyn => "duplicate_syn",
+        /// An offer of another connection while its client still wants the handshake under way.
+        /// ClientNIC repeats it.
+        OfferTooEarly => "offer_too_early",
         /// The SYN-ACK that answers our own second SYN.
         RepeatedSynAck => "repeated_syn_ack",
         /// A segment from the server that fits no state of the handshake (RFC 9293 §3.10.7.3).

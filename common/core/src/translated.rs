@@ -10,7 +10,10 @@ use crate::time::Instant;
 use crate::translate::Translation;
 use crate::wire::segment::Segment;
 use crate::wire::tcp::{Flags, Tcp};
+use end::{End, Ending};
 use std::time::Duration;
+
+mod end;
 
 /// More bytes than any end has in flight when it closes: well above the largest default buffer.
 const LARGEST_FLIGHT: u32 = 64 << 20;
@@ -42,59 +45,13 @@ impl Stage {
     }
 }
 
-/// How far one end has come, as far as a bystander can tell: enough to know whether a FIN or RST
-/// is its own. One made up blindly hits neither number.
-#[derive(Debug, Clone, Copy)]
-struct End {
-    /// Whether the numbers mean anything yet: not before the first segment after a restart.
-    is_known: bool,
-    /// SND.NXT: behind the last byte it sent.
-    next: u32,
-    /// What it acknowledged last: the peer's RCV.NXT.
-    acknowledged: u32,
-    fin: bool,
-    /// It has reset the connection, or somebody has in its name.
-    reset: bool,
-}
-
-impl End {
-    fn new(next: u32, acknowledged: u32) -> Self {
-        Self { is_known: true, next, acknowledged, fin: false, reset: false }
-    }
-
-    fn unknown(fin: bool, reset: bool) -> Self {
-        Self { is_known: false, next: 0, acknowledged: 0, fin, reset }
-    }
-
-    fn sent(&mut self, tcp: &Tcp<'_>) {
-        let end = tcp.sequence().wrapping_add(tcp.sequence_length());
-        if !self.is_known || end.wrapping_sub(self.next) as i32 > 0 {
-            self.next = end;
-        }
-        if tcp.flags().contains(Flags::ACK) {
-            self.acknowledged = tcp.acknowledgement();
-            self.is_known = true;
-        }
-    }
-
-    /// What it acknowledged last.
-    fn acknowledged(&self) -> Option<u32> {
-        self.is_known.then_some(self.acknowledged)
-    }
-
-    /// Tells whether `sequence` is where this end would put a FIN or RST, given what the other
-    /// acknowledged, as far as known.
-    fn plausible(&self, sequence: u32, acknowledged: Option<u32>) -> bool {
-        (self.is_known && sequence == self.next) || acknowledged == Some(sequence)
-    }
-}
-
 /// What a segment did to its flow's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Life {
     /// Nothing: the flow goes on; the idle time begins anew.
     Goes(Duration),
-    /// It has ended with this segment; it is kept for so long and no longer.
+    /// It has ended with this segment, or was wrongly thought to have: it is kept for so long
+    /// from now on, whatever was said before.
     Ends(Duration),
 }
 
@@ -116,23 +73,28 @@ pub struct Translated {
 }
 
 impl Translated {
-    /// Begins with the real SYN-ACK `answer`, received at `now`; `extra_syns` counts the SYNs
-    /// sent beyond the first, each of which the server answers too.
+    /// Begins with the real SYN-ACK `answer`, received at `now`; `client_window_scale` is what
+    /// the SYN offered, 0 if nothing; `extra_syns` counts the SYNs sent beyond the first, each of
+    /// which the server answers too.
     pub fn new(
         translation: Translation,
         client_isn: Seq<Client>,
+        client_window_scale: u8,
         answer: SynAck,
         extra_syns: u8,
         limits: &Limits,
         now: Instant,
     ) -> Self {
         let (client, server) = (client_isn.plus(1).get(), translation.real_isn().plus(1).get());
+        // RFC 7323 §2.2: both windows are scaled, or none.
+        let scales = answer.options.window_scale.map_or((0, 0), |server| (client_window_scale, server));
         Self {
             translation,
             client_isn,
             answer,
-            client: End::new(client, server),
-            server: End::new(server, client),
+            // The SYN's window does not matter: the client's ACK comes before the server's data.
+            client: End::new(client, server, 0, scales.0),
+            server: End::new(server, client, answer.window.into(), scales.1),
             repeats: extra_syns,
             repeats_until: now + limits.repeated_syn_ack,
             is_doubtful: false,
@@ -251,7 +213,7 @@ impl Translated {
         if self.is_doubtful && self.server.is_known && tcp.acknowledgement() == self.server.next {
             self.is_doubtful = self.translation.hides_echo();
         }
-        let ending = Self::ending(&mut self.client, self.server.acknowledged(), &tcp);
+        let ending = self.client.sends(&tcp, &self.server, self.is_doubtful);
         self.life(ending, limits)
     }
 
@@ -278,48 +240,22 @@ impl Translated {
         if flags.contains(Flags::RST)
             && !flags.contains(Flags::ACK)
             && tcp.sequence() == promised
-            && !self.server.plausible(promised, self.client.acknowledged())
+            && !self.server.would_reset_at(promised, &self.client)
         {
             return Err(DropReason::ResetOfEarlyData);
         }
-        let ending = Self::ending(&mut self.server, self.client.acknowledged(), &tcp);
+        let ending = self.server.sends(&tcp, &self.client, self.is_doubtful);
         self.translation.server_to_client(segment);
         Ok(self.life(ending, limits))
-    }
-
-    fn ending(end: &mut End, acknowledged: Option<u32>, tcp: &Tcp<'_>) -> Ending {
-        let flags = tcp.flags();
-        let own = end.plausible(tcp.sequence(), acknowledged);
-        if flags.contains(Flags::RST) {
-            end.reset |= own;
-            return if own { Ending::Reset } else { Ending::None };
-        }
-        // Who has reset a connection sends nothing else: the reset was forged, or overtook this.
-        if std::mem::take(&mut end.reset) {
-            end.sent(tcp);
-            return Ending::Revived;
-        }
-        let fin = flags.contains(Flags::FIN) && (own || !end.is_known) && !end.fin;
-        end.fin |= fin;
-        end.sent(tcp);
-        if fin { Ending::Fin } else { Ending::None }
     }
 
     fn life(&mut self, ending: Ending, limits: &Limits) -> Life {
         match ending {
             Ending::Reset => Life::Ends(limits.reset),
-            // Kept for a while; the next segment shows whether it goes on.
-            Ending::Revived => Life::Ends(limits.closed),
+            Ending::Revived => Life::Ends(if self.has_ended() { limits.closed } else { limits.idle }),
             Ending::Fin if self.has_ended() => Life::Ends(limits.closed),
             _ if self.has_ended() => Life::Goes(Duration::ZERO),
             _ => Life::Goes(limits.idle),
         }
     }
-}
-
-enum Ending {
-    None,
-    Fin,
-    Reset,
-    Revived,
 }

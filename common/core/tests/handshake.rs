@@ -102,8 +102,7 @@ fn dues(opening: &mut Opening) -> Vec<u64> {
 }
 
 fn prove(opening: &mut Opening) {
-    let data = Seg::from_client(ACK, C.wrapping_add(1), S.wrapping_add(1)).bytes();
-    opening.hold(&data, Offload::default()).unwrap();
+    hold(opening, &Seg::from_client(ACK, C.wrapping_add(1), S.wrapping_add(1)));
 }
 
 #[test]
@@ -123,6 +122,12 @@ fn one_repeat_until_the_client_has_proven_itself() {
     assert!(late.on_timer(ms(200), &Limits::default(), &mut Outbox::new()));
     prove(&mut late);
     assert_eq!(dues(&mut late), [600, 1400, 3000, 6200, 15_000]);
+}
+
+fn hold(opening: &mut Opening, segment: &Seg) {
+    let mut bytes = segment.bytes();
+    let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+    opening.hold(&Segment::parse(&mut packet).unwrap(), Offload::default()).unwrap();
 }
 
 #[test]
@@ -160,9 +165,9 @@ fn what_is_held_is_released_in_order_and_smaller_than_the_servers_mss() {
     let mut opening = opening(&mut out);
     let from_client =
         |flags, seq: u32| Seg::from_client(flags, C.wrapping_add(seq), S.wrapping_add(1)).ts(1, 9);
-    opening.hold(&from_client(ACK, 1).bytes(), Offload::default()).unwrap();
-    opening.hold(&from_client(ACK | PSH, 1).payload(&[1; 1400]).bytes(), Offload::default()).unwrap();
-    opening.hold(&from_client(RST | ACK, 1401).bytes(), Offload::default()).unwrap();
+    hold(&mut opening, &from_client(ACK, 1));
+    hold(&mut opening, &from_client(ACK | PSH, 1).payload(&[1; 1400]));
+    hold(&mut opening, &from_client(RST | ACK, 1401));
     out.clear();
     let options = SynOptions { mss: Some(1000), ..linux(5000, 1) };
     let answer = SynAck { options, window: 1000, ecn: false };
@@ -182,8 +187,7 @@ fn what_is_held_is_released_in_order_and_smaller_than_the_servers_mss() {
 fn an_old_connection_is_reset_no_more_often_than_a_syn_is_repeated() {
     let (limits, mut out) = (Limits::default(), Outbox::new());
     let mut opening = opening(&mut out);
-    let data = Seg::from_client(ACK, C.wrapping_add(1), S.wrapping_add(1)).bytes();
-    opening.hold(&data, Offload::default()).unwrap();
+    hold(&mut opening, &Seg::from_client(ACK, C.wrapping_add(1), S.wrapping_add(1)));
     let times = (0..100).filter(|n| opening.clear_old_connection(*n, &limits, &mut out)).count();
     assert_eq!(times, usize::from(limits.syn_repeats));
     // What it still had under way is not answered at all.

@@ -33,7 +33,7 @@ fn flow() -> Translated {
         client_window_scale: 0,
     };
     let (translation, _) = Translation::new(agreement, false).unwrap();
-    Translated::new(translation, Seq::new(C), answer, 0, &Limits::default(), ms(0))
+    Translated::new(translation, Seq::new(C), 0, answer, 0, &Limits::default(), ms(0))
 }
 
 /// Sequence numbers count from the ISN, `ack` from the other end's, as its sender knows it.
@@ -192,8 +192,60 @@ fn an_end_that_goes_on_after_its_reset_was_not_reset() {
         let other = if to == ToServer { ToClient } else { ToServer };
         assert_eq!(give(&mut flow, other, ACK, peer, own, 10), Life::Goes(Duration::ZERO));
         assert!(flow.has_ended());
-        assert_eq!(give(&mut flow, to, ACK, own, peer + 10, 10), Life::Ends(Limits::default().closed));
+        assert_eq!(give(&mut flow, to, ACK, own, peer + 10, 10), Life::Ends(Limits::default().idle));
         assert!(!flow.has_ended());
         assert_eq!(give(&mut flow, to, ACK, own + 10, peer + 10, 10), goes());
+    }
+}
+
+/// Numbers that somebody far away would try: everywhere, at the edges of windows, at the wrap.
+fn guesses() -> impl Iterator<Item = u32> {
+    let spread = (0..200).map(|n: u32| n.wrapping_mul(0x9e37_79b9));
+    let around = [0u32, 1 << 16, 1 << 17, 64 << 20, 1 << 30, 1 << 31].into_iter();
+    spread.chain(around.flat_map(|n| [n, n.wrapping_neg(), n.wrapping_sub(1)]))
+}
+
+#[test]
+fn what_is_made_up_blindly_does_not_move_an_end() {
+    for to in [ToServer, ToClient] {
+        let (own, peer) = if to == ToServer { (101, 201) } else { (201, 101) };
+        for guess in guesses() {
+            let mut flow = talked();
+            // Right in one number is not enough.
+            for (seq, ack) in [(own, guess), (guess, peer), (guess, guess)] {
+                let accepted = (seq.wrapping_sub(own) as i32).unsigned_abs() <= 66_036
+                    && peer.wrapping_sub(ack) <= 64 << 20;
+                if accepted {
+                    continue;
+                }
+                give(&mut flow, to, ACK, seq, ack, 100);
+                give(&mut flow, to, RST, seq.wrapping_add(100), 0, 0);
+                assert!(!flow.has_ended(), "{to:?} {seq} {ack}");
+            }
+        }
+    }
+}
+
+#[test]
+fn data_behind_a_fin_shows_that_it_was_forged() {
+    let mut flow = talked();
+    assert_eq!(give(&mut flow, ToServer, FIN | ACK, 101, 201, 0), goes());
+    assert_eq!(give(&mut flow, ToClient, FIN | ACK, 201, 101, 0), Life::Ends(Limits::default().closed));
+    assert_eq!(give(&mut flow, ToServer, ACK, 101, 201, 50), Life::Ends(Limits::default().idle));
+    assert_eq!(give(&mut flow, ToServer, ACK, 151, 201, 0), goes());
+    assert!(!flow.has_ended());
+    assert_eq!(flow.upload(), None);
+    assert_eq!(give(&mut flow, ToServer, FIN | ACK, 151, 202, 0), Life::Ends(Limits::default().closed));
+    assert_eq!(flow.upload(), Some(150));
+}
+
+#[test]
+fn a_fin_counts_wherever_its_window_is_and_not_beyond() {
+    // 500 bytes are open, and a window promised by a SYN-ACK is at most 65,535 wider.
+    for (seq, counts) in [(201, true), (701, true), (65_000, true), (80_000, false)] {
+        let mut flow = talked();
+        give(&mut flow, ToServer, FIN | ACK, 101, 201, 0);
+        let life = give(&mut flow, ToClient, FIN | ACK, seq, 101, 0);
+        assert_eq!(life == Life::Ends(Limits::default().closed), counts, "{seq}");
     }
 }

@@ -49,7 +49,7 @@ impl ServerNic {
             Some(Flow::Translated { flow, .. }) if !flow.has_ended() => {
                 self.translate_client(now, key, segment, offload)
             }
-            Some(Flow::Opening(opening)) if opening.owns(&segment.tcp()) => {
+            Some(Flow::Opening { opening, .. }) if opening.owns(&segment.tcp()) => {
                 self.hold(key, &segment, offload).into()
             }
             Some(Flow::Orphan(orphan)) if orphan.owns(&segment.tcp()) => {
@@ -58,7 +58,7 @@ impl ServerNic {
                     Err(reason) => self.gateway.drop(reason).into(),
                 }
             }
-            Some(Flow::Opening(_) | Flow::Orphan(_)) => self.gateway.pass(PassReason::NoFlow).into(),
+            Some(Flow::Opening { .. } | Flow::Orphan(_)) => self.gateway.pass(PassReason::NoFlow).into(),
             ended_or_none => {
                 if let Some(Flow::Translated { flow, .. }) = ended_or_none
                     && flow.is_afterthought(&segment.tcp())
@@ -78,7 +78,7 @@ impl ServerNic {
         let opening = self.flows.get_mut(&key).and_then(|entry| entry.value.opening_mut());
         let Some(opening) = opening else { return Verdict::Forward };
         let proven = opening.is_proven();
-        let held = opening.hold(segment.bytes(), offload);
+        let held = opening.hold(segment, offload);
         if !proven {
             // Now it is worth more patience, and what was put off may be due at once.
             let due = opening.due(&self.limits);
@@ -161,9 +161,13 @@ impl ServerNic {
                 self.counters().pass(PassReason::RivalSyn);
             }
             Some(Flow::Translated { .. }) => {}
+            Some(Flow::Opening { opening, rival: slot }) if opening.outlives(rival.isn) => {
+                *slot = Some(rival);
+                self.counters().pass(PassReason::RivalSyn);
+            }
             Some(_) | None => {
-                if let Some(Flow::Opening(abandoned)) = self.remove(&key) {
-                    abandoned.abandon(out);
+                if let Some(Flow::Opening { opening, .. }) = self.remove(&key) {
+                    opening.abandon(out);
                 }
                 if let Some(key_id) = rival.probe {
                     let probed = Flow::Probed(Probe { isn: rival.isn, key: key_id });
@@ -186,8 +190,11 @@ impl ServerNic {
         out: &mut Outbox,
     ) -> Verdict {
         match self.flows.get_mut(&key).map(|entry| &mut entry.value) {
-            Some(Flow::Opening(opening)) if opening.start().client_isn == isn => {
+            Some(Flow::Opening { opening, .. }) if opening.start().client_isn == isn => {
                 return self.gateway.drop(DropReason::DuplicateSyn);
+            }
+            Some(Flow::Opening { opening, .. }) if opening.is_wanted() => {
+                return self.gateway.drop(DropReason::OfferTooEarly);
             }
             Some(Flow::Translated { flow, .. }) if flow.client_isn() == isn => {
                 let (answer, promised) = (*flow.answer(), flow.translation().promised_isn());
@@ -197,6 +204,9 @@ impl ServerNic {
             }
             Some(Flow::Translated { successor: Some(next), .. }) if next.start().client_isn == isn => {
                 return self.gateway.drop(DropReason::DuplicateSyn);
+            }
+            Some(Flow::Translated { successor: Some(next), .. }) if next.is_wanted() => {
+                return self.gateway.drop(DropReason::OfferTooEarly);
             }
             _ => {}
         }
@@ -243,8 +253,8 @@ impl ServerNic {
                 self.counters().event(Event::FlowReplaced);
                 Held::new(&self.budget)
             }
-            Some(Flow::Opening(abandoned)) => {
-                abandoned.abandon(out);
+            Some(Flow::Opening { opening, .. }) => {
+                opening.abandon(out);
                 Held::new(&self.budget)
             }
             _ => Held::new(&self.budget),
@@ -256,7 +266,7 @@ impl ServerNic {
         let opening = Opening::begin(start, held, now, out);
         let due = opening.due(&self.limits);
         // There is room: it was just looked.
-        let _ = self.insert(key, Flow::Opening(Box::new(opening)), due);
+        let _ = self.insert(key, Flow::Opening { opening: Box::new(opening), rival: None }, due);
         Verdict::Taken
     }
 

@@ -7,7 +7,7 @@
 //! | none | Opening | Probed | pass | verified: Orphan | pass | pass |
 //! | Orphan | Opening | Probed | pass | held | pass | pass |
 //! | Probed | Opening | Probed | forgotten | verified: Orphan | confirm added | forgotten |
-//! | Opening | same ISN: dropped | Probed | forgotten | held | Translated | refused |
+//! | Opening | same ISN: dropped; else waits | rival | rival | held | Translated, or rival's: replaced | refused |
 //! | Translated | same ISN: confirm; else successor | rival | rival | translated | rival's: replaced | translated |
 
 mod client;
@@ -123,7 +123,7 @@ impl ServerNic {
             return Some(*opening);
         }
         match self.remove(&key)? {
-            Flow::Opening(opening) => Some(*opening),
+            Flow::Opening { opening, .. } => Some(*opening),
             _ => None,
         }
     }

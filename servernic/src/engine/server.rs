@@ -33,13 +33,16 @@ impl ServerNic {
                 let probe = *probe;
                 self.answer_probe(key, probe, &segment, out)
             }
-            Flow::Opening(opening) => {
-                if !segment.checksum_ok() {
-                    return self.gateway.drop(DropReason::StraySegment);
-                }
-                let reply = opening.judge(&segment.tcp());
-                self.reply(now, key, reply, out)
+            Flow::Opening { .. } if !segment.checksum_ok() => self.gateway.drop(DropReason::StraySegment),
+            Flow::Opening { rival: Some(rival), .. } if rival.is_answered_by(&segment.tcp()) => {
+                let rival = *rival;
+                self.plain_syn_wins(now, key, rival, &segment, out)
             }
+            Flow::Opening { opening, rival } => match opening.judge(&segment.tcp()) {
+                // What the rival has provoked: if its sender is the client, it clears the way.
+                Reply::Stray if rival.is_some() => self.gateway.pass(PassReason::RivalSyn),
+                reply => self.reply(now, key, reply, out),
+            },
             Flow::Translated { successor: Some(next), .. }
                 if segment.checksum_ok() && is_for(next, &segment) =>
             {
@@ -47,9 +50,7 @@ impl ServerNic {
                 self.reply(now, key, reply, out)
             }
             Flow::Translated { rival: Some(rival), .. } if rival.is_answered_by(&segment.tcp()) => {
-                // The server accepts the newer connection, so the older one is no more.
                 let rival = *rival;
-                self.counters().event(Event::FlowReplaced);
                 self.plain_syn_wins(now, key, rival, &segment, out)
             }
             Flow::Translated { flow, .. } => match flow.server_segment(&mut segment, &self.limits, now) {
@@ -63,6 +64,7 @@ impl ServerNic {
         }
     }
 
+    /// The server accepts the newer connection, so the older one is no more.
     fn plain_syn_wins(
         &mut self,
         now: Instant,
@@ -72,6 +74,7 @@ impl ServerNic {
         out: &mut Outbox,
     ) -> Verdict {
         self.remove(&key);
+        self.counters().event(Event::FlowReplaced);
         let Some(key_id) = rival.probe else { return self.gateway.pass(PassReason::NoFlow) };
         let probe = Probe { isn: rival.isn, key: key_id };
         // The table has just lost a flow.

@@ -1,0 +1,128 @@
+//! How far one end of a translated flow has come, as far as a bystander can tell.
+
+use super::LARGEST_FLIGHT;
+use crate::wire::tcp::{Flags, Tcp};
+
+/// How far beyond the window that its peer told us an end may send: it may have been promised
+/// another one, of a SYN-ACK at most, which is never scaled (RFC 7323 §2.2).
+const PROMISED_WINDOW: u32 = 1 << 16;
+
+/// Largest shift of a window (RFC 7323 §2.3).
+const LARGEST_SCALE: u8 = 14;
+
+/// Enough to know whether a segment is an end's own. Only what its peer would accept counts
+/// (RFC 9293 §3.10.7.4, RFC 5961), so that what is made up blindly changes nothing here either.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct End {
+    /// Whether the numbers mean anything yet: not before the first segment after a restart.
+    pub(super) is_known: bool,
+    /// SND.NXT: behind the last byte it sent, or behind its FIN.
+    pub(super) next: u32,
+    /// The most it has acknowledged: its RCV.NXT.
+    acknowledged: u32,
+    /// The right edge of the window that it has opened furthest: RCV.NXT + RCV.WND.
+    edge: u32,
+    /// Left shift of its window field.
+    scale: u8,
+    /// It has sent its FIN.
+    pub(super) fin: bool,
+    /// It has reset the connection, or somebody has in its name.
+    pub(super) reset: bool,
+}
+
+/// What a segment of an end did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It ended nothing.
+    None,
+    /// It is the end's first FIN.
+    Fin,
+    /// It resets the connection.
+    Reset,
+    /// An end that was thought to have ended has something new to say.
+    Revived,
+}
+
+impl End {
+    /// Begins behind its SYN, with a `window` in bytes; later ones come shifted by `scale`.
+    pub(super) fn new(next: u32, acknowledged: u32, window: u32, scale: u8) -> Self {
+        let (edge, scale) = (acknowledged.wrapping_add(window), scale.min(LARGEST_SCALE));
+        Self { is_known: true, next, acknowledged, edge, scale, fin: false, reset: false }
+    }
+
+    /// Begins without knowing how far it has come, nor the scale of its window.
+    pub(super) fn unknown(fin: bool, reset: bool) -> Self {
+        let scale = LARGEST_SCALE;
+        Self { is_known: false, next: 0, acknowledged: 0, edge: 0, scale, fin, reset }
+    }
+
+    /// Takes note of a segment that this end sent to `peer`. While nothing shows that what is
+    /// known of the two is right, each segment counts more than all before it.
+    pub(super) fn sends(&mut self, tcp: &Tcp<'_>, peer: &Self, is_doubtful: bool) -> Ending {
+        if tcp.flags().contains(Flags::RST) {
+            let own = self.would_reset_at(tcp.sequence(), peer);
+            self.reset |= own;
+            return if own { Ending::Reset } else { Ending::None };
+        }
+        if is_doubtful && tcp.flags().contains(Flags::ACK) {
+            self.is_known = false;
+        } else if !peer.accepts(tcp) {
+            return Ending::None;
+        }
+        let (finished, next) = (self.fin, self.next);
+        self.advance(tcp);
+        // Who has ended has nothing new to say: then the RST or FIN was forged.
+        let goes_on = self.next != next || (finished && !self.fin);
+        if goes_on && (std::mem::take(&mut self.reset) || (finished && !self.fin)) {
+            return Ending::Revived;
+        }
+        if self.fin && !finished { Ending::Fin } else { Ending::None }
+    }
+
+    /// Tells whether `sequence` is where this end would put an RST: behind what it sent, or, in
+    /// answer to a segment, where the other stands.
+    pub(super) fn would_reset_at(&self, sequence: u32, peer: &Self) -> bool {
+        (self.is_known && sequence == self.next) || (peer.is_known && sequence == peer.acknowledged)
+    }
+
+    /// Tells whether this end would accept a segment with these numbers.
+    fn accepts(&self, tcp: &Tcp<'_>) -> bool {
+        if !tcp.flags().contains(Flags::ACK) || !self.is_known {
+            return false;
+        }
+        let first = tcp.sequence().wrapping_sub(self.acknowledged) as i32;
+        let is_new = first.saturating_add_unsigned(tcp.sequence_length()) >= 0;
+        let room = self.edge.wrapping_sub(self.acknowledged).saturating_add(PROMISED_WINDOW);
+        let fits = i64::from(first) <= i64::from(room);
+        // RFC 5961 §5: nothing acknowledges what has not been sent, nor what is long past.
+        is_new && fits && self.next.wrapping_sub(tcp.acknowledgement()) <= LARGEST_FLIGHT
+    }
+
+    /// Moves forward by a segment that the peer would accept.
+    fn advance(&mut self, tcp: &Tcp<'_>) {
+        let last = tcp.sequence().wrapping_add(tcp.payload().len() as u32);
+        let behind = tcp.sequence().wrapping_add(tcp.sequence_length());
+        let edge = tcp.acknowledgement().wrapping_add(u32::from(tcp.window()) << self.scale);
+        if !self.is_known {
+            (self.next, self.acknowledged, self.edge) = (behind, tcp.acknowledgement(), edge);
+            self.is_known = true;
+        } else if self.fin && !tcp.payload().is_empty() && !is_before(last, self.next) {
+            // Who has more to say has not said goodbye.
+            self.fin = false;
+        }
+        self.fin |= tcp.flags().contains(Flags::FIN);
+        forward(&mut self.next, behind);
+        forward(&mut self.acknowledged, tcp.acknowledgement());
+        forward(&mut self.edge, edge);
+    }
+}
+
+fn is_before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
+}
+
+fn forward(from: &mut u32, to: u32) {
+    if is_before(*from, to) {
+        *from = to;
+    }
+}
