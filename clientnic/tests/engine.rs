@@ -437,7 +437,7 @@ fn a_newer_paired_handshake_leaves_the_abandoned_one_to_the_server_nic() {
 fn a_blind_syn_does_not_end_a_handshake() {
     for paired in [true, false] {
         let mut nic = taught(Mode::Auto, paired);
-        let mut blind = |nic: &mut ClientNic| give(nic, ms(101), &syn(D.wrapping_add(0x1234_5678)));
+        let blind = |nic: &mut ClientNic| give(nic, ms(101), &syn(D.wrapping_add(0x1234_5678)));
         give(&mut nic, ms(100), &syn(D));
         assert_eq!(blind(&mut nic).len(), 1, "passes, unspoofed");
         give(&mut nic, ms(101), &request(D));
