@@ -17,6 +17,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::offer;
 use crate::service::{Direction, Services};
 
 /// Why a packet is ours.
@@ -59,6 +60,30 @@ pub fn claims(services: &Services, packet: &[u8]) -> Option<Claim> {
         _ => None,
     }
 }
+
+/// Tells whether a claimed `packet` is a SYN towards a service that no NIC has signed, which is
+/// all that a flood of SYNs is made of. While one lasts the kernel forwards these by itself: the
+/// guard lets them through and the capture leaves them out, each by a rule that says the same as
+/// this function. (Behind IPv6 extension headers they are claimed as ever.)
+pub fn is_unsigned_syn(services: &Services, packet: &[u8]) -> bool {
+    let Some(Claim::Tcp(Direction::ToServer)) = claims(services, packet) else { return false };
+    let Some(outer) = Outer::read(packet).filter(|outer| outer.transport == 40 || !outer.source.is_ipv6())
+    else {
+        return false;
+    };
+    let segment = packet.get(outer.transport..).unwrap_or_default();
+    let (Some(length), Some(flags)) = (segment.get(12), segment.get(13)) else { return false };
+    if flags & SYN_AND_KIN != SYN {
+        return false;
+    }
+    let options = segment.get(TCP_HEADER..TCP_HEADER + offer::PREFIX.len());
+    length >> 4 == 5 || options.is_some_and(|first| first != offer::PREFIX)
+}
+
+/// The control bits that together make a segment a SYN: FIN, SYN, RST, ACK (RFC 9293 §3.1).
+pub const SYN_AND_KIN: u8 = 0x17;
+/// The SYN bit.
+pub const SYN: u8 = 0x02;
 
 const HOP_BY_HOP: u8 = 0;
 const ICMP: u8 = 1;

@@ -20,6 +20,8 @@ use std::hash::Hasher;
 /// Length of the option in bytes.
 pub const LENGTH: usize = 20;
 const EXPERIMENT_ID: [u8; 2] = [0x5a, 0x52];
+/// What the option begins with. NICs put it in front of all other options.
+pub const PREFIX: [u8; 4] = [kind::EXPERIMENT, LENGTH as u8, EXPERIMENT_ID[0], EXPERIMENT_ID[1]];
 const VERSION: u8 = 1;
 const NO_WINDOW_SCALE: u8 = 15;
 const MAC_AT: usize = 12;

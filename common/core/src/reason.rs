@@ -161,6 +161,34 @@ reasons! {
     }
 }
 
+impl PassReason {
+    /// Tells whether it says of a SYN that nothing was done for it.
+    pub const fn is_of_syn(self) -> bool {
+        match self {
+            Self::ModeOff
+            | Self::Learning
+            | Self::UnknownOption
+            | Self::SynPayload
+            | Self::OddSyn
+            | Self::AccurateEcn
+            | Self::NoOptionSpace
+            | Self::RefusedLately
+            | Self::Unpaired
+            | Self::LargeUploads
+            | Self::FlowTableFull
+            | Self::PendingFull
+            | Self::HalfOpenFull
+            | Self::RivalSyn => true,
+            Self::MalformedTcp
+            | Self::Fragment
+            | Self::NoFlow
+            | Self::ProfileTableFull
+            | Self::IcmpNoFlow
+            | Self::IcmpMalformed => false,
+        }
+    }
+}
+
 /// Counters of one engine. Writers add; readers may read at any time from any thread.
 #[derive(Debug, Default)]
 pub struct Counters {

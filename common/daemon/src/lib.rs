@@ -29,6 +29,7 @@
 //! | 77 | a capability is missing; the message names it |
 //! | 78 | the configuration is wrong: interface, service, key file or state folder |
 
+mod bypass;
 mod cli;
 mod failure;
 mod forwarding;

@@ -27,7 +27,9 @@ use rtt0_netio::worker::{Worker, WorkerHandle, WorkerOptions};
 use sd_notify::NotifyState;
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 
+use crate::bypass::{self, SynBypass};
 use crate::failure::Failure;
 use crate::forwarding;
 use crate::key_file::{self, KeyFileError};
@@ -57,21 +59,22 @@ where
 {
     let failed = |action| move |source| Failure::Control { action, source };
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build()
         .map_err(failed("start the control plane"))?;
     let entered = runtime.enter();
     // Before anything is changed, so that no signal is missed that should undo it.
     let signals = Signals::watch().map_err(failed("watch signals"))?;
-    let (service, worker) = Service::start(program, setup, make_engine)?;
+    let (mut service, worker) = Service::start(program, setup, make_engine)?;
     drop(entered);
-    let end = runtime.block_on(wait(signals, &service, &worker)).map_err(failed("wait for signals"));
+    let end = runtime.block_on(wait(signals, &mut service, &worker)).map_err(failed("wait for signals"));
     service.stop(worker, end)
 }
 
 /// What is in place besides the worker while the daemon serves.
 struct Service {
     guard: Guard,
+    bypass: SynBypass,
     counters: Arc<Counters>,
     key_file: Option<PathBuf>,
 }
@@ -113,6 +116,7 @@ impl Service {
             .iter()
             .map(|interface| Capture::open(interface, &setup.services, &CaptureOptions::default()))
             .collect::<Result<Vec<_>, _>>()?;
+        let switches = captures.iter().map(|capture| capture.bypass(&setup.services)).collect();
         let emitter = Emitter::open()?;
         let guard = Guard::install(&interfaces, &setup.services, EMIT_MARK)?;
         let rules: Vec<String> = setup.services.rules().iter().map(ToString::to_string).collect();
@@ -130,7 +134,8 @@ impl Service {
             "ready"
         );
         notify(NotifyState::Ready);
-        Ok((Self { guard, counters, key_file: setup.key_file }, worker))
+        let bypass = SynBypass::new(switches, Arc::clone(&counters));
+        Ok((Self { guard, bypass, counters, key_file: setup.key_file }, worker))
     }
 
     /// Reads the key file again. If it can't be used the old keys stay.
@@ -156,6 +161,7 @@ impl Service {
         if let Ok(End::Signal(name)) = end {
             tracing::info!(signal = name, "stopping");
         }
+        self.bypass.report(&mut self.guard);
         let guarded = self.guard.dropped();
         drop(self.guard);
         worker.stop();
@@ -207,14 +213,17 @@ impl Signals {
 }
 
 /// Waits for a signal to end or for the worker's end, whichever comes first.
-async fn wait(mut signals: Signals, service: &Service, worker: &WorkerHandle) -> io::Result<End> {
+async fn wait(mut signals: Signals, service: &mut Service, worker: &WorkerHandle) -> io::Result<End> {
     // A pipe that hangs up when the worker has ended.
     let ended = Receiver::from_owned_fd(worker.as_fd().try_clone_to_owned()?)?;
+    let mut look = tokio::time::interval(bypass::PERIOD);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return Ok(End::Signal("SIGTERM")),
             _ = signals.interrupt.recv() => return Ok(End::Signal("SIGINT")),
             _ = signals.hangup.recv() => service.reload(worker),
+            _ = look.tick() => service.bypass.look(&mut service.guard),
             ready = ended.readable() => return ready.map(|_| End::WorkerEnded),
         }
     }

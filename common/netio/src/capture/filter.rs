@@ -21,6 +21,7 @@ use std::net::IpAddr;
 
 use libc::sock_filter;
 use rtt0_core::service::{Service, Services};
+use rtt0_core::{claim, offer};
 
 /// Largest program the kernel takes, in instructions (`BPF_MAXINSNS`).
 const MAX_INSTRUCTIONS: usize = 4096;
@@ -46,6 +47,11 @@ const JUMP_IF_EQUAL: u16 = 0x15;
 const JUMP_IF_GREATER: u16 = 0x25;
 const JUMP_IF_NOT_LESS: u16 = 0x35;
 const JUMP_IF_ANY_BIT: u16 = 0x45;
+const JUMP: u16 = 0x05;
+const LOAD_WORD_INDEXED: u16 = 0x40;
+const LOAD_LENGTH: u16 = 0x80;
+const SUBTRACT_X: u16 = 0x1c;
+const LOAD_X: u16 = 0x01;
 const RETURN: u16 = 0x06;
 
 const IPV4: u32 = libc::ETH_P_IP as u32;
@@ -101,14 +107,27 @@ impl Program {
     /// The rules need more instructions than the kernel takes (about 290 IPv4 rules or 120 rules
     /// with full IPv6 addresses).
     pub fn new(services: &Services, link_header: u32) -> Result<Self, TooManyRules> {
+        Self::with(services, link_header, false)
+    }
+
+    /// Makes the program that leaves out unsigned SYNs towards a service, which the kernel then
+    /// forwards by itself ([`rtt0_core::claim::is_unsigned_syn`]).
+    ///
+    /// # Errors
+    /// As [`Program::new`], at two thirds of the rules.
+    pub fn without_unsigned_syns(services: &Services, link_header: u32) -> Result<Self, TooManyRules> {
+        Self::with(services, link_header, true)
+    }
+
+    fn with(services: &Services, link_header: u32, bypass: bool) -> Result<Self, TooManyRules> {
         let mut program = Self { instructions: Vec::new() };
         program.instructions.push(load(LOAD_BYTE, AD_PKTTYPE));
         program.require_equal(PACKET_HOST);
 
         let of_version =
             |v4: bool| services.rules().iter().filter(move |s| s.prefix.address().is_ipv4() == v4);
-        let v6 = ipv6(of_version(false), link_header);
-        let v4 = ipv4(of_version(true), link_header);
+        let v6 = ipv6(of_version(false), link_header, bypass);
+        let v4 = ipv4(of_version(true), link_header, bypass);
         program.section(IPV4, v4);
         program.section(IPV6, v6);
         program.reject();
@@ -129,10 +148,42 @@ impl Program {
     fn section(&mut self, protocol: u32, body: Self) {
         self.instructions.push(load(LOAD_HALF, AD_PROTOCOL));
         self.instructions.push(jump(JUMP_IF_EQUAL, protocol, 1, 0));
-        // A body may be longer than a conditional jump can span; this one has 32 bits.
+        self.skippable(body);
+    }
+
+    /// Appends a jump over `body`, and `body`.
+    fn skippable(&mut self, body: Self) {
+        // It may be longer than a conditional jump can span; this one has 32 bits.
         let length = u32::try_from(body.instructions.len()).unwrap_or(u32::MAX);
-        self.instructions.push(sock_filter { code: 0x05, jt: 0, jf: 0, k: length });
+        self.instructions.push(sock_filter { code: JUMP, jt: 0, jf: 0, k: length });
         self.instructions.extend(body.instructions);
+    }
+
+    /// Appends `body`, skipped unless the packet is an unsigned SYN. `header` says where the TCP
+    /// header begins, and X how much further.
+    fn unsigned_syn_section(&mut self, header: u32, body: Self) {
+        let signature = u32::from_be_bytes(offer::PREFIX);
+        let block = [
+            load(LOAD_BYTE_INDEXED, header + 13),
+            load(AND, claim::SYN_AND_KIN.into()),
+            jump(JUMP_IF_EQUAL, claim::SYN.into(), 0, ELSEWHERE),
+            load(LOAD_BYTE_INDEXED, header + 12),
+            load(AND, 0xf0),
+            // No options: nothing signs it. On to the last instruction of this block.
+            jump(JUMP_IF_EQUAL, 0x50, 5, 0),
+            // A load behind the end would refuse the packet.
+            load(LOAD_LENGTH, 0),
+            load(SUBTRACT_X, 0),
+            jump(JUMP_IF_NOT_LESS, header + 24, 0, ELSEWHERE),
+            load(LOAD_WORD_INDEXED, header + 20),
+            jump(JUMP_IF_EQUAL, signature, ELSEWHERE, 0),
+            load(JUMP, 1),
+        ];
+        let mut block = block.to_vec();
+        leave_to_end(&mut block);
+        self.instructions.extend(block);
+        // Whoever left the block comes here; who did not has jumped over this.
+        self.skippable(body);
     }
 
     fn accept(&mut self) {
@@ -203,8 +254,10 @@ fn leave_to_end(block: &mut [sock_filter]) {
     }
 }
 
-fn ipv4<'a>(services: impl Iterator<Item = &'a Service>, link_header: u32) -> Program {
+fn ipv4<'a>(services: impl Iterator<Item = &'a Service> + Clone, link_header: u32, bypass: bool) -> Program {
     let at = |offset| link_header + offset;
+    let destination = End { address: at(16), port: Port::Indexed(at(2)) };
+    let source = End { address: at(12), port: Port::Indexed(at(0)) };
     let mut program = Program { instructions: Vec::new() };
     // A fragment behind the first has no ports; the kernel forwards it as it is.
     program.instructions.push(load(LOAD_HALF, at(6)));
@@ -217,16 +270,21 @@ fn ipv4<'a>(services: impl Iterator<Item = &'a Service>, link_header: u32) -> Pr
     program.accept_if_any(&[3]);
     program.reject();
     program.require_equal(TCP);
+    if bypass {
+        program.unsigned_syn_section(at(0), only_from(services.clone(), source));
+    }
     for service in services {
-        program.accept_if_served(service, End { address: at(16), port: Port::Indexed(at(2)) });
-        program.accept_if_served(service, End { address: at(12), port: Port::Indexed(at(0)) });
+        program.accept_if_served(service, destination);
+        program.accept_if_served(service, source);
     }
     program.reject();
     program
 }
 
-fn ipv6<'a>(services: impl Iterator<Item = &'a Service>, link_header: u32) -> Program {
+fn ipv6<'a>(services: impl Iterator<Item = &'a Service> + Clone, link_header: u32, bypass: bool) -> Program {
     let at = |offset| link_header + offset;
+    let destination = End { address: at(24), port: Port::Absolute(at(42)) };
+    let source = End { address: at(8), port: Port::Absolute(at(40)) };
     let mut program = Program { instructions: Vec::new() };
     program.instructions.push(load(LOAD_BYTE, at(6)));
     program.accept_if_any(&EXTENSION_HEADERS);
@@ -235,10 +293,22 @@ fn ipv6<'a>(services: impl Iterator<Item = &'a Service>, link_header: u32) -> Pr
     program.accept_if_any(&[1, 2]);
     program.reject();
     program.require_equal(TCP);
-    for service in services {
-        program.accept_if_served(service, End { address: at(24), port: Port::Absolute(at(42)) });
-        program.accept_if_served(service, End { address: at(8), port: Port::Absolute(at(40)) });
+    if bypass {
+        program.instructions.push(load(LOAD_X, 0));
+        program.unsigned_syn_section(at(40), only_from(services.clone(), source));
     }
+    for service in services {
+        program.accept_if_served(service, destination);
+        program.accept_if_served(service, source);
+    }
+    program.reject();
+    program
+}
+
+/// Takes what comes from a service, and refuses the rest.
+fn only_from<'a>(services: impl Iterator<Item = &'a Service>, source: End) -> Program {
+    let mut program = Program { instructions: Vec::new() };
+    services.for_each(|service| program.accept_if_served(service, source));
     program.reject();
     program
 }

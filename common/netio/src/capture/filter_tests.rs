@@ -42,6 +42,7 @@ fn run(program: &Program, frame: &Frame) -> u32 {
         pc += 1;
         let (size, offset) = match instruction.code {
             LOAD_WORD => (4, k),
+            LOAD_WORD_INDEXED => (4, k + x),
             LOAD_HALF => (2, k),
             LOAD_BYTE => (1, k),
             LOAD_HALF_INDEXED => (2, k + x),
@@ -57,6 +58,9 @@ fn run(program: &Program, frame: &Frame) -> u32 {
         let mut branch = |taken: bool| pc += usize::from(if taken { instruction.jt } else { instruction.jf });
         match instruction.code {
             LOAD_X_HEADER_LENGTH => x = 4 * (loaded & 0xf),
+            LOAD_X => x = k,
+            LOAD_LENGTH => a = frame.bytes.len() as u32,
+            SUBTRACT_X => a = a.wrapping_sub(x),
             _ if size != 0 => a = loaded,
             AND => a &= k,
             JUMP_IF_EQUAL => branch(a == k),
@@ -275,4 +279,52 @@ fn many_rules_work_and_too_many_are_refused() {
 
     let error = Program::new(&Services::new((0..400).map(rule).collect(), Vec::new()), 14).unwrap_err();
     assert!(error.to_string().starts_with("400 service rules need"), "{error}");
+}
+
+/// Every truncation of SYNs and their kin, both directions: what is left out is what
+/// `is_unsigned_syn` says, and nothing else changes.
+#[test]
+fn leaves_out_unsigned_syns_and_nothing_else() {
+    let rules = ["10.1.2.0/24:443", "[fd00:1:2::/64]:443"];
+    let services = services(&rules);
+    let normal = Program::new(&services, 14).unwrap();
+    let bypass = Program::without_unsigned_syns(&services, 14).unwrap();
+    let mut left_out = 0;
+    let frames = [
+        tcp4(([10, 9, 9, 9], 50_000), ([10, 1, 2, 200], 443)),
+        tcp4(([10, 1, 2, 200], 443), ([10, 9, 9, 9], 50_000)),
+        tcp6(("fd09::1", 50_000), ("fd00:1:2::200", 443)),
+        tcp6(("fd00:1:2::200", 443), ("fd09::1", 50_000)),
+    ];
+    let signed = [253, 20, 0x5a, 0x52];
+    for frame in frames {
+        let tcp = if frame.protocol == IPV4 { 34 } else { 54 };
+        for flags in 0..=0xff_u8 {
+            for (words, options) in
+                [(5, signed), (6, signed), (6, [2, 4, 5, 0xb4]), (10, signed), (4, [1; 4])]
+            {
+                let mut bytes = frame.bytes[..tcp + 20].to_vec();
+                bytes.extend(options);
+                (bytes[tcp + 12], bytes[tcp + 13]) = (words << 4, flags);
+                for length in [tcp + 13, tcp + 14, tcp + 20, tcp + 23, tcp + 24] {
+                    let mut bytes = bytes[..length].to_vec();
+                    let ip_length = (length - 14) as u16;
+                    if tcp == 34 {
+                        bytes[16..18].copy_from_slice(&ip_length.to_be_bytes());
+                    } else {
+                        bytes[18..20].copy_from_slice(&(ip_length - 40).to_be_bytes());
+                    }
+                    let unsigned = claim::is_unsigned_syn(&services, &bytes[14..]);
+                    let frame = Frame::ethernet(bytes);
+                    let taken = run(&bypass, &frame);
+                    if claim::claims(&services, &frame.bytes[14..]).is_some() {
+                        assert_eq!(taken == 0, unsigned, "{:02x?}", frame.bytes);
+                        assert_eq!(run(&normal, &frame), KEEP_ALL);
+                    }
+                    left_out += usize::from(unsigned);
+                }
+            }
+        }
+    }
+    assert!(left_out > 100, "only {left_out} unsigned SYNs");
 }

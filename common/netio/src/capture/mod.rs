@@ -24,6 +24,7 @@ use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::service::Services;
 
 use crate::counters::IoCounters;
+pub use socket::Bypass;
 
 /// Most packets that one batch holds.
 pub const MAX_BATCH: usize = 64;
@@ -107,6 +108,8 @@ pub enum CaptureError {
 #[derive(Debug)]
 pub struct Capture {
     interface: String,
+    /// Length of the link header in bytes.
+    link_header: u32,
     socket: Socket,
     batch: Batch,
     /// Receiving has failed, as it does once when the interface goes down, and no packet has come
@@ -132,12 +135,26 @@ impl Capture {
         options: &CaptureOptions,
     ) -> Result<Self, CaptureError> {
         let socket = socket::PacketSocket::open(interface, services, options.receive_buffer)?;
+        let link_header = socket.link_header as u32;
         let batch = Batch::new(options.batch.clamp(1, MAX_BATCH));
         let socket = match options.backend {
             Backend::Mmsg => Socket::Mmsg(mmsg::Mmsg::start(socket)?),
             Backend::Pnet => Socket::Pnet(pnet::Pnet::start(socket)?),
         };
-        Ok(Self { interface: interface.to_owned(), socket, batch, failed: false })
+        Ok(Self { interface: interface.to_owned(), link_header, socket, batch, failed: false })
+    }
+
+    /// Returns what can make the capture leave out unsigned SYNs while it is in use elsewhere.
+    ///
+    /// # Errors
+    /// The descriptor can't be duplicated, or the services need too long a filter for that.
+    pub fn bypass(&self, services: &Services) -> Result<Bypass, CaptureError> {
+        let fd = self.as_fd().try_clone_to_owned().map_err(|source| CaptureError::System {
+            call: "fcntl(F_DUPFD_CLOEXEC)",
+            interface: self.interface.clone(),
+            source,
+        })?;
+        Bypass::new(fd, services, self.link_header)
     }
 
     /// Returns the interface's name.

@@ -76,6 +76,30 @@ impl PacketSocket {
     }
 }
 
+/// The filters of a capture: with and without unsigned SYNs towards services.
+#[derive(Debug)]
+pub struct Bypass {
+    fd: OwnedFd,
+    normal: Program,
+    without: Program,
+}
+
+impl Bypass {
+    pub(super) fn new(fd: OwnedFd, services: &Services, link_header: u32) -> Result<Self, CaptureError> {
+        let without = Program::without_unsigned_syns(services, link_header)?;
+        Ok(Self { fd, normal: Program::new(services, link_header)?, without })
+    }
+
+    /// Has the capture leave out unsigned SYNs ([`rtt0_core::claim::is_unsigned_syn`]), which the
+    /// kernel then has to forward, or no longer. setsockopt(SO_ATTACH_FILTER).
+    ///
+    /// # Errors
+    /// The kernel's; then nothing has changed.
+    pub fn set(&self, bypass: bool) -> io::Result<()> {
+        attach(&self.fd, if bypass { &self.without } else { &self.normal })
+    }
+}
+
 /// Switches a flag of SOL_PACKET, setsockopt(2).
 pub(super) fn set_option(fd: &impl AsFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = mem::size_of_val(&value) as libc::socklen_t;

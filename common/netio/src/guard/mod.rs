@@ -21,6 +21,9 @@
 //!    options (first byte 0x45), protocol 6 and fragment offset 0, or an IPv6 header with next
 //!    header 6.
 //!
+//! While a flood of SYNs lasts, unsigned ones are let through instead
+//! ([`Guard::bypass_unsigned_syns`]).
+//!
 //! "Present" means within the captured frame, link padding included. IPv6 extension headers are
 //! walked by the kernel as `claims` walks them. What is malformed is not dropped here: the
 //! kernel does that a step later, with its own counters.
@@ -152,6 +155,12 @@ impl Guard {
     ///
     /// [`GuardError::Refused`] if the kernel does not answer.
     pub fn dropped(&mut self) -> Result<Vec<Dropped>, GuardError> {
+        let mut rules = self.counted()?;
+        rules.retain(|rule| rule.chain != ruleset::BYPASS);
+        Ok(rules)
+    }
+
+    fn counted(&mut self) -> Result<Vec<Dropped>, GuardError> {
         let rules = netlink::list_rules(&mut self.socket, NETDEV, &self.table)
             .map_err(|source| GuardError::Refused { action: "list rules", source })?;
         Ok(rules
@@ -160,6 +169,34 @@ impl Guard {
                 rule.counter.map(|(packets, bytes)| Dropped { chain: rule.chain, packets, bytes })
             })
             .collect())
+    }
+
+    /// Lets the kernel forward unsigned SYNs towards services ([`rtt0_core::claim::is_unsigned_syn`])
+    /// by itself, or no longer. The capture has to leave them out then.
+    ///
+    /// # Errors
+    ///
+    /// [`GuardError::Refused`]; then nothing has changed.
+    pub fn bypass_unsigned_syns(&mut self, bypass: bool) -> Result<(), GuardError> {
+        let chain = c_string(ruleset::BYPASS)?;
+        let done = if bypass {
+            let rules = ruleset::bypass();
+            let messages = rules.each_ref().map(|rule| Message::Rule { chain: &chain, rule });
+            netlink::make(&mut self.socket, NETDEV, &self.table, &messages)
+        } else {
+            netlink::clear(&mut self.socket, NETDEV, &self.table, &chain)
+        };
+        done.map_err(|source| GuardError::Refused { action: "change the bypass of SYNs", source })
+    }
+
+    /// Reads how many SYNs have been let through since [`Guard::bypass_unsigned_syns`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Guard::dropped`].
+    pub fn bypassed(&mut self) -> Result<u64, GuardError> {
+        let rules = self.counted()?;
+        Ok(rules.iter().filter(|rule| rule.chain == ruleset::BYPASS).map(|rule| rule.packets).sum())
     }
 
     /// Makes the chains, then the hooks that lead to them, then asks the kernel what it has.

@@ -80,6 +80,19 @@ pub(super) fn remove(socket: &mut NetlinkSocket, family: u8, table: &CStr) -> Re
     })
 }
 
+/// Removes the rules of a chain; fails with ENOENT if there are none.
+pub(super) fn clear(
+    socket: &mut NetlinkSocket,
+    family: u8,
+    table: &CStr,
+    chain: &CStr,
+) -> Result<(), ReplyError> {
+    transact(socket, |batch| {
+        batch.request().op_delrule_do(&header(family)).encode().push_table(table).push_chain(chain);
+        Ok(())
+    })
+}
+
 /// A rule as the kernel lists it.
 pub(super) struct ListedRule {
     pub(super) chain: String,
@@ -216,6 +229,7 @@ fn encode_match<P: Pusher>(list: PushExprListAttrs<P>, condition: &Match) -> Pus
             compare(list, CmpOps::Lte, &high.to_be_bytes())
         }
         Match::Masked(field, mask, value) => masked(list, field, mask, value),
+        Match::Differs(field, value) => compare(load(list, field), CmpOps::Neq, value),
         Match::NoFragmentHeader => {
             let mut expression = list.nested_elem().push_name(c"exthdr");
             push_fragment_header_presence(expression.as_vec_mut());
@@ -315,9 +329,11 @@ fn encode_action<P: Pusher>(
     action: &Action,
 ) -> Result<PushExprListAttrs<P>, ReplyError> {
     let list = match action {
-        Action::CountedDrop => list.nested_elem().nested_data_counter().end_nested().end_nested(),
+        Action::CountedDrop | Action::CountedAccept => {
+            list.nested_elem().nested_data_counter().end_nested().end_nested()
+        }
         Action::Notrack => return Ok(list.nested_elem().push_name(c"notrack").end_nested()),
-        Action::Accept | Action::Goto(_) => list,
+        Action::Accept | Action::Goto(_) | Action::Jump(_) => list,
     };
     let verdict = list
         .nested_elem()
@@ -327,11 +343,14 @@ fn encode_action<P: Pusher>(
         .nested_verdict();
     let verdict = match action {
         Action::CountedDrop => verdict.push_code(VerdictCode::Drop as u32),
-        Action::Goto(chain) => {
+        Action::Goto(chain) | Action::Jump(chain) => {
+            let code = if matches!(action, Action::Goto(_)) { VerdictCode::Goto } else { VerdictCode::Jump };
             let chain = CString::new(*chain).map_err(std::io::Error::from)?;
-            verdict.push_code(VerdictCode::Goto as u32).push_chain(&chain)
+            verdict.push_code(code as u32).push_chain(&chain)
         }
-        Action::Accept | Action::Notrack => verdict.push_code(VerdictCode::Accept as u32),
+        Action::Accept | Action::CountedAccept | Action::Notrack => {
+            verdict.push_code(VerdictCode::Accept as u32)
+        }
     };
     Ok(verdict.end_nested().end_nested().end_nested().end_nested())
 }

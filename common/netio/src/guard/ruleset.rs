@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use rtt0_core::service::{Prefix, Service, Services};
+use rtt0_core::{claim, offer};
 
 /// Where a payload field's offset counts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub(super) enum Match {
     Between(Field, u16, u16),
     /// `field & mask == value`, bytes.
     Masked(Field, &'static [u8], &'static [u8]),
+    /// The bytes of `field` are not these.
+    Differs(Field, &'static [u8]),
     /// The packet reaches as far as the end of `field`: a load beyond the end never matches.
     Present(Field),
     /// The IPv6 packet has no fragment header.
@@ -58,12 +61,35 @@ pub(super) enum Match {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
     Accept,
+    /// Count, then accept.
+    CountedAccept,
     /// Count, then drop.
     CountedDrop,
+    /// Go through another chain, and on here unless that decides.
+    Jump(&'static str),
     /// Go on in another chain, never to return.
     Goto(&'static str),
     /// Keep connection tracking away.
     Notrack,
+}
+
+/// The chain that lets unsigned SYNs through while the kernel is to forward them; else empty.
+pub(super) const BYPASS: &str = "bypass";
+
+/// What is in that chain then: what [`rtt0_core::claim::is_unsigned_syn`] says. The first knows
+/// the SYN without options, since a load behind the end of a packet matches nothing.
+pub(super) fn bypass() -> [Rule; 2] {
+    const SYN: &[u8] = &[claim::SYN];
+    const KIN: &[u8] = &[claim::SYN_AND_KIN];
+    const SHORT: [&[u8]; 2] = [&[0xf0, claim::SYN_AND_KIN], &[0x50, claim::SYN]];
+    let rule = |matches| Rule { matches, action: Action::CountedAccept };
+    [
+        rule(vec![Match::Masked(transport(12, 2), SHORT[0], SHORT[1])]),
+        rule(vec![
+            Match::Masked(transport(13, 1), KIN, SYN),
+            Match::Differs(transport(20, 4), &offer::PREFIX),
+        ]),
+    ]
 }
 
 /// One rule: conditions, all of which must hold, and an action.
@@ -93,7 +119,7 @@ pub(super) struct Ruleset {
 
 impl Ruleset {
     pub(super) fn new(services: &Services, mark: u32) -> Self {
-        let mut chains = Vec::new();
+        let mut chains = vec![Chain { name: BYPASS, rules: Vec::new() }];
         let mut ingress = Vec::new();
         for version in [&V4, &V6] {
             if services.rules().iter().any(|service| version.owns(service.prefix.address())) {
@@ -146,6 +172,8 @@ struct Version {
     icmp_types: &'static [&'static [u8]],
     /// What keeps out fragments whose transport header is not where nf_tables looks for it.
     whole: Match,
+    /// The TCP header is where the capture's filter finds it.
+    next_is_tcp: Match,
     tcp: FlowFields,
     quoted: FlowFields,
     /// Fixed bytes of the quoted packet.
@@ -173,6 +201,7 @@ static V4: Version = Version {
     icmp_types: &[&[3]],
     // nf_tables loads transport fields of later fragments as well (seen on 6.18).
     whole: Match::Masked(network(6, 2, "ip frag-off"), &[0x1f, 0xff], &[0, 0]),
+    next_is_tcp: Match::Masked(network(9, 1, "ip protocol"), &[0xff], &[TCP]),
     tcp: FlowFields {
         source: network(12, 4, "ip saddr"),
         destination: network(16, 4, "ip daddr"),
@@ -202,6 +231,7 @@ static V6: Version = Version {
     icmp_types: &[&[1], &[2]],
     // Of a later fragment nf_tables takes the IPv6 header for the transport header (6.18).
     whole: Match::NoFragmentHeader,
+    next_is_tcp: Match::Masked(network(6, 1, "ip6 nexthdr"), &[0xff], &[TCP]),
     tcp: FlowFields {
         source: network(8, 16, "ip6 saddr"),
         destination: network(24, 16, "ip6 daddr"),
@@ -264,6 +294,9 @@ impl Version {
         let mut to_service = local;
         // Both ends are services: nobody can tell who the client is.
         to_service.extend(source_served(Action::Accept));
+        if names.entry == self.tcp_names.entry {
+            to_service.push(Rule { matches: vec![self.next_is_tcp.clone()], action: Action::Jump(BYPASS) });
+        }
         to_service.push(drop());
 
         let mut entry = first;

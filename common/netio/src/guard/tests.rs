@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use netlink_socket2::NetlinkSocket;
-use rtt0_core::claim::{Claim, claims};
+use rtt0_core::claim::{Claim, claims, is_unsigned_syn};
 use rtt0_core::service::{Direction, Services};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -144,16 +144,22 @@ fn read_until(socket: &Socket, last: u32) -> HashSet<u32> {
     seen
 }
 
-/// Sends `count` random packets and compares kernel and `claims` for each.
-fn compare(rules: &[&str], seed: u64, count: usize) {
+/// Sends `count` random packets and compares kernel and `claims` for each, while unsigned SYNs are
+/// let through or not.
+fn compare(rules: &[&str], seed: u64, count: usize, bypass: bool) {
     let Some(namespace) = veth() else { return };
     let services = services(rules);
     let mut random = Random(seed);
-    let mut kinds: HashMap<Claim, u64> = HashMap::new();
+    let (mut kinds, mut bypassed) = (HashMap::<Claim, u64>::new(), 0);
     let links = Links::open(&namespace).unwrap();
     namespace
         .enter(|| {
             let mut guard = Guard::install(&["far".to_owned()], &services, MARK).unwrap();
+            guard.bypass_unsigned_syns(true).unwrap();
+            if !bypass {
+                // Off again is as never on.
+                guard.bypass_unsigned_syns(false).unwrap();
+            }
             let mut bench = Bench::new(&links);
             let mut sent = 0;
             while sent < count {
@@ -166,7 +172,9 @@ fn compare(rules: &[&str], seed: u64, count: usize) {
                 sent += batch.len();
                 let (before, behind) = bench.drain();
                 for (number, packet) in batch {
-                    let claim = claims(&services, &packet);
+                    let unsigned = bypass && is_unsigned_syn(&services, &packet);
+                    bypassed += u64::from(unsigned);
+                    let claim = claims(&services, &packet).filter(|_| !unsigned);
                     assert!(before.contains(&number), "the tap missed a packet");
                     assert_eq!(
                         claim.is_none(),
@@ -180,9 +188,11 @@ fn compare(rules: &[&str], seed: u64, count: usize) {
             }
             let counted: u64 = guard.dropped().unwrap().iter().map(|rule| rule.packets).sum();
             assert_eq!(counted, kinds.values().sum::<u64>());
+            assert_eq!(guard.bypassed().unwrap(), bypassed);
         })
         .unwrap();
-    println!("{count} packets: {kinds:?}");
+    println!("{count} packets: {kinds:?}, {bypassed} let through");
+    assert_eq!(bypassed > 20, bypass);
     // A test in which nothing is claimed would show nothing.
     for direction in [Direction::ToServer, Direction::ToClient] {
         for claim in [Claim::Tcp(direction), Claim::IcmpError { quoted: direction }] {
@@ -193,12 +203,17 @@ fn compare(rules: &[&str], seed: u64, count: usize) {
 
 #[test]
 fn drops_exactly_what_is_claimed() {
-    compare(packets::RULES, 1, 20_000);
+    compare(packets::RULES, 1, 20_000, false);
 }
 
 #[test]
 fn drops_exactly_what_is_claimed_of_everything() {
-    compare(&["0.0.0.0/0:443", "[::/0]:443"], 2, 8_000);
+    compare(&["0.0.0.0/0:443", "[::/0]:443"], 2, 8_000, false);
+}
+
+#[test]
+fn lets_exactly_unsigned_syns_through_on_request() {
+    compare(packets::RULES, 3, 20_000, true);
 }
 
 #[test]

@@ -43,8 +43,10 @@ fn write_chain(out: &mut fmt::Formatter<'_>, name: &str, hook: Option<&str>, rul
         }
         match &rule.action {
             Action::Accept => out.write_str("accept\n"),
+            Action::CountedAccept => out.write_str("counter accept\n"),
             Action::CountedDrop => out.write_str("counter drop\n"),
             Action::Goto(chain) => writeln!(out, "goto {chain}"),
+            Action::Jump(chain) => writeln!(out, "jump {chain}"),
             Action::Notrack => out.write_str("notrack\n"),
         }?;
     }
@@ -69,6 +71,7 @@ fn write_match(out: &mut fmt::Formatter<'_>, condition: &Match) -> fmt::Result {
         Match::Between(field, low, high) if low == high => write!(out, "{} {low}", spelled(field)),
         Match::Between(field, low, high) => write!(out, "{} {low}-{high}", spelled(field)),
         Match::Masked(field, mask, value) => write_masked(out, field, mask, value),
+        Match::Differs(field, value) => write!(out, "{} != 0x{}", spelled(field), hex(value)),
         Match::NoFragmentHeader => out.write_str("exthdr frag missing"),
         Match::Present(field) => write!(out, "{} >= 0", spelled(field)),
     }

@@ -147,7 +147,15 @@ impl Random {
 
     fn tcp(&mut self) -> Vec<u8> {
         let mut segment = tcp_header(self.pick(PORTS), self.pick(PORTS));
-        segment.extend(vec![0; self.below(12)]);
+        segment[13] = self.pick(&[0x10, 0x02, 0x02, 0x12, 0x03, 0xc2]);
+        match self.below(4) {
+            0 => {
+                segment[12] = self.pick(&[0x40, 0x60, 0xa0]);
+                segment.extend(self.pick(&[[253, 20, 0x5a, 0x52], [2, 4, 5, 0xb4]]));
+                segment.truncate(24 - self.pick(&[0, 0, 1]));
+            }
+            _ => segment.extend(vec![0; self.below(12)]),
+        }
         segment
     }
 
