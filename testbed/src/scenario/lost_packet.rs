@@ -76,8 +76,7 @@ fn run(report: &mut Report) -> anyhow::Result<()> {
                 ensure!(nics < kernel + LATEST, "{case}, {leg}: {name}: {nics:.1?}, not {kernel:.1?}");
                 seen.push(format!("{name} {:.1}/{:.1}", rtts(kernel, RTT), rtts(nics, RTT)));
             }
-            report
-                .note(format!("{case}, {leg}, RTTs under kernel forwarding/with NICs: {}", seen.join(", ")));
+            report.note(format!("{case}, {leg}, RTTs kernel/NICs: {}", seen.join(", ")));
             Ok(())
         })?;
     }

@@ -19,13 +19,17 @@ mod concurrency;
 mod crash_safety;
 mod daemon_death;
 mod fall_back;
+mod fragments;
 mod handshake_parity;
 mod loss_matrix;
 mod lost_handshake;
 mod lost_packet;
+mod middlebox;
+mod offloads;
 mod orderly_close;
 mod port_reuse;
 mod real_programs;
+mod reordering;
 mod reset;
 mod rtt_honesty;
 mod stale_profile;
@@ -161,6 +165,10 @@ pub const ALL: &[Scenario] = &[
     lost_handshake::SCENARIO,
     lost_packet::SCENARIO,
     loss_matrix::SCENARIO,
+    reordering::SCENARIO,
+    fragments::SCENARIO,
+    offloads::SCENARIO,
+    middlebox::SCENARIO,
     rtt_honesty::SCENARIO,
     real_programs::SCENARIO,
     too_big::SCENARIO,

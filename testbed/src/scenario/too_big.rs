@@ -4,7 +4,7 @@ use super::figure::ms;
 use super::{Case, Lab, Report, Scenario, Setting};
 use crate::address::{ETH0, LAN0, WAN0};
 use crate::host::Host;
-use crate::nic::NicMode;
+use crate::nic::{Counts, NicMode};
 use crate::program::client::{Ask, Request};
 use crate::program::stream;
 use crate::topology::Topology;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "too-big",
-    about: "an MTU drops after the profile was learned: 1 MB each way still arrives, soon",
+    about: "an MTU drops on any leg after the profile was learned: 1 MB each way arrives, as with kernel forwarding",
     run,
 };
 
@@ -30,6 +30,11 @@ const BOUND: Duration = Duration::from_secs(5);
 /// Where the MTU drops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
+    /// At both ends of the client's leg: the client's own kernel knows.
+    ClientLeg,
+    /// At ClientNIC only: the client does not know, so ClientNIC tells the server, in numbers
+    /// that ServerNIC has to translate back.
+    ClientNic,
     /// At both ends of the server's leg: the server announces a smaller MSS than was promised.
     ServerLeg,
     /// At ServerNIC only: the server does not know, so ServerNIC tells the client.
@@ -38,9 +43,12 @@ enum Place {
     LongLeg,
 }
 
-/// Transfers that meet the drop, and who has to notice. What a server does not know about its
+/// Transfers that meet the drop, and who has to notice. What an endpoint does not know about its
 /// own link nobody can tell it.
-const TRANSFERS: [Transfer; 5] = [
+const TRANSFERS: [Transfer; 8] = [
+    Transfer::new(Place::ClientLeg, Ask::Upload(SIZE)),
+    Transfer::new(Place::ClientLeg, Ask::Download(SIZE)),
+    Transfer { told_by: [true, false], retold: true, ..Transfer::new(Place::ClientNic, Ask::Download(SIZE)) },
     Transfer { repaired: 1, ..Transfer::new(Place::ServerLeg, Ask::Upload(SIZE)) },
     Transfer { repaired: 1, ..Transfer::new(Place::ServerLeg, Ask::Download(SIZE)) },
     Transfer { told_by: [false, true], ..Transfer::new(Place::ServerNic, Ask::Upload(SIZE)) },
@@ -56,32 +64,36 @@ struct Transfer {
     repaired: u64,
     /// Whether ClientNIC and ServerNIC send ICMP errors.
     told_by: [bool; 2],
+    /// Whether ServerNIC translates the number that an ICMP error quotes.
+    retold: bool,
 }
 
 impl Transfer {
     const fn new(place: Place, ask: Ask) -> Self {
-        Self { place, ask, repaired: 0, told_by: [false, false] }
+        Self { place, ask, repaired: 0, told_by: [false, false], retold: false }
     }
 }
 
 fn run(report: &mut Report) -> anyhow::Result<()> {
     for case in Case::ALL {
-        let mut seen = Vec::new();
-        for transfer in TRANSFERS {
-            let Transfer { place, ask, .. } = transfer;
-            let time =
-                one(case, transfer).with_context(|| format!("{case}: MTU {MTU} at {place:?}, {ask:?}"))?;
+        report.at_once(&TRANSFERS, |transfer, report| {
+            let Transfer { place, ask, .. } = *transfer;
+            let context = || format!("{case}: MTU {MTU} at {place:?}, {ask:?}");
+            let kernel = arrive(case, transfer, None).with_context(context)?;
+            let nics = arrive(case, transfer, Some(NicMode::Paired)).with_context(context)?;
+            report.same();
             let way = if matches!(ask, Ask::Upload(_)) { "up" } else { "down" };
-            seen.push(format!("{place:?} {way} {:.0} ms", ms(time)));
-        }
-        report.note(format!("{case}: {}", seen.join(", ")));
+            let (kernel, nics) = (ms(kernel), ms(nics));
+            report.note(format!("{case}: {place:?} {way} {nics:.0} ms, kernel {kernel:.0}"));
+            Ok(())
+        })?;
     }
     Ok(())
 }
 
 /// Makes the transfer with a profile from before the drop; returns how long it took.
-fn one(case: Case, transfer: Transfer) -> anyhow::Result<Duration> {
-    let mut lab = Lab::raise(Setting { rtt: RTT, ..Setting::new(case, Some(NicMode::Paired)) })?;
+fn arrive(case: Case, transfer: &Transfer, nics: Option<NicMode>) -> anyhow::Result<Duration> {
+    let mut lab = Lab::raise(Setting { rtt: RTT, ..Setting::new(case, nics) })?;
     shrink(lab.topology(), transfer.place)?;
     let digest = stream::digest(stream::SEED, SIZE);
     let request = Request { timeout: BOUND, ..lab.request() };
@@ -92,20 +104,41 @@ fn one(case: Case, transfer: Transfer) -> anyhow::Result<Duration> {
     } else {
         ensure!(exchange.sha256 == digest, "other bytes came down than were sent");
     }
-    let (client, server) = lab.take_nics().context("no daemons")?.stop()?;
-    let spoofed = client.of("event.spoofed_paired");
-    ensure!(spoofed == 1, "{spoofed} connections were spoofed, not 1");
-    let told_by = [client.of("event.icmp_sent") > 0, server.of("event.icmp_sent") > 0];
-    let expected = transfer.told_by;
-    ensure!(told_by == expected, "ICMP errors by ClientNIC, ServerNIC: {told_by:?}, expected {expected:?}");
-    let repaired = server.of("event.repaired_mss");
-    ensure!(repaired == transfer.repaired, "ServerNIC re-segmented {repaired} flows");
+    if let Some(nics) = lab.take_nics() {
+        let (client, server) = nics.stop()?;
+        transfer.noticed(&client, &server)?;
+    }
     Ok(exchange.total)
 }
 
+impl Transfer {
+    /// Verifies by the daemons' counters who noticed the drop.
+    fn noticed(&self, client: &Counts, server: &Counts) -> anyhow::Result<()> {
+        let spoofed = client.of("event.spoofed_paired");
+        ensure!(spoofed == 1, "{spoofed} connections were spoofed, not 1");
+        let told_by = [client, server].map(|counts| counts.of("event.icmp_sent") > 0);
+        let expected = self.told_by;
+        ensure!(
+            told_by == expected,
+            "ICMP errors by ClientNIC, ServerNIC: {told_by:?}, expected {expected:?}"
+        );
+        let retold = server.of("event.icmp_translated") > 0;
+        ensure!(
+            retold == self.retold,
+            "ServerNIC translated ICMP errors: {retold}, expected {}",
+            self.retold
+        );
+        let repaired = server.of("event.repaired_mss");
+        ensure!(repaired == self.repaired, "ServerNIC re-segmented {repaired} flows");
+        Ok(())
+    }
+}
+
 fn shrink(topology: &Topology, place: Place) -> anyhow::Result<()> {
-    let Topology { client_nic, server_nic, server, .. } = topology;
+    let Topology { client, client_nic, server_nic, server, .. } = topology;
     let devices: &[(&Host, &str)] = match place {
+        Place::ClientLeg => &[(client, ETH0), (client_nic, LAN0)],
+        Place::ClientNic => &[(client_nic, LAN0)],
         Place::ServerLeg => &[(server_nic, LAN0), (server, ETH0)],
         Place::ServerNic => &[(server_nic, LAN0)],
         Place::LongLeg => &[(client_nic, WAN0), (server_nic, WAN0)],

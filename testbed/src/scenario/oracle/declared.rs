@@ -38,6 +38,15 @@ pub const DECLARED: &[Difference] = &[
               second ACK finds the connection closed",
         holds: reset_after_early_probe,
     },
+    Difference {
+        id: "reset-of-early-data",
+        kernel: "no RST",
+        nics: "an RST from the server before anything else; a NIC drops it, and no system call shows it",
+        why: "no ServerNIC held the early data back: since the profile was learned it has died, packets avoid it, or a \
+              middlebox has come between; or they came in IPv6 fragments. The data then reach the server during its \
+              handshake. Once per destination and outage, since the profile is learned anew",
+        holds: reset_of_early_data,
+    },
 ];
 
 fn refused_after_connect(kernel: &Observation, nics: &Observation) -> bool {
@@ -61,6 +70,14 @@ fn reset_after_early_probe(kernel: &Observation, nics: &Observation) -> bool {
         && theirs.client.contains(&Mark::FinReceived)
         && one_more(&ours.client, &theirs.client, Mark::ResetSent)
         && (ours.server == theirs.server || one_more(&ours.server, &theirs.server, Mark::ResetReceived))
+}
+
+fn reset_of_early_data(kernel: &Observation, nics: &Observation) -> bool {
+    let (ours, theirs) = (&nics.endings, &kernel.endings);
+    kernel.seen == nics.seen
+        && ours.client == theirs.client
+        && ours.server.split_first() == Some((&Mark::ResetSent, theirs.server.as_slice()))
+        && !theirs.server.contains(&Mark::ResetSent)
 }
 
 /// Returns the declared difference between two observations, if theirs is one.

@@ -66,9 +66,12 @@ pub(super) struct Trial {
     setting: Setting,
     early: Early,
     dialogues: &'static [Dialogue],
+    mode: NicMode,
+    prepare: Option<Change>,
     upset: Option<Change>,
     check: Option<Check>,
     deaf: bool,
+    disorderly: bool,
 }
 
 /// What one world showed of every dialogue and how long each took, and what the daemons counted
@@ -93,9 +96,12 @@ impl Trial {
             setting: Setting::new(case, None),
             early: Early::All,
             dialogues,
+            mode: NicMode::Paired,
+            prepare: None,
             upset: None,
             check: None,
             deaf: false,
+            disorderly: false,
         }
     }
 
@@ -107,6 +113,16 @@ impl Trial {
     /// Says how many dialogues have to be 0-RTT.
     pub(super) fn early(self, early: Early) -> Self {
         Self { early, ..self }
+    }
+
+    /// Has the daemons run in another mode than `paired`.
+    pub(super) fn mode(self, mode: NicMode) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// Changes either lab before the daemons learn of the dialogues' servers.
+    pub(super) fn prepare(self, change: Change) -> Self {
+        Self { prepare: Some(change), ..self }
     }
 
     /// Changes either lab after the daemons have learned of them, behind their backs.
@@ -124,6 +140,12 @@ impl Trial {
         Self { deaf: true, ..self }
     }
 
+    /// Says that the path disturbs the order of packets by chance, so that a reset behind both FINs
+    /// may or may not be seen in either world.
+    pub(super) fn disorderly(self) -> Self {
+        Self { disorderly: true, ..self }
+    }
+
     /// Has all dialogues in both worlds, and compares.
     ///
     /// # Errors
@@ -134,7 +156,7 @@ impl Trial {
         let case = self.setting.case;
         let (kernel, nics) = thread::scope(|scope| {
             let kernel = scope.spawn(|| self.play(None));
-            let nics = self.play(Some(NicMode::Paired));
+            let nics = self.play(Some(self.mode));
             (kernel.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), nics)
         });
         let (kernel, kernel_times, _) = kernel.context("under kernel forwarding")?;
@@ -161,6 +183,9 @@ impl Trial {
     fn play(&self, nics: Option<NicMode>) -> anyhow::Result<Played> {
         let mut lab = Lab::raise(Setting { nics, ..self.setting.clone() })?;
         let case = self.setting.case;
+        if let Some(change) = self.prepare {
+            change(&mut lab).with_context(|| format!("{case}: preparing"))?;
+        }
         // All at once, here and below: they spend their time waiting for packets.
         let ports: Vec<u16> = (FIRST_PORT..).take(self.dialogues.len()).collect();
         let listeners = all(&ports, |port| {
@@ -192,6 +217,7 @@ impl Trial {
         }
         let watched = watch.stop()?;
         let endings = ports.iter().map(|port| watched.of(SocketAddr::new(lab.server_address(), *port)));
+        let endings = endings.map(|e| if self.disorderly { e.without_late_resets() } else { e });
         let observations =
             seen.into_iter().zip(endings).map(|(seen, endings)| Observation { seen, endings }).collect();
         let counts = lab.take_nics().map(|nics| nics.stop()).transpose()?;
