@@ -153,6 +153,7 @@ impl Record {
             mss_limit: short(6),
             erase_sack: has(flag::ERASE_SACK),
             hide_echo: has(flag::HIDE_ECHO),
+            syn_ack_tsval: options.timestamps.map_or(0, |timestamps| timestamps.value),
         };
         let scale_is_possible = options.window_scale.unwrap_or(0) <= MAX_WINDOW_SCALE;
         let translation = Translation::from_parts(parts).filter(|_| scale_is_possible);

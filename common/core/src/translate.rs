@@ -58,6 +58,8 @@ pub struct Translation {
     /// No RTT sample may be taken from the handshake: TSecr is 0 until the client acknowledges
     /// something beyond the SYN-ACK.
     hide_echo: bool,
+    /// The TSval of the server's SYN-ACK, 0 without timestamps.
+    syn_ack_tsval: u32,
 }
 
 /// Both ends of a promise: what a client was told and what its server answered.
@@ -112,6 +114,7 @@ impl Translation {
             mss_limit,
             erase_sack,
             hide_echo,
+            syn_ack_tsval: real.timestamps.map_or(0, |timestamps| timestamps.value),
         };
         Ok((translation, repairs))
     }
@@ -146,9 +149,10 @@ impl Translation {
 
     /// Rewrites a segment from the client.
     ///
-    /// While the segment acknowledges nothing beyond the SYN-ACK, its TSecr becomes 0 if echoes
-    /// are hidden: the server completes its handshake with a NIC nearby, and the echo would
-    /// tell it an RTT far below the path's. (An older TSecr is rejected by Linux ≥ 6.15.)
+    /// While the segment acknowledges nothing beyond the SYN-ACK, an echo of its TSval becomes 0 if
+    /// echoes are hidden: the server completes its handshake with a NIC nearby, and the echo would
+    /// tell it an RTT far below the path's. (An older TSecr is rejected by Linux ≥ 6.15.) Later
+    /// echoes stay, or the server could not size its window to an upload.
     pub fn client_to_server(&mut self, segment: &mut Segment<'_>) {
         let flags = segment.tcp().flags();
         let mut hide_echo = false;
@@ -209,7 +213,9 @@ impl Translation {
                 kind::TIMESTAMPS if option.value.len() == 8 => {
                     let Some(offset) = self.tsval_offset else { continue };
                     let echo = read_u32(option.value, 4);
-                    let real = if hide_echo || echo == 0 { 0 } else { echo.wrapping_sub(offset) };
+                    let real = echo.wrapping_sub(offset);
+                    let hidden = echo == 0 || (hide_echo && real == self.syn_ack_tsval);
+                    let real = if hidden { 0 } else { real };
                     segment.patch_options(option.offset + 6, &real.to_be_bytes());
                 }
                 kind::SACK if self.erase_sack => {

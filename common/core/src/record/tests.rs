@@ -33,6 +33,7 @@ fn translation() -> impl Strategy<Value = Translation> {
                 mss_limit,
                 erase_sack: sack,
                 hide_echo: echo,
+                syn_ack_tsval: 0,
             })
             .unwrap()
         },
@@ -50,6 +51,8 @@ prop_compose! {
         stage in 0..16u8,
     ) -> Record {
         let key: Vec<u8> = key.concat();
+        let syn_ack_tsval = options.timestamps.map_or(0, |timestamps| timestamps.value);
+        let translation = Translation::from_parts(Parts { syn_ack_tsval, ..translation.parts() }).unwrap();
         Record {
             key: FlowKey::from_bytes(key.try_into().unwrap()),
             translation,

@@ -21,8 +21,10 @@ pub(crate) struct Parts {
     pub(crate) mss_limit: u16,
     /// The client's SACK blocks become NOPs.
     pub(crate) erase_sack: bool,
-    /// Echoes are hidden until the client acknowledges something.
+    /// Echoes of the SYN-ACK are hidden until the client acknowledges something.
     pub(crate) hide_echo: bool,
+    /// The TSval of the server's SYN-ACK, 0 without timestamps.
+    pub(crate) syn_ack_tsval: u32,
 }
 
 impl Translation {
@@ -37,6 +39,7 @@ impl Translation {
             mss_limit: self.mss_limit,
             erase_sack: self.erase_sack,
             hide_echo: self.hide_echo,
+            syn_ack_tsval: self.syn_ack_tsval,
         }
     }
 
@@ -52,6 +55,7 @@ impl Translation {
             mss_limit: parts.mss_limit,
             erase_sack: parts.erase_sack,
             hide_echo: parts.hide_echo,
+            syn_ack_tsval: parts.syn_ack_tsval,
         };
         (possible(parts.client_window_shift) && possible(parts.server_window_shift)).then_some(translation)
     }

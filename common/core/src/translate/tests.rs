@@ -186,14 +186,14 @@ fn echo(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn the_echo_is_hidden_until_something_beyond_the_syn_ack_is_acknowledged() {
+fn the_syn_acks_echo_is_hidden_until_something_beyond_it_is_acknowledged() {
     let (mut t, _) = translation(promise(), answer(), true);
     let steps =
-        [(S.wrapping_add(1), 0), (S.wrapping_add(1), 0), (S.wrapping_add(2), 700), (S.wrapping_add(1), 700)];
-    for (ack, expected) in steps {
-        let mut bytes = data(ack, 1_300);
+        [(1, 1_000, 0), (1, 1_000, 0), (1, 1_300, 700), (1, 1_000, 0), (2, 1_000, 400), (1, 1_000, 400)];
+    for (ack, echoed, expected) in steps {
+        let mut bytes = data(S.wrapping_add(ack), echoed);
         rewrite(&mut bytes, false, |s| t.client_to_server(s));
-        assert_eq!(echo(&bytes), expected);
+        assert_eq!(echo(&bytes), expected, "{ack} {echoed}");
     }
 }
 
