@@ -54,8 +54,8 @@ pub struct Start {
     pub key: KeyId,
     /// The SYN for the server: a whole IP packet.
     pub syn: Vec<u8>,
-    /// How often the SYN is sent at once. Twice is RTT honesty: Linux then counts its SYN-ACK
-    /// as retransmitted and, by Karn's rule, takes no RTT sample from it.
+    /// How often the SYN is sent at once, also when it is repeated. Twice is RTT honesty: Linux then
+    /// counts its SYN-ACK as retransmitted and, by Karn's rule, takes no RTT sample from it.
     pub copies: u8,
     /// When the SYN is repeated first; doubles each time.
     pub repeat_after: Duration,
@@ -261,8 +261,7 @@ impl Opening {
         if clear {
             self.cleared += 1;
             self.reset_server(reset, out);
-            out.push(&self.start.syn, Offload::default());
-            self.sent = self.sent.saturating_add(1);
+            self.send_again(out);
         }
         clear
     }
@@ -297,10 +296,19 @@ impl Opening {
         }
         if now >= self.due(limits) && self.repeats < repeats {
             self.repeats += 1;
-            self.sent = self.sent.saturating_add(1);
-            out.push(&self.start.syn, Offload::default());
+            self.send_again(out);
         }
         true
+    }
+
+    /// Sends the SYN again, in as many copies as at first: this may be the one that the server
+    /// answers. But once only for a client that may not exist.
+    fn send_again(&mut self, out: &mut Outbox) {
+        let copies = if self.proven { self.start.copies } else { 1 };
+        for _ in 0..copies {
+            out.push(&self.start.syn, Offload::default());
+        }
+        self.sent = self.sent.saturating_add(copies);
     }
 }
 

@@ -86,8 +86,8 @@ fn a_syn_ack_with_malformed_options_is_a_stray() {
     assert!(matches!(judge(&answer.raw(&[34, 4, 1, 2])), Reply::Accepted { .. }));
 }
 
-/// Lets every timer come, and returns when each was due in ms.
-fn dues(opening: &mut Opening) -> Vec<u64> {
+/// Lets every timer come, each of which sends so many SYNs; returns when each was due in ms.
+fn dues(opening: &mut Opening, syns: usize) -> Vec<u64> {
     let (limits, mut out, mut due) = (Limits::default(), Outbox::new(), Vec::new());
     loop {
         let at = opening.due(&limits);
@@ -97,7 +97,7 @@ fn dues(opening: &mut Opening) -> Vec<u64> {
             assert!(out.is_empty());
             return due;
         }
-        assert_eq!(out.len(), 1);
+        assert_eq!(out.len(), syns);
     }
 }
 
@@ -111,17 +111,17 @@ fn repeats_double_and_end() {
     let mut opening = opening(&mut out);
     assert_eq!(out.len(), 2);
     prove(&mut opening);
-    assert_eq!(dues(&mut opening), [200, 600, 1400, 3000, 6200, 15_000]);
+    assert_eq!(dues(&mut opening, 2), [200, 600, 1400, 3000, 6200, 15_000]);
     assert!(opening.has_repeated());
 }
 
 #[test]
 fn one_repeat_until_the_client_has_proven_itself() {
-    assert_eq!(dues(&mut opening(&mut Outbox::new())), [200, 3000]);
+    assert_eq!(dues(&mut opening(&mut Outbox::new()), 1), [200, 3000]);
     let mut late = opening(&mut Outbox::new());
     assert!(late.on_timer(ms(200), &Limits::default(), &mut Outbox::new()));
     prove(&mut late);
-    assert_eq!(dues(&mut late), [600, 1400, 3000, 6200, 15_000]);
+    assert_eq!(dues(&mut late, 2), [600, 1400, 3000, 6200, 15_000]);
 }
 
 fn hold(opening: &mut Opening, segment: &Seg) {
@@ -140,7 +140,8 @@ fn nobody_is_harmed_before_the_client_has_proven_itself() {
     assert!(opening.clear_old_connection(77, &Limits::default(), &mut out));
     let sent: Vec<_> = out.iter().map(|(bytes, _)| Seg::read(bytes)).collect();
     assert_eq!((sent[0].flags, sent[0].seq), (RST, 77));
-    assert_eq!((sent[1].flags, sent[1].seq), (SYN, C));
+    // Twice, or else the server would take the NIC's short leg for the path.
+    assert!(sent.len() == 3 && sent[1..].iter().all(|syn| (syn.flags, syn.seq) == (SYN, C)));
 }
 
 #[test]
