@@ -1,7 +1,7 @@
-//! Socket options that socket2 does not offer: `TCP_INFO`, TCP Fast Open and pacing.
+//! Socket options that socket2 does not offer: `TCP_INFO`, `TCP_REPAIR`, TCP Fast Open, pacing.
 
 use super::tcp_info::TcpInfo;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
@@ -76,6 +76,45 @@ fn set(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_
             option,
             (&raw const value).cast(),
             size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Drops every packet that comes for `socket` from now on, silently, and on a listening socket
+/// every SYN (`SO_ATTACH_FILTER`, socket(7)); [`undeafen`] ends it.
+///
+/// # Errors
+/// The error of `setsockopt(SO_ATTACH_FILTER)`.
+pub fn deafen(socket: &impl AsFd) -> io::Result<()> {
+    // BPF_RET | BPF_K: a packet is cut to its first 0 bytes, that is, dropped.
+    let nothing = SockFilter::new(0x06, 0, 0, 0);
+    SockRef::from(socket).attach_filter(&[nothing])
+}
+
+/// Ends what [`deafen`] has begun.
+///
+/// # Errors
+/// The error of `setsockopt(SO_DETACH_FILTER)`.
+pub fn undeafen(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).detach_filter()
+}
+
+/// Sets a TCP socket to repair mode: closing it then sends no packet. Needs CAP_NET_ADMIN.
+///
+/// # Errors
+/// The error of `setsockopt(TCP_REPAIR)`.
+pub fn repair(socket: &impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open for the whole call; pointer and length describe `on`, which
+    // the kernel only reads.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_REPAIR,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
         )
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -20,7 +20,10 @@ mod crash_safety;
 mod daemon_death;
 mod fall_back;
 mod fragments;
+mod half_open;
 mod handshake_parity;
+mod keepalive;
+mod late_server;
 mod loss_matrix;
 mod lost_handshake;
 mod lost_packet;
@@ -32,9 +35,13 @@ mod real_programs;
 mod reordering;
 mod reset;
 mod rtt_honesty;
+mod server_change;
+mod sparse_server;
 mod stale_profile;
 mod too_big;
+mod urgent_data;
 mod zero_rtt;
+mod zero_window;
 
 use anyhow::bail;
 use oracle::Observation;
@@ -86,13 +93,19 @@ impl Report {
     /// Compares what was observed under kernel forwarding and with the NICs.
     ///
     /// # Errors
-    /// If they differ in a way that is not declared.
-    fn compare(&mut self, what: &str, kernel: &Observation, nics: &Observation) -> anyhow::Result<()> {
+    /// If they differ in a way that is not declared, or not `expected` here.
+    fn compare(
+        &mut self,
+        what: &str,
+        kernel: &Observation,
+        nics: &Observation,
+        expected: Option<&str>,
+    ) -> anyhow::Result<()> {
         self.compared += 1;
         if kernel == nics {
             return Ok(());
         }
-        let Some(difference) = oracle::declared::find(kernel, nics) else {
+        let Some(difference) = oracle::declared::find(kernel, nics, expected) else {
             bail!("{what}: as with kernel forwarding: {kernel}; seen: {nics}");
         };
         self.divergences.push(Divergence { what: what.to_owned(), id: difference.id });
@@ -153,7 +166,13 @@ pub const ALL: &[Scenario] = &[
     clean_captures::SCENARIO,
     orderly_close::SCENARIO,
     reset::SCENARIO,
+    half_open::SCENARIO,
+    keepalive::SCENARIO,
+    zero_window::SCENARIO,
+    urgent_data::SCENARIO,
+    sparse_server::SCENARIO,
     stale_profile::SCENARIO,
+    late_server::SCENARIO,
     port_reuse::SCENARIO,
     closed_port::SCENARIO,
     bulk::SCENARIO,

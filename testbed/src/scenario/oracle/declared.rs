@@ -16,6 +16,8 @@ pub struct Difference {
     pub nics: &'static str,
     /// When, and why it can't be otherwise.
     pub why: &'static str,
+    /// Whether it may be seen anywhere; else only where a scenario brings it about.
+    anywhere: bool,
     holds: fn(&Observation, &Observation) -> bool,
 }
 
@@ -27,7 +29,18 @@ pub const DECLARED: &[Difference] = &[
         nics: "connect() succeeds; reading or writing fails with ECONNRESET, or EPIPE when writing again",
         why: "the port was closed after its profile was learned: the client has been answered before the server \
               is asked. Once per profile, since the refusal forgets it",
+        anywhere: false,
         holds: refused_after_connect,
+    },
+    Difference {
+        id: "reset-without-timestamps",
+        kernel: "the connection does without timestamps",
+        nics: "connect() succeeds; reading or writing fails with ECONNRESET, or EPIPE when writing again",
+        why: "the server has stopped to use timestamps since its profile was learned: the client was promised them, \
+              and nobody can take that back (RFC 7323 §3.2) or invent the server's. Once per profile, since it is \
+              forgotten",
+        anywhere: false,
+        holds: reset_without_timestamps,
     },
     Difference {
         id: "reset-after-early-probe",
@@ -36,6 +49,7 @@ pub const DECLARED: &[Difference] = &[
         why: "the client's own RTT sample of the early SYN-ACK is near zero, so for its first few flights its tail \
               loss probe (RFC 8985 §7) comes before an answer can. If what it repeats is its FIN, the server's \
               second ACK finds the connection closed",
+        anywhere: true,
         holds: reset_after_early_probe,
     },
     Difference {
@@ -45,18 +59,30 @@ pub const DECLARED: &[Difference] = &[
         why: "no ServerNIC held the early data back: since the profile was learned it has died, packets avoid it, or a \
               middlebox has come between; or they came in IPv6 fragments. The data then reach the server during its \
               handshake. Once per destination and outage, since the profile is learned anew",
+        anywhere: true,
         holds: reset_of_early_data,
     },
 ];
 
 fn refused_after_connect(kernel: &Observation, nics: &Observation) -> bool {
-    let late = [Event::Failed(libc::ECONNRESET), Event::Failed(libc::EPIPE)];
-    let (first, rest) = nics.seen.client.split_first().map_or((None, &[][..]), |(f, r)| (Some(f), r));
     kernel.seen.client == [Event::Failed(libc::ECONNREFUSED)]
-        && first == Some(&Event::Connected)
-        && rest.iter().any(|event| late.contains(event))
-        && !rest.iter().any(|event| matches!(event, Event::Received { .. } | Event::EndOfStream))
         && nics.seen.server == kernel.seen.server
+        && is_reset_after_connect(nics)
+}
+
+fn reset_without_timestamps(kernel: &Observation, nics: &Observation) -> bool {
+    !kernel.seen.has(|event| matches!(event, Event::Failed(_)))
+        && nics.seen.server == [Event::Failed(libc::EAGAIN)]
+        && is_reset_after_connect(nics)
+}
+
+/// Tells whether all a client got of its connection was a reset. What it does with its socket
+/// behind that shows nothing more of the connection.
+fn is_reset_after_connect(nics: &Observation) -> bool {
+    let Some((Event::Connected, rest)) = nics.seen.client.split_first() else { return false };
+    let mut rest = rest.iter().skip_while(|event| matches!(event, Event::Sent(_)));
+    matches!(rest.next(), Some(Event::Failed(libc::ECONNRESET | libc::EPIPE)))
+        && !rest.any(|event| matches!(event, Event::Received { .. } | Event::Urgent(_)))
         && nics.endings.client.contains(&Mark::ResetReceived)
 }
 
@@ -80,9 +106,15 @@ fn reset_of_early_data(kernel: &Observation, nics: &Observation) -> bool {
         && !theirs.server.contains(&Mark::ResetSent)
 }
 
-/// Returns the declared difference between two observations, if theirs is one.
-pub(in crate::scenario) fn find(kernel: &Observation, nics: &Observation) -> Option<&'static Difference> {
-    DECLARED.iter().find(|difference| (difference.holds)(kernel, nics))
+/// Returns the declared difference between two observations, if theirs is one that may be seen
+/// anywhere or is `expected`.
+pub(in crate::scenario) fn find(
+    kernel: &Observation,
+    nics: &Observation,
+    expected: Option<&str>,
+) -> Option<&'static Difference> {
+    let allowed = |difference: &&Difference| difference.anywhere || expected == Some(difference.id);
+    DECLARED.iter().filter(allowed).find(|difference| (difference.holds)(kernel, nics))
 }
 
 #[cfg(test)]

@@ -9,26 +9,23 @@
 //! What may differ is in one table, [`declared`], which the documentation repeats. Anything else
 //! that differs fails the scenario.
 
+mod company;
 pub(super) mod declared;
 mod endings;
+mod ports;
 
 use super::Report;
-use super::conversation::{Dialogue, Event, Seen, Stage, listen};
+use super::conversation::{Dialogue, Event, Seen};
 use super::lab::{Case, Lab, Setting};
-use crate::host::Host;
 use crate::nic::{Counts, NicMode};
 use anyhow::{Context, ensure};
-use endings::{Endings, Watch};
+use endings::Endings;
 use std::fmt;
-use std::net::SocketAddr;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Ports of the dialogues: each has its own, so that one does not teach the daemons about another.
-pub(super) const FIRST_PORT: u16 = 9000;
-/// How long connections may take to leave both hosts' tables after both programs have closed,
-/// round trips not counted.
-const LINGER: Duration = Duration::from_secs(3);
+pub(super) use company::{Company, FIRST_PORT};
+pub(super) use ports::Ports;
 
 /// What one world showed of a connection to those at its ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,13 +67,24 @@ pub(super) struct Trial {
     prepare: Option<Change>,
     upset: Option<Change>,
     check: Option<Check>,
-    deaf: bool,
+    ports: Ports,
+    rounds: usize,
     disorderly: bool,
+    expected: Option<&'static str>,
 }
 
-/// What one world showed of every dialogue and how long each took, and what the daemons counted
-/// if there were any.
-type Played = (Vec<Observation>, Vec<Duration>, Option<(Counts, Counts)>);
+/// What one world showed of every dialogue in every round, and what the daemons counted if there
+/// were any.
+type Played = (Vec<Vec<Performed>>, Option<(Counts, Counts)>);
+
+/// What a dialogue showed.
+#[derive(Debug, Clone)]
+pub(super) struct Performed {
+    /// What was seen of it.
+    pub(super) observation: Observation,
+    /// How long it took.
+    pub(super) time: Duration,
+}
 
 /// What a trial showed with the NICs, all of it as under kernel forwarding or declared.
 #[derive(Debug)]
@@ -85,7 +93,7 @@ pub(super) struct Verified {
     pub(super) client: Counts,
     /// ServerNIC's counters.
     pub(super) server: Counts,
-    /// How long each dialogue took, under kernel forwarding and with the NICs.
+    /// How long each dialogue took in the last round, under kernel forwarding and with the NICs.
     pub(super) times: Vec<[Duration; 2]>,
 }
 
@@ -100,8 +108,10 @@ impl Trial {
             prepare: None,
             upset: None,
             check: None,
-            deaf: false,
+            ports: Ports::Open,
+            rounds: 1,
             disorderly: false,
+            expected: None,
         }
     }
 
@@ -135,9 +145,24 @@ impl Trial {
         Self { check: Some(check), ..self }
     }
 
-    /// Closes the servers' ports after the daemons have learned of them.
-    pub(super) fn deaf(self) -> Self {
-        Self { deaf: true, ..self }
+    /// Says after which time something counts as never.
+    pub(super) fn patience(self, patience: Duration) -> Self {
+        Self { setting: Setting { patience, ..self.setting }, ..self }
+    }
+
+    /// Says what the servers' ports do once the daemons have learned of them.
+    pub(super) fn ports(self, ports: Ports) -> Self {
+        Self { ports, ..self }
+    }
+
+    /// Has the dialogues so often, each time over new connections.
+    pub(super) fn rounds(self, rounds: usize) -> Self {
+        Self { rounds, ..self }
+    }
+
+    /// Allows a declared difference, by its name, in the first round.
+    pub(super) fn expect(self, difference: &'static str) -> Self {
+        Self { expected: Some(difference), ..self }
     }
 
     /// Says that the path disturbs the order of packets by chance, so that a reset behind both FINs
@@ -159,24 +184,23 @@ impl Trial {
             let nics = self.play(Some(self.mode));
             (kernel.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), nics)
         });
-        let (kernel, kernel_times, _) = kernel.context("under kernel forwarding")?;
-        let (observations, times, counts) = nics.context("with the NICs")?;
+        let (mut kernel, _) = kernel.context("under kernel forwarding")?;
+        let (mut nics, counts) = nics.context("with the NICs")?;
         let (client, server) = counts.context("the lab had no NICs")?;
-        for ((dialogue, expected), observed) in self.dialogues.iter().zip(&kernel).zip(&observations) {
-            let what = format!("{case}: {}", dialogue.name);
-            ensure!(
-                !expected.seen.has(|event| *event == Event::Failed(libc::EAGAIN)),
-                "{what}: under kernel forwarding something never happened: {expected}"
-            );
-            report.compare(&what, expected, observed)?;
+        for (round, (kernel, nics)) in kernel.iter().zip(&nics).enumerate() {
+            let expected = self.expected.filter(|_| round == 0);
+            let what =
+                if self.rounds == 1 { case.to_string() } else { format!("{case}, round {}", round + 1) };
+            compare(report, &what, self.dialogues, (kernel, nics), expected)?;
         }
         let early = client.of("event.spoofed_paired") + client.of("event.spoofed_solo");
         let wanted = match self.early {
-            Early::All => self.dialogues.len() as u64,
+            Early::All => (self.dialogues.len() * self.rounds) as u64,
             Early::Any => early,
         };
         ensure!(early == wanted, "{case}: {early} of {wanted} dialogues were 0-RTT");
-        let times = kernel_times.into_iter().zip(times).map(|(kernel, nics)| [kernel, nics]).collect();
+        let last = kernel.pop().into_iter().flatten().zip(nics.pop().into_iter().flatten());
+        let times = last.map(|(kernel, nics)| [kernel.time, nics.time]).collect();
         Ok(Verified { client, server, times })
     }
 
@@ -186,109 +210,50 @@ impl Trial {
         if let Some(change) = self.prepare {
             change(&mut lab).with_context(|| format!("{case}: preparing"))?;
         }
-        // All at once, here and below: they spend their time waiting for packets.
-        let ports: Vec<u16> = (FIRST_PORT..).take(self.dialogues.len()).collect();
-        let listeners = all(&ports, |port| {
-            let listener = listen(&lab, *port)?;
-            Stage::on(&lab, &listener)?.teach()?;
-            Ok(listener)
-        })?;
-        settle(&lab).with_context(|| format!("{case}: after the first talks"))?;
+        let company = Company::gather(&lab, self.dialogues).with_context(|| case.to_string())?;
         if let Some(change) = self.upset {
             change(&mut lab).with_context(|| format!("{case}: upsetting"))?;
         }
-        if self.deaf {
-            for listener in &listeners {
-                // Linux: a listening socket that is shut down refuses connections.
-                rustix::net::shutdown(listener, rustix::net::Shutdown::Both)?;
+        let mut rounds = Vec::with_capacity(self.rounds);
+        for round in 0..self.rounds {
+            // The ports' state lasts.
+            let ports = if round == 0 { self.ports } else { Ports::Open };
+            let mut performed = company.perform(&lab, ports).with_context(|| case.to_string())?;
+            if self.disorderly {
+                performed.iter_mut().for_each(|p| p.observation.endings.forget_late_resets());
             }
+            rounds.push(performed);
         }
-        let watch = Watch::start(lab.topology())?;
-        let talks: Vec<_> = self.dialogues.iter().zip(&listeners).collect();
-        let seen = all(&talks, |(dialogue, listener)| {
-            let (stage, began) = (Stage::on(&lab, listener)?, Instant::now());
-            let seen = stage.play(dialogue, None).with_context(|| format!("{case}: {}", dialogue.name))?;
-            Ok((seen, began.elapsed()))
-        })?;
-        let (seen, times): (Vec<_>, Vec<_>) = seen.into_iter().unzip();
-        settle(&lab).with_context(|| case.to_string())?;
         if let Some(check) = self.check {
             check(&lab).with_context(|| case.to_string())?;
         }
-        let watched = watch.stop()?;
-        let endings = ports.iter().map(|port| watched.of(SocketAddr::new(lab.server_address(), *port)));
-        let endings = endings.map(|e| if self.disorderly { e.without_late_resets() } else { e });
-        let observations =
-            seen.into_iter().zip(endings).map(|(seen, endings)| Observation { seen, endings }).collect();
         let counts = lab.take_nics().map(|nics| nics.stop()).transpose()?;
-        Ok((observations, times, counts))
+        Ok((rounds, counts))
     }
 }
 
-/// Does something with everything, all at once.
-fn all<T: Sync, R: Send>(
-    things: &[T],
-    act: impl Fn(&T) -> anyhow::Result<R> + Sync,
-) -> anyhow::Result<Vec<R>> {
-    let act = &act;
-    thread::scope(|scope| {
-        let threads: Vec<_> = things.iter().map(|thing| scope.spawn(move || act(thing))).collect();
-        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        threads.into_iter().map(join).collect()
-    })
-}
-
-/// Waits until both hosts have no connection but those in TIME-WAIT.
-fn settle(lab: &Lab) -> anyhow::Result<()> {
-    let deadline = Instant::now() + LINGER + lab.setting().patience;
-    for host in [&lab.topology().client, &lab.topology().server] {
-        nothing_left(host, deadline)?;
+/// Compares what two worlds showed of the same dialogues: kernel forwarding and NICs.
+///
+/// # Errors
+/// If something differs that is neither declared for anywhere nor `expected`, or a client waited in
+/// vain even under kernel forwarding.
+pub(super) fn compare(
+    report: &mut Report,
+    what: &str,
+    dialogues: &[Dialogue],
+    (kernel, nics): (&[Performed], &[Performed]),
+    expected: Option<&str>,
+) -> anyhow::Result<()> {
+    for ((dialogue, kernel), nics) in dialogues.iter().zip(kernel).zip(nics) {
+        let (what, kernel) = (format!("{what}: {}", dialogue.name), &kernel.observation);
+        let in_vain = |event: &Event| *event == Event::Failed(libc::EAGAIN);
+        // A server to which nobody gets through has nothing to accept.
+        let unmet = kernel.seen.server.as_slice() == [Event::Failed(libc::EAGAIN)];
+        ensure!(
+            !kernel.seen.client.iter().any(in_vain) && (unmet || !kernel.seen.server.iter().any(in_vain)),
+            "{what}: under kernel forwarding something never happened: {kernel}"
+        );
+        report.compare(&what, kernel, &nics.observation, expected)?;
     }
     Ok(())
-}
-
-fn nothing_left(host: &Host, deadline: Instant) -> anyhow::Result<()> {
-    loop {
-        let left = host.enter(connections)??;
-        if left.is_empty() {
-            return Ok(());
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "both programs have closed, and {} still has:\n{}",
-            host.name(),
-            left.join("\n")
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Reads the connections in this namespace that are neither listening nor in TIME-WAIT; see
-/// proc(5), `/proc/net/tcp`.
-fn connections() -> anyhow::Result<Vec<String>> {
-    let mut lines = Vec::new();
-    for path in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
-        let text = std::fs::read_to_string(path).with_context(|| format!("can't read {path}"))?;
-        lines.extend(text.lines().skip(1).filter(|line| is_alive(line)).map(str::to_owned));
-    }
-    Ok(lines)
-}
-
-/// Judges by the fourth column, the state in hexadecimal: 06 is TIME-WAIT, 0A is LISTEN.
-fn is_alive(line: &str) -> bool {
-    !matches!(line.split_whitespace().nth(3), None | Some("06" | "0A"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn states_are_told_apart() {
-        let line = |state| format!("   1: 0A02010A:1F90 0A00010A:A1B2 {state} 00000000:00000000 00:0000 0");
-        assert!(is_alive(&line("01")) && is_alive(&line("03")) && is_alive(&line("08")));
-        assert!(!is_alive(&line("06")) && !is_alive(&line("0A")) && !is_alive(""));
-    }
 }
