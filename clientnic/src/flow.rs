@@ -152,6 +152,11 @@ impl Flow {
         })
     }
 
+    /// Returns how many servers' answers a client that exists waits for.
+    pub(crate) fn awaited(&self) -> usize {
+        usize::from(matches!(self, Self::Opening(pending) if pending.opening.is_proven()))
+    }
+
     /// Returns how many pending handshakes it counts for.
     pub(crate) fn pending(&self) -> usize {
         usize::from(matches!(self, Self::Opening(_) | Self::Learning(_)))

@@ -30,5 +30,6 @@ proptest! {
             assert!(nic.held() <= limits.held_total);
         });
         assert_eq!((nic.flows(), nic.pending(), nic.half_open(), nic.held()), (0, 0, 0, 0));
+        assert_eq!(rtt0_core::engine::Engine::awaited(&nic), 0);
     }
 }

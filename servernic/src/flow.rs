@@ -110,6 +110,16 @@ impl Flow {
         }
     }
 
+    /// Returns how many servers' answers a client that exists waits for.
+    pub(crate) fn awaited(&self) -> usize {
+        let opening = match self {
+            Self::Opening { opening, .. } => Some(opening),
+            Self::Translated { successor, .. } => successor.as_ref(),
+            _ => None,
+        };
+        usize::from(opening.is_some_and(|opening| opening.is_proven()))
+    }
+
     /// Returns how many pending handshakes it counts for.
     pub(crate) fn pending(&self) -> usize {
         match self {

@@ -22,5 +22,6 @@ proptest! {
             assert!(nic.held() <= limits.held_total);
         });
         assert_eq!((nic.flows(), nic.pending(), nic.held()), (0, 0, 0));
+        assert_eq!(rtt0_core::engine::Engine::awaited(&nic), 0);
     }
 }

@@ -98,6 +98,7 @@ impl ClientNic {
         let (paired, refused) = (pending.paired, pending.refused);
         if !proven {
             self.half_open -= 1;
+            self.awaited += 1;
             let due = pending.opening.due(&self.settings.limits);
             self.flows.set_deadline(&key, due);
         }
@@ -125,6 +126,9 @@ impl ClientNic {
     fn syn(&mut self, now: Instant, key: FlowKey, segment: &Segment<'_>, out: &mut Outbox) -> Verdict {
         if self.settings.mode == Mode::Off {
             return self.gateway.pass(PassReason::ModeOff);
+        }
+        if self.standing_back {
+            return self.gateway.pass(PassReason::StandingBack);
         }
         if self.half_open >= self.settings.limits.half_open && self.flows.get_mut(&key).is_none() {
             // First of all, for in a flood every step counts.

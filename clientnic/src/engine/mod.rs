@@ -69,6 +69,8 @@ pub struct ClientNic {
     flows: FlowTable<Flow>,
     pending: usize,
     half_open: usize,
+    awaited: usize,
+    standing_back: bool,
     budget: Arc<HoldBudget>,
     journal: Journal,
 }
@@ -79,7 +81,19 @@ impl ClientNic {
         let limits = &settings.limits;
         let (flows, budget) = (FlowTable::new(limits.flows), HoldBudget::new(limits));
         let journal = Journal::default();
-        Self { gateway, keys, profiles, settings, flows, pending: 0, half_open: 0, budget, journal }
+        Self {
+            gateway,
+            keys,
+            profiles,
+            settings,
+            flows,
+            pending: 0,
+            half_open: 0,
+            awaited: 0,
+            standing_back: false,
+            budget,
+            journal,
+        }
     }
 
     /// Returns the number of flows known.
@@ -107,7 +121,7 @@ impl ClientNic {
     }
 
     fn insert(&mut self, key: FlowKey, flow: Flow, deadline: Instant) -> Result<(), PassReason> {
-        let (pending, half_open) = (flow.pending(), flow.half_open());
+        let (pending, half_open, awaited) = (flow.pending(), flow.half_open(), flow.awaited());
         if self.pending + pending > self.settings.limits.pending {
             return Err(PassReason::PendingFull);
         }
@@ -117,6 +131,7 @@ impl ClientNic {
         let old = self.flows.insert(key, flow, deadline).map_err(|_| PassReason::FlowTableFull)?;
         self.pending += pending;
         self.half_open += half_open;
+        self.awaited += awaited;
         if let Some(old) = old {
             self.forget(&old);
         }
@@ -148,6 +163,7 @@ impl ClientNic {
     fn forget(&mut self, flow: &Flow) {
         self.pending -= flow.pending();
         self.half_open -= flow.half_open();
+        self.awaited -= flow.awaited();
         self.journal.forget(flow.kept());
     }
 
@@ -272,6 +288,14 @@ impl Engine for ClientNic {
             self.journal.forget(kept);
         }
         restored
+    }
+
+    fn stand_back(&mut self, back: bool) {
+        self.standing_back = back;
+    }
+
+    fn awaited(&self) -> usize {
+        self.awaited
     }
 
     fn rekey(&mut self, keys: Keys) {

@@ -61,29 +61,53 @@ pub fn claims(services: &Services, packet: &[u8]) -> Option<Claim> {
     }
 }
 
-/// Tells whether a claimed `packet` is a SYN towards a service that no NIC has signed, which is
-/// all that a flood of SYNs is made of. While one lasts the kernel forwards these by itself: the
-/// guard lets them through and the capture leaves them out, each by a rule that says the same as
-/// this function. (Behind IPv6 extension headers they are claimed as ever.)
-pub fn is_unsigned_syn(services: &Services, packet: &[u8]) -> bool {
-    let Some(Claim::Tcp(Direction::ToServer)) = claims(services, packet) else { return false };
-    let Some(outer) = Outer::read(packet).filter(|outer| outer.transport == 40 || !outer.source.is_ipv6())
-    else {
-        return false;
-    };
-    let segment = packet.get(outer.transport..).unwrap_or_default();
-    let (Some(length), Some(flags)) = (segment.get(12), segment.get(13)) else { return false };
-    if flags & SYN_AND_KIN != SYN {
-        return false;
+/// What the kernel forwards by itself while a flood of SYNs lasts: the guard lets it through and
+/// the captures leave it out, each by rules that say the same as [`Bypass::includes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bypass {
+    /// Nothing: there is no flood.
+    #[default]
+    Nothing,
+    /// SYNs towards services that no NIC has signed: all that a flood is made of.
+    Syns,
+    /// And SYN-ACKs from services that no NIC has signed. Only for an engine that waits for none.
+    Handshakes,
+}
+
+impl Bypass {
+    /// Tells whether `packet`, which would be claimed, is left to the kernel. Behind IPv6 extension
+    /// headers nothing is.
+    pub fn includes(self, services: &Services, packet: &[u8]) -> bool {
+        match unsigned(services, packet) {
+            Some(Direction::ToServer) => self != Self::Nothing,
+            Some(Direction::ToClient) => self == Self::Handshakes,
+            None => false,
+        }
     }
+}
+
+/// Returns the direction of a claimed SYN towards a service or SYN-ACK from one that does not
+/// begin its options with the signalling option.
+fn unsigned(services: &Services, packet: &[u8]) -> Option<Direction> {
+    let Claim::Tcp(direction) = claims(services, packet)? else { return None };
+    let outer = Outer::read(packet).filter(|outer| outer.transport == 40 || !outer.source.is_ipv6())?;
+    let segment = packet.get(outer.transport..)?;
+    let (length, flags) = (*segment.get(12)?, *segment.get(13)?);
+    let wanted = match direction {
+        Direction::ToServer => SYN,
+        Direction::ToClient => SYN_ACK,
+    };
     let options = segment.get(TCP_HEADER..TCP_HEADER + offer::PREFIX.len());
-    length >> 4 == 5 || options.is_some_and(|first| first != offer::PREFIX)
+    let is_unsigned = length >> 4 == 5 || options.is_some_and(|first| first != offer::PREFIX);
+    (flags & SYN_AND_KIN == wanted && is_unsigned).then_some(direction)
 }
 
 /// The control bits that together make a segment a SYN: FIN, SYN, RST, ACK (RFC 9293 §3.1).
 pub const SYN_AND_KIN: u8 = 0x17;
-/// The SYN bit.
+/// Those of a SYN.
 pub const SYN: u8 = 0x02;
+/// Those of a SYN-ACK.
+pub const SYN_ACK: u8 = 0x12;
 
 const HOP_BY_HOP: u8 = 0;
 const ICMP: u8 = 1;

@@ -62,6 +62,16 @@ pub trait Engine {
         false
     }
 
+    /// Begins no handshake on behalf of a client from now on, or begins them again. Those under way
+    /// go on.
+    fn stand_back(&mut self, _back: bool) {}
+
+    /// Returns how many servers have still to answer a handshake made on behalf of a client that
+    /// has proven that it exists. O(1).
+    fn awaited(&self) -> usize {
+        0
+    }
+
     /// Takes new secrets. Flows go on; handshakes under way go on with the keys that are left.
     fn rekey(&mut self, _keys: Keys) {}
 }

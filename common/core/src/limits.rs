@@ -48,7 +48,7 @@ impl Default for Limits {
         Self {
             flows: 1_000_000,
             pending: 65_536,
-            half_open: 16_384,
+            half_open: 8_192,
             held_per_flow: 64 * 1024,
             held_total: 256 * 1024 * 1024,
             idle: Duration::from_secs(5 * 24 * 3600),

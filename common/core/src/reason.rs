@@ -86,6 +86,8 @@ reasons! {
         PendingFull => "pending_full",
         /// Too many clients have been answered and have not acknowledged it: a flood of SYNs.
         HalfOpenFull => "half_open_full",
+        /// The kernel forwards most SYNs by itself: a flood of SYNs.
+        StandingBack => "standing_back",
         /// The profile table is full.
         ProfileTableFull => "profile_table_full",
         /// A SYN that reuses the 4-tuple of a flow that is still translated.
@@ -178,6 +180,7 @@ impl PassReason {
             | Self::FlowTableFull
             | Self::PendingFull
             | Self::HalfOpenFull
+            | Self::StandingBack
             | Self::RivalSyn => true,
             Self::MalformedTcp
             | Self::Fragment

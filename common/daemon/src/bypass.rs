@@ -2,17 +2,26 @@
 //!
 //! A SYN that the engine does nothing for costs user space as much as any packet, and the kernel a
 //! tenth of it. So when very many pass, the guard lets unsigned SYNs through, the captures leave
-//! them out, and the kernel forwards them: new connections are made without the middlebox. What is
-//! signed by the other NIC, and every other segment, is served as ever. When the flood is over, so
-//! is this.
+//! them out, and the kernel forwards them; soon after also the SYN-ACKs that answer them. New
+//! connections are then made without the middlebox. All other segments are served as ever.
+//!
+//! ```text
+//!              > 20,000 SYN/s                    0.3 s, no answer awaited
+//!  Nothing ──────────────────────► Syns ──────────────────────────────► Handshakes
+//!     ▲   the engine stands back     │                                       │
+//!     └──────────────────────────────┴───────────────────────────────────────┘
+//!                          < 10,000 SYN/s for two seconds
+//! ```
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rtt0_core::claim::Bypass;
 use rtt0_core::reason::{Counters, PassReason};
-use rtt0_netio::capture::{Bypass, CaptureError};
+use rtt0_netio::capture::{CaptureError, Filters};
 use rtt0_netio::guard::{Guard, GuardError};
+use rtt0_netio::worker::WorkerHandle;
 
 /// How often the SYNs are counted.
 pub(crate) const PERIOD: Duration = Duration::from_millis(100);
@@ -21,11 +30,13 @@ pub(crate) const PERIOD: Duration = Duration::from_millis(100);
 const MANY: u64 = 2_000;
 /// Periods with fewer than half as many before it no longer gets them.
 const CALM: u32 = 20;
+/// Periods in which handshakes under way may still be answered.
+const GRACE: u32 = 3;
 
 /// Watches the SYNs that pass, and decides who forwards them.
 pub(crate) struct SynBypass {
     /// Empty if the services need too long a filter: then there is no bypass.
-    captures: Vec<Bypass>,
+    captures: Vec<Filters>,
     counters: Arc<Counters>,
     pace: Pace,
     /// SYNs left to the kernel in earlier floods.
@@ -34,7 +45,7 @@ pub(crate) struct SynBypass {
 
 impl SynBypass {
     /// Makes one that bypasses nothing yet.
-    pub(crate) fn new(captures: Result<Vec<Bypass>, CaptureError>, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(captures: Result<Vec<Filters>, CaptureError>, counters: Arc<Counters>) -> Self {
         let captures = captures.unwrap_or_else(|error| {
             tracing::warn!(%error, "a flood of SYNs can't be left to the kernel");
             Vec::new()
@@ -43,48 +54,45 @@ impl SynBypass {
     }
 
     /// To be called every [`PERIOD`].
-    pub(crate) fn look(&mut self, guard: &mut Guard) {
+    pub(crate) fn look(&mut self, guard: &mut Guard, worker: &WorkerHandle) {
         if self.captures.is_empty() {
             return;
         }
-        let counted = match self.pace.bypassing {
-            false => Ok(self.passed()),
-            true => guard.bypassed(),
-        };
-        let outcome = counted.map_err(Refusal::from).and_then(|total| match self.pace.count(total) {
-            None => Ok(()),
-            Some(true) => self.begin(guard),
-            Some(false) => self.end(guard, total),
-        });
-        if let Err(error) = outcome {
+        if let Err(error) = self.try_look(guard, worker) {
             tracing::error!(%error, "who forwards the SYNs can't be changed");
         }
     }
 
-    /// The kernel begins to forward before user space ends: a few SYNs are forwarded twice then,
-    /// which is as if a client had repeated them.
-    fn begin(&mut self, guard: &mut Guard) -> Result<(), Refusal> {
-        guard.bypass_unsigned_syns(true)?;
-        self.pace.switched(true, 0);
-        self.captures.iter().try_for_each(|capture| capture.set(true))?;
-        tracing::warn!("a flood of SYNs: the kernel forwards them, and new connections take no short cut");
-        Ok(())
-    }
-
-    fn end(&mut self, guard: &mut Guard, bypassed: u64) -> Result<(), Refusal> {
-        self.captures.iter().try_for_each(|capture| capture.set(false))?;
-        guard.bypass_unsigned_syns(false)?;
-        self.earlier += bypassed;
-        self.pace.switched(false, self.passed());
-        tracing::info!(bypassed, "the flood of SYNs is over");
+    fn try_look(&mut self, guard: &mut Guard, worker: &WorkerHandle) -> Result<(), Refusal> {
+        let total = if self.pace.bypass == Bypass::Nothing { self.passed() } else { guard.bypassed()? };
+        let Some(next) = self.pace.count(total, worker.awaited() == 0) else { return Ok(()) };
+        worker.stand_back(next != Bypass::Nothing);
+        if next == Bypass::Nothing {
+            // Both serve for a moment: a few SYNs are forwarded twice, as if a client had repeated
+            // them.
+            self.captures.iter().try_for_each(|capture| capture.leave_out(next))?;
+            guard.let_through(next)?;
+            self.earlier += total;
+            tracing::info!(bypassed = total, "the flood of SYNs is over");
+        } else {
+            guard.let_through(next)?;
+            self.captures.iter().try_for_each(|capture| capture.leave_out(next))?;
+        }
+        if next == Bypass::Syns {
+            tracing::warn!(
+                "a flood of SYNs: the kernel forwards them, and new connections take no short cut"
+            );
+        }
+        let total = if next == Bypass::Nothing { self.passed() } else { guard.bypassed()? };
+        self.pace.switched(next, total);
         Ok(())
     }
 
     /// Logs how many SYNs the kernel has forwarded, if any.
     pub(crate) fn report(&self, guard: &mut Guard) {
-        let now = if self.pace.bypassing { guard.bypassed().unwrap_or(0) } else { 0 };
-        if self.earlier + now > 0 {
-            tracing::info!(packets = self.earlier + now, "SYNs left to the kernel");
+        let packets = self.earlier + guard.bypassed().unwrap_or(0);
+        if packets > 0 {
+            tracing::info!(packets, "SYNs left to the kernel");
         }
     }
 
@@ -97,26 +105,32 @@ impl SynBypass {
 /// Tells a flood by how fast a count grows.
 #[derive(Debug, Default)]
 struct Pace {
-    bypassing: bool,
+    bypass: Bypass,
     last: u64,
+    /// Periods since the last switch, and since the flood was last one.
+    age: u32,
     calm: u32,
 }
 
 impl Pace {
-    /// Takes the count of a period's end; returns whether to begin or end the bypass.
-    fn count(&mut self, total: u64) -> Option<bool> {
+    /// Takes the count at a period's end and whether the engine awaits no server's answer. Returns
+    /// what to bypass from now on, if that is another.
+    fn count(&mut self, total: u64, settled: bool) -> Option<Bypass> {
         let grown = total.saturating_sub(self.last);
         self.last = total;
-        if !self.bypassing {
-            return (grown >= MANY).then_some(true);
-        }
+        self.age += 1;
         self.calm = if grown < MANY / 2 { self.calm + 1 } else { 0 };
-        (self.calm >= CALM).then_some(false)
+        match self.bypass {
+            Bypass::Nothing => (grown >= MANY).then_some(Bypass::Syns),
+            _ if self.calm >= CALM => Some(Bypass::Nothing),
+            Bypass::Syns => (self.age >= GRACE && settled).then_some(Bypass::Handshakes),
+            Bypass::Handshakes => None,
+        }
     }
 
     /// Goes on with another count, which now stands at `total`.
-    fn switched(&mut self, bypassing: bool, total: u64) {
-        *self = Self { bypassing, last: total, calm: 0 };
+    fn switched(&mut self, bypass: Bypass, total: u64) {
+        *self = Self { bypass, last: total, ..Self::default() };
     }
 }
 
@@ -134,21 +148,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_begins_at_once_and_ends_after_two_calm_seconds() {
+    fn a_flood_is_left_to_the_kernel_step_by_step() {
         let mut pace = Pace::default();
-        assert_eq!(pace.count(MANY - 1), None);
-        assert_eq!(pace.count(2 * MANY - 2), None);
-        assert_eq!(pace.count(3 * MANY - 2), Some(true));
-        pace.switched(true, 0);
-        let mut total = 0;
-        for calm in [CALM - 1, CALM - 1] {
-            (0..calm).for_each(|_| assert_eq!(pace.count(total), None));
-            total += MANY / 2;
-            assert_eq!(pace.count(total), None, "it goes on");
+        assert_eq!(pace.count(MANY - 1, true), None);
+        assert_eq!(pace.count(2 * MANY - 2, true), None);
+        assert_eq!(pace.count(3 * MANY - 2, true), Some(Bypass::Syns));
+        pace.switched(Bypass::Syns, 0);
+        for period in 1..=GRACE {
+            assert_eq!(pace.count(u64::from(period) * MANY, false), None, "answers are awaited");
         }
-        (1..CALM).for_each(|_| assert_eq!(pace.count(total), None));
-        assert_eq!(pace.count(total), Some(false));
-        pace.switched(false, 500_000);
-        assert_eq!(pace.count(500_001), None, "counts from where it stands");
+        assert_eq!(pace.count(u64::from(GRACE) * MANY, true), Some(Bypass::Handshakes));
+        pace.switched(Bypass::Handshakes, 0);
+        assert_eq!(pace.count(0, true), None);
+    }
+
+    #[test]
+    fn it_ends_after_two_calm_seconds() {
+        for bypass in [Bypass::Syns, Bypass::Handshakes] {
+            let (mut pace, mut total) = (Pace::default(), 0);
+            pace.switched(bypass, 0);
+            for _ in 0..2 {
+                (1..CALM).for_each(|_| assert_eq!(pace.count(total, false), None));
+                total += MANY / 2;
+                assert_eq!(pace.count(total, false), None, "it goes on");
+            }
+            (1..CALM).for_each(|_| assert_eq!(pace.count(total, false), None));
+            assert_eq!(pace.count(total, false), Some(Bypass::Nothing));
+            pace.switched(Bypass::Nothing, 500_000);
+            assert_eq!(pace.count(500_001, true), None, "counts from where it stands");
+        }
     }
 }

@@ -116,7 +116,7 @@ impl Service {
             .iter()
             .map(|interface| Capture::open(interface, &setup.services, &CaptureOptions::default()))
             .collect::<Result<Vec<_>, _>>()?;
-        let switches = captures.iter().map(|capture| capture.bypass(&setup.services)).collect();
+        let switches = captures.iter().map(|capture| capture.filters(&setup.services)).collect();
         let emitter = Emitter::open()?;
         let guard = Guard::install(&interfaces, &setup.services, EMIT_MARK)?;
         let rules: Vec<String> = setup.services.rules().iter().map(ToString::to_string).collect();
@@ -125,6 +125,10 @@ impl Service {
             ..WorkerOptions::default()
         };
         let worker = Worker::spawn(engine, captures, emitter, store, &options)?;
+        if let Some(priority) = options.realtime_priority {
+            // This thread has little to do, and in a flood it must get to do it. No harm without.
+            rtt0_netio::worker::run_at(priority.saturating_add(1).min(99));
+        }
         tracing::info!(
             interfaces = interfaces.join(","),
             services = rules.join(","),
@@ -223,7 +227,7 @@ async fn wait(mut signals: Signals, service: &mut Service, worker: &WorkerHandle
             _ = signals.terminate.recv() => return Ok(End::Signal("SIGTERM")),
             _ = signals.interrupt.recv() => return Ok(End::Signal("SIGINT")),
             _ = signals.hangup.recv() => service.reload(worker),
-            _ = look.tick() => service.bypass.look(&mut service.guard),
+            _ = look.tick() => service.bypass.look(&mut service.guard, worker),
             ready = ended.readable() => return ready.map(|_| End::WorkerEnded),
         }
     }

@@ -17,6 +17,7 @@ use std::any::Any;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -97,6 +98,7 @@ pub struct Worker<E> {
     check_due: Option<Instant>,
     orders: mpsc::Receiver<Order>,
     wake: Arc<OwnedFd>,
+    awaited: Arc<AtomicUsize>,
 }
 
 /// What the owner wants.
@@ -104,6 +106,7 @@ pub struct Worker<E> {
 enum Order {
     Stop,
     Rekey(Keys),
+    StandBack(bool),
 }
 
 /// One packet to emit at the end of a batch.
@@ -135,6 +138,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
         let (order, orders) = mpsc::channel();
         let (ended, alive) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| system("pipe2")(e.into()))?;
         let counters = Arc::new(IoCounters::default());
+        let awaited = Arc::new(AtomicUsize::new(0));
         let worker = Self {
             engine,
             ready: vec![false; captures.len()],
@@ -148,6 +152,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
             check_due: None,
             orders,
             wake: Arc::clone(&wake),
+            awaited: Arc::clone(&awaited),
         };
         let (started, start) = mpsc::sync_channel(1);
         let priority = options.realtime_priority;
@@ -162,7 +167,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
             })
             .map_err(system("clone"))?;
         let realtime = start.recv().unwrap_or(false);
-        Ok(WorkerHandle { thread: Some(thread), order, wake, ended, counters, realtime })
+        Ok(WorkerHandle { thread: Some(thread), order, wake, awaited, ended, counters, realtime })
     }
 }
 
@@ -180,6 +185,7 @@ impl<E: Engine> Worker<E> {
                 }
             }
             self.handle_timeouts();
+            self.awaited.store(self.engine.awaited(), Ordering::Relaxed);
             self.check()?;
         }
     }
@@ -192,6 +198,7 @@ impl<E: Engine> Worker<E> {
             match order {
                 Order::Stop => return true,
                 Order::Rekey(keys) => self.engine.rekey(keys),
+                Order::StandBack(back) => self.engine.stand_back(back),
             }
         }
         false
@@ -321,6 +328,7 @@ pub struct WorkerHandle {
     thread: Option<JoinHandle<Result<(), WorkerError>>>,
     order: mpsc::Sender<Order>,
     wake: Arc<OwnedFd>,
+    awaited: Arc<AtomicUsize>,
     ended: OwnedFd,
     counters: Arc<IoCounters>,
     realtime: bool,
@@ -335,6 +343,17 @@ impl WorkerHandle {
     /// Gives the engine new secrets. Does not wait.
     pub fn rekey(&self, keys: Keys) {
         self.tell(Order::Rekey(keys));
+    }
+
+    /// Has the engine begin no handshake from now on, or begin them again. Does not wait.
+    pub fn stand_back(&self, back: bool) {
+        self.tell(Order::StandBack(back));
+    }
+
+    /// Returns how many handshakes still wait for their servers
+    /// ([`Engine::awaited`]), as of a moment ago.
+    pub fn awaited(&self) -> usize {
+        self.awaited.load(Ordering::Relaxed)
     }
 
     fn tell(&self, order: Order) {
@@ -386,12 +405,17 @@ impl Drop for WorkerHandle {
 }
 
 /// Makes the calling thread wake up precisely, prctl(PR_SET_TIMERSLACK), and, if a priority is
-/// given, run before ordinary threads, sched_setscheduler(SCHED_FIFO) (CAP_SYS_NICE). Returns
-/// whether it does the latter.
+/// given, run before ordinary threads. Returns whether it does the latter.
 fn prepare_thread(priority: Option<u8>) -> bool {
     // Refused by no kernel; without it time-outs come up to 50 µs late, no worse.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-    let Some(priority) = priority else { return false };
+    priority.is_some_and(run_at)
+}
+
+/// Lets the calling thread run at a real-time `priority` (1–99), before all ordinary threads and
+/// those of lower priority: sched_setscheduler(SCHED_FIFO), which needs CAP_SYS_NICE. Returns
+/// whether that was allowed. Threads it starts are ordinary again.
+pub fn run_at(priority: u8) -> bool {
     let parameters = libc::sched_param { sched_priority: priority.into() };
     // SAFETY: the pointer is to a sched_param that lives through the call; 0 is this thread.
     unsafe {

@@ -80,6 +80,7 @@ impl ServerNic {
         let proven = opening.is_proven();
         let held = opening.hold(segment, offload);
         if !proven {
+            self.awaited += 1;
             // Now it is worth more patience, and what was put off may be due at once.
             let due = opening.due(&self.limits);
             self.flows.set_deadline(&key, due);
@@ -132,7 +133,9 @@ impl ServerNic {
                 self.spoofed_syn(now, key, isn, offer, segment, out)
             }
             Found::Authentic(offer) if offer.kind == Kind::Probe => {
-                self.plain_syn(now, key, Rival { isn, probe: Some(offer.key) }, out);
+                // Who stands back does not see the answer.
+                let probe = Some(offer.key).filter(|_| !self.standing_back);
+                self.plain_syn(now, key, Rival { isn, probe }, out);
                 self.forward_stripped(segment, out)
             }
             Found::Nothing => {
@@ -213,6 +216,11 @@ impl ServerNic {
         let Some(start) = self.start(key, isn, offer, segment) else {
             return self.gateway.pass(PassReason::OddSyn);
         };
+        if self.standing_back {
+            // As if there were no ServerNIC.
+            self.counters().pass(PassReason::StandingBack);
+            return self.forward_stripped(segment, out);
+        }
         if self.pending >= self.limits.pending {
             // ClientNIC sees a SYN-ACK without confirm and translates by itself.
             self.counters().pass(PassReason::PendingFull);
@@ -241,8 +249,9 @@ impl ServerNic {
             }
             let opening = Opening::begin(start, Held::new(&self.budget), now, out);
             let due = opening.due(&self.limits);
-            if successor.replace(Box::new(opening)).is_none() {
-                self.pending += 1;
+            match successor.replace(Box::new(opening)) {
+                Some(abandoned) => self.awaited -= usize::from(abandoned.is_proven()),
+                None => self.pending += 1,
             }
             self.flows.set_deadline(&key, due);
             return Verdict::Taken;

@@ -41,6 +41,8 @@ pub struct ServerNic {
     limits: Limits,
     flows: FlowTable<Flow>,
     pending: usize,
+    awaited: usize,
+    standing_back: bool,
     budget: Arc<HoldBudget>,
     journal: Journal,
 }
@@ -49,7 +51,17 @@ impl ServerNic {
     /// Makes an engine that knows no flow.
     pub fn new(gateway: Gateway, keys: Keys, limits: Limits) -> Self {
         let (flows, budget) = (FlowTable::new(limits.flows), HoldBudget::new(&limits));
-        Self { gateway, keys, limits, flows, pending: 0, budget, journal: Journal::default() }
+        Self {
+            gateway,
+            keys,
+            limits,
+            flows,
+            pending: 0,
+            awaited: 0,
+            standing_back: false,
+            budget,
+            journal: Journal::default(),
+        }
     }
 
     /// Returns the number of flows known.
@@ -72,12 +84,13 @@ impl ServerNic {
     }
 
     fn insert(&mut self, key: FlowKey, flow: Flow, deadline: Instant) -> Result<(), PassReason> {
-        let pending = flow.pending();
+        let (pending, awaited) = (flow.pending(), flow.awaited());
         if self.pending + pending > self.limits.pending {
             return Err(PassReason::PendingFull);
         }
         let old = self.flows.insert(key, flow, deadline).map_err(|_| PassReason::FlowTableFull)?;
         self.pending += pending;
+        self.awaited += awaited;
         if let Some(old) = old {
             self.forget(&old);
         }
@@ -94,6 +107,7 @@ impl ServerNic {
     /// Takes a flow that has left the table off the accounts.
     fn forget(&mut self, flow: &Flow) {
         self.pending -= flow.pending();
+        self.awaited -= flow.awaited();
         self.journal.forget(flow.kept());
     }
 
@@ -119,6 +133,7 @@ impl ServerNic {
                 (false, false) => self.limits.unacknowledged,
             };
             self.pending -= 1;
+            self.awaited -= usize::from(opening.is_proven());
             self.flows.set_deadline(&key, now + rest);
             return Some(*opening);
         }
@@ -236,6 +251,14 @@ impl Engine for ServerNic {
             self.journal.forget(kept);
         }
         restored
+    }
+
+    fn stand_back(&mut self, back: bool) {
+        self.standing_back = back;
+    }
+
+    fn awaited(&self) -> usize {
+        self.awaited
     }
 
     fn rekey(&mut self, keys: Keys) {

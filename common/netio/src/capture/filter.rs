@@ -20,8 +20,9 @@
 use std::net::IpAddr;
 
 use libc::sock_filter;
+use rtt0_core::claim::{self, Bypass};
+use rtt0_core::offer;
 use rtt0_core::service::{Service, Services};
-use rtt0_core::{claim, offer};
 
 /// Largest program the kernel takes, in instructions (`BPF_MAXINSNS`).
 const MAX_INSTRUCTIONS: usize = 4096;
@@ -107,19 +108,14 @@ impl Program {
     /// The rules need more instructions than the kernel takes (about 290 IPv4 rules or 120 rules
     /// with full IPv6 addresses).
     pub fn new(services: &Services, link_header: u32) -> Result<Self, TooManyRules> {
-        Self::with(services, link_header, false)
+        Self::without(services, link_header, Bypass::Nothing)
     }
 
-    /// Makes the program that leaves out unsigned SYNs towards a service, which the kernel then
-    /// forwards by itself ([`rtt0_core::claim::is_unsigned_syn`]).
+    /// Makes the program that leaves out what the kernel is to forward by itself.
     ///
     /// # Errors
-    /// As [`Program::new`], at two thirds of the rules.
-    pub fn without_unsigned_syns(services: &Services, link_header: u32) -> Result<Self, TooManyRules> {
-        Self::with(services, link_header, true)
-    }
-
-    fn with(services: &Services, link_header: u32, bypass: bool) -> Result<Self, TooManyRules> {
+    /// As [`Program::new`], at half of the rules.
+    pub fn without(services: &Services, link_header: u32, bypass: Bypass) -> Result<Self, TooManyRules> {
         let mut program = Self { instructions: Vec::new() };
         program.instructions.push(load(LOAD_BYTE, AD_PKTTYPE));
         program.require_equal(PACKET_HOST);
@@ -159,14 +155,37 @@ impl Program {
         self.instructions.extend(body.instructions);
     }
 
-    /// Appends `body`, skipped unless the packet is an unsigned SYN. `header` says where the TCP
-    /// header begins, and X how much further.
-    fn unsigned_syn_section(&mut self, header: u32, body: Self) {
+    /// Appends what refuses the packets of `bypass`. `header` says where the TCP header begins, and X
+    /// how much further; `ends` are the destination and the source.
+    fn bypass<'a>(
+        &mut self,
+        bypass: Bypass,
+        header: u32,
+        services: impl Iterator<Item = &'a Service> + Clone,
+        ends: [End; 2],
+    ) {
+        let (syn, syn_ack) = ((claim::SYN, ends[1]), (claim::SYN_ACK, ends[0]));
+        let kinds = match bypass {
+            Bypass::Nothing => vec![],
+            Bypass::Syns => vec![syn],
+            Bypass::Handshakes => vec![syn, syn_ack],
+        };
+        for (flags, other_end) in kinds {
+            // A SYN from a service, or a SYN-ACK towards one, is served as ever.
+            let mut body = Self { instructions: Vec::new() };
+            services.clone().for_each(|service| body.accept_if_served(service, other_end));
+            body.reject();
+            self.unsigned_section(flags, header, body);
+        }
+    }
+
+    /// Appends `body`, skipped unless the packet has these flags and no signature.
+    fn unsigned_section(&mut self, flags: u8, header: u32, body: Self) {
         let signature = u32::from_be_bytes(offer::PREFIX);
         let block = [
             load(LOAD_BYTE_INDEXED, header + 13),
             load(AND, claim::SYN_AND_KIN.into()),
-            jump(JUMP_IF_EQUAL, claim::SYN.into(), 0, ELSEWHERE),
+            jump(JUMP_IF_EQUAL, flags.into(), 0, ELSEWHERE),
             load(LOAD_BYTE_INDEXED, header + 12),
             load(AND, 0xf0),
             // No options: nothing signs it. On to the last instruction of this block.
@@ -254,7 +273,11 @@ fn leave_to_end(block: &mut [sock_filter]) {
     }
 }
 
-fn ipv4<'a>(services: impl Iterator<Item = &'a Service> + Clone, link_header: u32, bypass: bool) -> Program {
+fn ipv4<'a>(
+    services: impl Iterator<Item = &'a Service> + Clone,
+    link_header: u32,
+    bypass: Bypass,
+) -> Program {
     let at = |offset| link_header + offset;
     let destination = End { address: at(16), port: Port::Indexed(at(2)) };
     let source = End { address: at(12), port: Port::Indexed(at(0)) };
@@ -270,9 +293,7 @@ fn ipv4<'a>(services: impl Iterator<Item = &'a Service> + Clone, link_header: u3
     program.accept_if_any(&[3]);
     program.reject();
     program.require_equal(TCP);
-    if bypass {
-        program.unsigned_syn_section(at(0), only_from(services.clone(), source));
-    }
+    program.bypass(bypass, at(0), services.clone(), [destination, source]);
     for service in services {
         program.accept_if_served(service, destination);
         program.accept_if_served(service, source);
@@ -281,7 +302,11 @@ fn ipv4<'a>(services: impl Iterator<Item = &'a Service> + Clone, link_header: u3
     program
 }
 
-fn ipv6<'a>(services: impl Iterator<Item = &'a Service> + Clone, link_header: u32, bypass: bool) -> Program {
+fn ipv6<'a>(
+    services: impl Iterator<Item = &'a Service> + Clone,
+    link_header: u32,
+    bypass: Bypass,
+) -> Program {
     let at = |offset| link_header + offset;
     let destination = End { address: at(24), port: Port::Absolute(at(42)) };
     let source = End { address: at(8), port: Port::Absolute(at(40)) };
@@ -293,22 +318,12 @@ fn ipv6<'a>(services: impl Iterator<Item = &'a Service> + Clone, link_header: u3
     program.accept_if_any(&[1, 2]);
     program.reject();
     program.require_equal(TCP);
-    if bypass {
-        program.instructions.push(load(LOAD_X, 0));
-        program.unsigned_syn_section(at(40), only_from(services.clone(), source));
-    }
+    program.instructions.push(load(LOAD_X, 0));
+    program.bypass(bypass, at(40), services.clone(), [destination, source]);
     for service in services {
         program.accept_if_served(service, destination);
         program.accept_if_served(service, source);
     }
-    program.reject();
-    program
-}
-
-/// Takes what comes from a service, and refuses the rest.
-fn only_from<'a>(services: impl Iterator<Item = &'a Service>, source: End) -> Program {
-    let mut program = Program { instructions: Vec::new() };
-    services.for_each(|service| program.accept_if_served(service, source));
     program.reject();
     program
 }

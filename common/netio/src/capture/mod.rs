@@ -24,7 +24,7 @@ use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::service::Services;
 
 use crate::counters::IoCounters;
-pub use socket::Bypass;
+pub use socket::Filters;
 
 /// Most packets that one batch holds.
 pub const MAX_BATCH: usize = 64;
@@ -144,17 +144,17 @@ impl Capture {
         Ok(Self { interface: interface.to_owned(), link_header, socket, batch, failed: false })
     }
 
-    /// Returns what can make the capture leave out unsigned SYNs while it is in use elsewhere.
+    /// Returns what can make the capture leave something out while it is in use elsewhere.
     ///
     /// # Errors
     /// The descriptor can't be duplicated, or the services need too long a filter for that.
-    pub fn bypass(&self, services: &Services) -> Result<Bypass, CaptureError> {
+    pub fn filters(&self, services: &Services) -> Result<Filters, CaptureError> {
         let fd = self.as_fd().try_clone_to_owned().map_err(|source| CaptureError::System {
             call: "fcntl(F_DUPFD_CLOEXEC)",
             interface: self.interface.clone(),
             source,
         })?;
-        Bypass::new(fd, services, self.link_header)
+        Filters::new(fd, services, self.link_header)
     }
 
     /// Returns the interface's name.

@@ -4,6 +4,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
+use rtt0_core::claim::Bypass;
 use rtt0_core::service::Services;
 use rustix::net::sockopt;
 
@@ -76,27 +77,33 @@ impl PacketSocket {
     }
 }
 
-/// The filters of a capture: with and without unsigned SYNs towards services.
+/// The filters of a capture, one for each bypass.
 #[derive(Debug)]
-pub struct Bypass {
+pub struct Filters {
     fd: OwnedFd,
-    normal: Program,
-    without: Program,
+    nothing: Program,
+    syns: Program,
+    handshakes: Program,
 }
 
-impl Bypass {
+impl Filters {
     pub(super) fn new(fd: OwnedFd, services: &Services, link_header: u32) -> Result<Self, CaptureError> {
-        let without = Program::without_unsigned_syns(services, link_header)?;
-        Ok(Self { fd, normal: Program::new(services, link_header)?, without })
+        let without = |bypass| Program::without(services, link_header, bypass);
+        let (nothing, syns) = (without(Bypass::Nothing)?, without(Bypass::Syns)?);
+        Ok(Self { fd, nothing, syns, handshakes: without(Bypass::Handshakes)? })
     }
 
-    /// Has the capture leave out unsigned SYNs ([`rtt0_core::claim::is_unsigned_syn`]), which the
-    /// kernel then has to forward, or no longer. setsockopt(SO_ATTACH_FILTER).
+    /// Has the capture leave out what the kernel is to forward by itself: setsockopt(SO_ATTACH_FILTER).
     ///
     /// # Errors
     /// The kernel's; then nothing has changed.
-    pub fn set(&self, bypass: bool) -> io::Result<()> {
-        attach(&self.fd, if bypass { &self.without } else { &self.normal })
+    pub fn leave_out(&self, bypass: Bypass) -> io::Result<()> {
+        let program = match bypass {
+            Bypass::Nothing => &self.nothing,
+            Bypass::Syns => &self.syns,
+            Bypass::Handshakes => &self.handshakes,
+        };
+        attach(&self.fd, program)
     }
 }
 

@@ -21,8 +21,7 @@
 //!    options (first byte 0x45), protocol 6 and fragment offset 0, or an IPv6 header with next
 //!    header 6.
 //!
-//! While a flood of SYNs lasts, unsigned ones are let through instead
-//! ([`Guard::bypass_unsigned_syns`]).
+//! While a flood of SYNs lasts, unsigned ones are let through instead ([`Guard::let_through`]).
 //!
 //! "Present" means within the captured frame, link padding included. IPv6 extension headers are
 //! walked by the kernel as `claims` walks them. What is malformed is not dropped here: the
@@ -46,6 +45,7 @@ use std::ffi::{CString, NulError};
 use std::fmt;
 
 use netlink_socket2::{NetlinkSocket, ReplyError};
+use rtt0_core::claim::Bypass;
 use rtt0_core::service::Services;
 
 use crate::interface::{self, UnknownInterface};
@@ -156,7 +156,7 @@ impl Guard {
     /// [`GuardError::Refused`] if the kernel does not answer.
     pub fn dropped(&mut self) -> Result<Vec<Dropped>, GuardError> {
         let mut rules = self.counted()?;
-        rules.retain(|rule| rule.chain != ruleset::BYPASS);
+        rules.retain(|rule| !ruleset::BYPASS.contains(&rule.chain.as_str()));
         Ok(rules)
     }
 
@@ -171,32 +171,44 @@ impl Guard {
             .collect())
     }
 
-    /// Lets the kernel forward unsigned SYNs towards services ([`rtt0_core::claim::is_unsigned_syn`])
-    /// by itself, or no longer. The capture has to leave them out then.
+    /// Lets the kernel forward by itself what `bypass` includes, and no more than that. The captures
+    /// have to leave it out.
     ///
     /// # Errors
     ///
-    /// [`GuardError::Refused`]; then nothing has changed.
-    pub fn bypass_unsigned_syns(&mut self, bypass: bool) -> Result<(), GuardError> {
-        let chain = c_string(ruleset::BYPASS)?;
-        let done = if bypass {
-            let rules = ruleset::bypass();
-            let messages = rules.each_ref().map(|rule| Message::Rule { chain: &chain, rule });
-            netlink::make(&mut self.socket, NETDEV, &self.table, &messages)
-        } else {
-            netlink::clear(&mut self.socket, NETDEV, &self.table, &chain)
+    /// [`GuardError::Refused`]; what is let through is then uncertain until the next call.
+    pub fn let_through(&mut self, bypass: Bypass) -> Result<(), GuardError> {
+        let wanted = match bypass {
+            Bypass::Nothing => [false, false],
+            Bypass::Syns => [true, false],
+            Bypass::Handshakes => [true, true],
         };
-        done.map_err(|source| GuardError::Refused { action: "change the bypass of SYNs", source })
+        let refused = |source| GuardError::Refused { action: "change what is let through", source };
+        for ((name, rules), wanted) in ruleset::BYPASS.iter().zip(ruleset::bypass()).zip(wanted) {
+            let chain = c_string(name)?;
+            let rules = rules.each_ref().map(|rule| Message::Rule { chain: &chain, rule });
+            let present = self.counted()?.iter().any(|rule| rule.chain == *name);
+            match (present, wanted) {
+                (false, true) => {
+                    netlink::make(&mut self.socket, NETDEV, &self.table, &rules).map_err(refused)?
+                }
+                (true, false) => {
+                    netlink::clear(&mut self.socket, NETDEV, &self.table, &chain).map_err(refused)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
-    /// Reads how many SYNs have been let through since [`Guard::bypass_unsigned_syns`].
+    /// Reads how many SYNs have been let through since they last began to be.
     ///
     /// # Errors
     ///
     /// As [`Guard::dropped`].
     pub fn bypassed(&mut self) -> Result<u64, GuardError> {
         let rules = self.counted()?;
-        Ok(rules.iter().filter(|rule| rule.chain == ruleset::BYPASS).map(|rule| rule.packets).sum())
+        Ok(rules.iter().filter(|rule| rule.chain == ruleset::BYPASS[0]).map(|rule| rule.packets).sum())
     }
 
     /// Makes the chains, then the hooks that lead to them, then asks the kernel what it has.

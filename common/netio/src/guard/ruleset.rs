@@ -73,20 +73,23 @@ pub(super) enum Action {
     Notrack,
 }
 
-/// The chain that lets unsigned SYNs through while the kernel is to forward them; else empty.
-pub(super) const BYPASS: &str = "bypass";
+/// The chains that let unsigned SYNs and SYN-ACKs through while the kernel is to forward them; else
+/// they are empty.
+pub(super) const BYPASS: [&str; 2] = ["bypass_syn", "bypass_syn_ack"];
 
-/// What is in that chain then: what [`rtt0_core::claim::is_unsigned_syn`] says. The first knows
-/// the SYN without options, since a load behind the end of a packet matches nothing.
-pub(super) fn bypass() -> [Rule; 2] {
-    const SYN: &[u8] = &[claim::SYN];
-    const KIN: &[u8] = &[claim::SYN_AND_KIN];
-    const SHORT: [&[u8]; 2] = [&[0xf0, claim::SYN_AND_KIN], &[0x50, claim::SYN]];
+/// What is in these chains then: what [`claim::Bypass::includes`] says. The first rule knows the
+/// segment without options, since a load behind the end of a packet matches nothing.
+pub(super) fn bypass() -> [[Rule; 2]; 2] {
+    [unsigned(&[0x50, claim::SYN]), unsigned(&[0x50, claim::SYN_ACK])]
+}
+
+fn unsigned(length_and_flags: &'static [u8; 2]) -> [Rule; 2] {
+    const KIN: &[u8] = &[0xf0, claim::SYN_AND_KIN];
     let rule = |matches| Rule { matches, action: Action::CountedAccept };
     [
-        rule(vec![Match::Masked(transport(12, 2), SHORT[0], SHORT[1])]),
+        rule(vec![Match::Masked(transport(12, 2), KIN, length_and_flags)]),
         rule(vec![
-            Match::Masked(transport(13, 1), KIN, SYN),
+            Match::Masked(transport(13, 1), &KIN[1..], &length_and_flags[1..]),
             Match::Differs(transport(20, 4), &offer::PREFIX),
         ]),
     ]
@@ -119,7 +122,7 @@ pub(super) struct Ruleset {
 
 impl Ruleset {
     pub(super) fn new(services: &Services, mark: u32) -> Self {
-        let mut chains = vec![Chain { name: BYPASS, rules: Vec::new() }];
+        let mut chains = BYPASS.map(|name| Chain { name, rules: Vec::new() }).to_vec();
         let mut ingress = Vec::new();
         for version in [&V4, &V6] {
             if services.rules().iter().any(|service| version.owns(service.prefix.address())) {
@@ -290,13 +293,15 @@ impl Version {
         let source_served = |action| self.served(services, flow.source, flow.source_port, action);
 
         let mut from_service = local.clone();
-        from_service.push(drop());
         let mut to_service = local;
         // Both ends are services: nobody can tell who the client is.
         to_service.extend(source_served(Action::Accept));
         if names.entry == self.tcp_names.entry {
-            to_service.push(Rule { matches: vec![self.next_is_tcp.clone()], action: Action::Jump(BYPASS) });
+            let jump = |chain| Rule { matches: vec![self.next_is_tcp.clone()], action: Action::Jump(chain) };
+            to_service.push(jump(BYPASS[0]));
+            from_service.push(jump(BYPASS[1]));
         }
+        from_service.push(drop());
         to_service.push(drop());
 
         let mut entry = first;

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use netlink_socket2::NetlinkSocket;
-use rtt0_core::claim::{Claim, claims, is_unsigned_syn};
+use rtt0_core::claim::{Bypass, Claim, claims};
 use rtt0_core::service::{Direction, Services};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -144,9 +144,9 @@ fn read_until(socket: &Socket, last: u32) -> HashSet<u32> {
     seen
 }
 
-/// Sends `count` random packets and compares kernel and `claims` for each, while unsigned SYNs are
-/// let through or not.
-fn compare(rules: &[&str], seed: u64, count: usize, bypass: bool) {
+/// Sends `count` random packets and compares kernel and `claims` for each, while the kernel is to
+/// forward some by itself.
+fn compare(rules: &[&str], seed: u64, count: usize, bypass: Bypass) {
     let Some(namespace) = veth() else { return };
     let services = services(rules);
     let mut random = Random(seed);
@@ -155,10 +155,9 @@ fn compare(rules: &[&str], seed: u64, count: usize, bypass: bool) {
     namespace
         .enter(|| {
             let mut guard = Guard::install(&["far".to_owned()], &services, MARK).unwrap();
-            guard.bypass_unsigned_syns(true).unwrap();
-            if !bypass {
-                // Off again is as never on.
-                guard.bypass_unsigned_syns(false).unwrap();
+            // Wherever it comes from, it arrives.
+            for bypass in [Bypass::Handshakes, Bypass::Nothing, Bypass::Syns, bypass] {
+                guard.let_through(bypass).unwrap();
             }
             let mut bench = Bench::new(&links);
             let mut sent = 0;
@@ -172,9 +171,10 @@ fn compare(rules: &[&str], seed: u64, count: usize, bypass: bool) {
                 sent += batch.len();
                 let (before, behind) = bench.drain();
                 for (number, packet) in batch {
-                    let unsigned = bypass && is_unsigned_syn(&services, &packet);
-                    bypassed += u64::from(unsigned);
-                    let claim = claims(&services, &packet).filter(|_| !unsigned);
+                    let claim = claims(&services, &packet);
+                    let included = bypass.includes(&services, &packet);
+                    bypassed += u64::from(included && claim == Some(Claim::Tcp(Direction::ToServer)));
+                    let claim = claim.filter(|_| !included);
                     assert!(before.contains(&number), "the tap missed a packet");
                     assert_eq!(
                         claim.is_none(),
@@ -192,7 +192,7 @@ fn compare(rules: &[&str], seed: u64, count: usize, bypass: bool) {
         })
         .unwrap();
     println!("{count} packets: {kinds:?}, {bypassed} let through");
-    assert_eq!(bypassed > 20, bypass);
+    assert_eq!(bypassed > 20, bypass != Bypass::Nothing);
     // A test in which nothing is claimed would show nothing.
     for direction in [Direction::ToServer, Direction::ToClient] {
         for claim in [Claim::Tcp(direction), Claim::IcmpError { quoted: direction }] {
@@ -203,17 +203,18 @@ fn compare(rules: &[&str], seed: u64, count: usize, bypass: bool) {
 
 #[test]
 fn drops_exactly_what_is_claimed() {
-    compare(packets::RULES, 1, 20_000, false);
+    compare(packets::RULES, 1, 20_000, Bypass::Nothing);
 }
 
 #[test]
 fn drops_exactly_what_is_claimed_of_everything() {
-    compare(&["0.0.0.0/0:443", "[::/0]:443"], 2, 8_000, false);
+    compare(&["0.0.0.0/0:443", "[::/0]:443"], 2, 8_000, Bypass::Nothing);
 }
 
 #[test]
-fn lets_exactly_unsigned_syns_through_on_request() {
-    compare(packets::RULES, 3, 20_000, true);
+fn lets_exactly_what_is_bypassed_through() {
+    compare(packets::RULES, 3, 20_000, Bypass::Syns);
+    compare(packets::RULES, 4, 20_000, Bypass::Handshakes);
 }
 
 #[test]
