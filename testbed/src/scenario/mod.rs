@@ -11,7 +11,6 @@ mod part;
 mod runner;
 mod sighting;
 
-mod bbr_download;
 mod bulk;
 mod clean_captures;
 mod closed_port;
@@ -20,6 +19,7 @@ mod crash_safety;
 mod daemon_death;
 mod fall_back;
 mod fragments;
+mod goodput;
 mod half_open;
 mod handshake_parity;
 mod keepalive;
@@ -177,7 +177,7 @@ pub const ALL: &[Scenario] = &[
     closed_port::SCENARIO,
     bulk::SCENARIO,
     concurrency::SCENARIO,
-    bbr_download::SCENARIO,
+    goodput::SCENARIO,
     daemon_death::SCENARIO,
     crash_safety::SCENARIO,
     fall_back::SCENARIO,
@@ -192,3 +192,6 @@ pub const ALL: &[Scenario] = &[
     real_programs::SCENARIO,
     too_big::SCENARIO,
 ];
+
+/// Scenarios that take minutes: `all` leaves them out.
+pub const LONG: &[Scenario] = &[goodput::LONG];
