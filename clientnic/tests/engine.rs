@@ -7,9 +7,10 @@ mod packets;
 
 use clientnic::engine::{ClientNic, Mode, Settings};
 use packets::*;
-use rtt0_core::engine::Engine;
+use rtt0_core::engine::{Engine, Verdict};
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::{Found, Kind, Offer, Promise};
+use rtt0_core::packet::{Offload, Outbox, Packet};
 use rtt0_core::profile::{ProfileLimits, Profiles};
 use rtt0_core::reason::{DropReason, Event, PassReason};
 use rtt0_core::seq::Seq;
@@ -206,12 +207,7 @@ fn what_is_not_understood_passes_untouched() {
 #[test]
 fn a_corrupt_syn_is_not_answered() {
     let mut nic = taught(Mode::Auto, true);
-    let mut bytes = syn(D).bytes();
-    bytes[35] ^= 1; // the window
-    let mut out = rtt0_core::packet::Outbox::new();
-    let mut packet = rtt0_core::packet::Packet { bytes: &mut bytes, offload: Default::default() };
-    assert_eq!(nic.handle(ms(100), &mut packet, &mut out), rtt0_core::engine::Verdict::Forward);
-    assert!(out.is_empty());
+    assert_eq!(give_corrupt(&mut nic, 100, &syn(D)), (Verdict::Forward, 0));
 }
 
 #[test]
@@ -448,4 +444,47 @@ fn a_blind_syn_does_not_end_a_handshake() {
         assert_eq!(nic.counters().happened(event), 1);
         assert_eq!((nic.pending(), nic.held()), (0, 0));
     }
+}
+
+/// What comes out of an engine for a packet of which one bit of the window is flipped.
+fn give_corrupt(nic: &mut ClientNic, at: u64, segment: &Seg) -> (Verdict, usize) {
+    let mut bytes = segment.bytes();
+    bytes[35] ^= 1;
+    let mut out = Outbox::new();
+    let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+    (nic.handle(ms(at), &mut packet, &mut out), out.len())
+}
+
+#[test]
+fn a_confirm_of_a_forgotten_handshake_loses_its_option() {
+    let mut nic = engine(Mode::Auto);
+    let answer = Seg { raw: confirm(C), ..syn_ack(C) };
+    assert_eq!(give(&mut nic, ms(0), &answer), [syn_ack(C)]);
+    give(&mut nic, ms(1), &syn(D));
+    assert_eq!(give(&mut nic, ms(2), &answer), [syn_ack(C)], "of an older SYN");
+}
+
+#[test]
+fn a_syn_ack_with_a_wrong_checksum_keeps_it() {
+    let mut nic = engine(Mode::Auto);
+    let answer = Seg { raw: confirm(C), ..syn_ack(C) };
+    // A copy without the option would have a right one.
+    let as_it_is = (Verdict::Forward, 0);
+    assert_eq!(give_corrupt(&mut nic, 0, &answer), as_it_is, "of an unknown flow");
+    give(&mut nic, ms(1), &syn(C));
+    assert_eq!(give_corrupt(&mut nic, 2, &answer), as_it_is, "the first");
+    assert_eq!(give(&mut nic, ms(3), &answer), [syn_ack(C)]);
+    assert_eq!(give_corrupt(&mut nic, 4, &answer), as_it_is, "a repeated one");
+}
+
+#[test]
+fn a_corrupt_syn_ack_replaces_no_solo_flow() {
+    let mut nic = taught(Mode::Solo, false);
+    give(&mut nic, ms(100), &syn(D));
+    give(&mut nic, ms(101), &request(D));
+    give(&mut nic, ms(150), &syn_ack(D));
+    give(&mut nic, ms(200), &syn(900));
+    give_corrupt(&mut nic, 250, &Seg { seq: 77, ..syn_ack(900) });
+    let data = Seg::from_server(ACK, Y + 1, 8).ts(TSVAL, 101).payload(b"x");
+    assert_ne!(give(&mut nic, ms(251), &data), [data], "still translated");
 }

@@ -27,27 +27,44 @@ impl ClientNic {
         mut segment: Segment<'_>,
         out: &mut Outbox,
     ) -> Verdict {
+        match self.judge_server_segment(now, key, &mut segment, out) {
+            // Whatever the client gets to see, it does not see our option: a confirm may be of a
+            // handshake that is forgotten here.
+            Verdict::Forward => self.forward_stripped(&segment, out),
+            verdict => verdict,
+        }
+    }
+
+    fn judge_server_segment(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        segment: &mut Segment<'_>,
+        out: &mut Outbox,
+    ) -> Verdict {
         let Some(entry) = self.flows.get_mut(&key) else { return self.gateway.pass(PassReason::NoFlow) };
         match &mut entry.value {
             Flow::Learning(learning) => {
                 let learning = *learning;
-                self.learned(now, key, learning, &segment, out)
+                self.learned(now, key, learning, segment)
             }
             Flow::Opening(_) if !segment.checksum_ok() => self.gateway.drop(DropReason::StraySegment),
             Flow::Opening(pending) if pending.rival.is_some_and(|rival| accepts(&segment.tcp(), rival)) => {
                 self.remove(&key);
                 self.counters().event(Event::FlowReplaced);
-                self.forward_stripped(&segment, out)
+                self.gateway.pass(PassReason::NoFlow)
             }
-            Flow::Opening(_) => self.opening_reply(now, key, &segment, out),
-            Flow::Translated { rival: Some(rival), .. } if accepts(&segment.tcp(), *rival) => {
+            Flow::Opening(_) => self.opening_reply(now, key, segment, out),
+            Flow::Translated { rival: Some(rival), .. }
+                if segment.checksum_ok() && accepts(&segment.tcp(), *rival) =>
+            {
                 self.remove(&key);
                 self.counters().event(Event::FlowReplaced);
                 self.gateway.pass(PassReason::NoFlow)
             }
             Flow::Translated { flow, .. } => {
                 let known = flow.upload().is_some();
-                match flow.server_segment(&mut segment, &self.settings.limits, now) {
+                match flow.server_segment(segment, &self.settings.limits, now) {
                     Ok(life) => {
                         let upload = flow.upload().filter(|_| !known);
                         self.counters().event(Event::Translated);
@@ -68,7 +85,7 @@ impl ClientNic {
                         return self.gateway.drop(DropReason::Confirm);
                     }
                     // Of a probe: the server repeats its SYN-ACK, so the client has to answer.
-                    return self.forward_stripped(&segment, out);
+                    return Verdict::Forward;
                 }
                 if segment.tcp().flags().contains(Flags::RST) {
                     self.note_upload(&key, Some(watched.upload()));
@@ -99,14 +116,7 @@ impl ClientNic {
     }
 
     /// The answer to an unspoofed SYN.
-    fn learned(
-        &mut self,
-        now: Instant,
-        key: FlowKey,
-        learning: Learning,
-        segment: &Segment<'_>,
-        out: &mut Outbox,
-    ) -> Verdict {
+    fn learned(&mut self, now: Instant, key: FlowKey, learning: Learning, segment: &Segment<'_>) -> Verdict {
         let tcp = segment.tcp();
         let answers = tcp.flags().contains(Flags::ACK)
             && tcp.acknowledgement() == learning.isn.plus(1).get()
@@ -117,10 +127,7 @@ impl ClientNic {
             return self.gateway.pass(PassReason::Learning);
         }
         let answer = read_syn_ack(&tcp).filter(|_| answers && tcp.flags().is_syn_ack());
-        let Some(answer) = answer else {
-            let verdict = self.gateway.pass(PassReason::Learning);
-            return if tcp.flags().is_syn_ack() { self.forward_stripped(segment, out) } else { verdict };
-        };
+        let Some(answer) = answer else { return self.gateway.pass(PassReason::Learning) };
         let confirmed = self.confirms(&key, learning.isn, &tcp);
         // Without a probe nobody was asked: then a ServerNIC is neither there nor not there.
         if confirmed || learning.probed || self.settings.mode == Mode::Solo {
@@ -129,7 +136,7 @@ impl ClientNic {
         }
         let awaited = Some(tcp.sequence().wrapping_add(1));
         self.replace(key, Flow::Watching(Watched::new(learning.isn, false, awaited)), now);
-        self.forward_stripped(segment, out)
+        Verdict::Forward
     }
 
     fn opening_reply(
@@ -286,7 +293,10 @@ impl ClientNic {
 
     fn forward_stripped(&self, segment: &Segment<'_>, out: &mut Outbox) -> Verdict {
         let tcp = segment.tcp();
-        if !tcp.options().map_while(Result::ok).any(|option| is_offer(&option)) {
+        let signals = tcp.flags().contains(Flags::SYN)
+            && tcp.options().map_while(Result::ok).any(|option| is_offer(&option));
+        // A copy's checksum is right, so a wrong one must pass as it is.
+        if !signals || !segment.checksum_ok() {
             return Verdict::Forward;
         }
         let options = rtt0_core::offer::strip(&tcp);

@@ -356,10 +356,15 @@ fn release(mut packet: Packet<'_>, flow: &mut Translated, context: &Context<'_>,
     context.counters.event(Event::Released);
 }
 
-/// Asks for segments no larger than the server takes, if it takes less than was promised.
+/// Asks for segments no larger than the server takes, if it takes less than was promised. What
+/// came with a wrong checksum stays whole: its pieces would have right ones.
 pub fn limit_payload(offload: Offload, segment: &Segment<'_>, flow: &Translated) -> Offload {
     match flow.translation().payload_limit(segment.tcp().option_bytes().len()) {
-        Some(limit) if segment.payload_length() > usize::from(limit) && !segment.is_fragment() => {
+        Some(limit)
+            if segment.payload_length() > usize::from(limit)
+                && !segment.is_fragment()
+                && segment.checksum_ok() =>
+        {
             let gso_size = if offload.gso_size == 0 { limit } else { offload.gso_size.min(limit) };
             Offload { gso_size, ..offload }
         }

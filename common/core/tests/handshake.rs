@@ -184,6 +184,23 @@ fn what_is_held_is_released_in_order_and_smaller_than_the_servers_mss() {
     assert_eq!(counters.happened(Event::RepairedMss), 1);
 }
 
+/// Pieces would get right checksums, and the server would believe them.
+#[test]
+fn what_came_with_a_wrong_checksum_is_not_cut() {
+    let (limits, counters, mut out) = (Limits::default(), Counters::default(), Outbox::new());
+    let mut opening = opening(&mut out);
+    let mut bytes = Seg::from_client(ACK, C.wrapping_add(1), S.wrapping_add(1)).payload(&[1; 1400]).bytes();
+    bytes[100] ^= 1;
+    let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+    opening.hold(&Segment::parse(&mut packet).unwrap(), Offload::default()).unwrap();
+    out.clear();
+    let answer =
+        SynAck { options: SynOptions { mss: Some(1000), ..linux(5000, 1) }, window: 1000, ecn: false };
+    let context = Context { now: ms(1), limits: &limits, counters: &counters };
+    opening.establish(Seq::new(Y), answer, &context, &mut out).unwrap();
+    assert_eq!(out.get(0).unwrap().1, Offload::default());
+}
+
 #[test]
 fn an_old_connection_is_reset_no_more_often_than_a_syn_is_repeated() {
     let (limits, mut out) = (Limits::default(), Outbox::new());

@@ -49,7 +49,9 @@ impl ServerNic {
                 let reply = next.judge(&segment.tcp());
                 self.reply(now, key, reply, out)
             }
-            Flow::Translated { rival: Some(rival), .. } if rival.is_answered_by(&segment.tcp()) => {
+            Flow::Translated { rival: Some(rival), .. }
+                if segment.checksum_ok() && rival.is_answered_by(&segment.tcp()) =>
+            {
                 let rival = *rival;
                 self.plain_syn_wins(now, key, rival, &segment, out)
             }
