@@ -213,7 +213,11 @@ impl Translated {
         if self.is_doubtful && self.server.is_known && tcp.acknowledgement() == self.server.next {
             self.is_doubtful = self.translation.hides_echo();
         }
-        let ending = self.client.sends(&tcp, &self.server, self.is_doubtful);
+        let ending = if is_believable(segment) {
+            self.client.sends(&tcp, &self.server, self.is_doubtful)
+        } else {
+            Ending::None
+        };
         self.life(ending, limits)
     }
 
@@ -244,7 +248,11 @@ impl Translated {
         {
             return Err(DropReason::ResetOfEarlyData);
         }
-        let ending = self.server.sends(&tcp, &self.client, self.is_doubtful);
+        let ending = if is_believable(segment) {
+            self.server.sends(&tcp, &self.client, self.is_doubtful)
+        } else {
+            Ending::None
+        };
         self.translation.server_to_client(segment);
         Ok(self.life(ending, limits))
     }
@@ -258,4 +266,10 @@ impl Translated {
             _ => Life::Goes(limits.idle),
         }
     }
+}
+
+/// Tells whether what a segment says of its sender may be believed. One flipped bit makes a FIN
+/// or RST of an ordinary segment, with numbers that are right; its receiver will discard it.
+fn is_believable(segment: &Segment<'_>) -> bool {
+    !segment.tcp().flags().intersects(Flags::FIN | Flags::RST) || segment.checksum_ok()
 }

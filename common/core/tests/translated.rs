@@ -115,6 +115,32 @@ fn a_reset_that_answers_data_stands_where_the_peer_acknowledged() {
     assert_eq!(give(&mut flow, ToClient, RST, 201, 0, 0), Life::Ends(Limits::default().reset));
 }
 
+/// A flipped bit makes a FIN or RST of an ordinary segment, with numbers that are right.
+#[test]
+fn fins_and_resets_with_a_wrong_checksum_change_nothing() {
+    for (to, seq, ack) in [(ToServer, 101, 201), (ToClient, 201, 101)] {
+        for flipped in [RST, FIN, RST | FIN] {
+            let mut flow = talked();
+            let (from, other) = if to == ToServer { (C, S) } else { (Y, C) };
+            let mut bytes = Seg::new(to, ACK, from.wrapping_add(seq), other.wrapping_add(ack)).bytes();
+            bytes[33] |= flipped.bits() as u8;
+            let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+            let mut segment = Segment::parse(&mut packet).unwrap();
+            let limits = Limits::default();
+            let life = match to {
+                ToServer => flow.client_segment(&mut segment, &limits),
+                ToClient => flow.server_segment(&mut segment, &limits, ms(1)).unwrap(),
+            };
+            assert!(!segment.checksum_ok());
+            assert_eq!(life, goes());
+            // The other end's FIN does not close what is not half closed.
+            let (there, back) = if to == ToServer { (ToClient, (201, 101)) } else { (ToServer, (101, 201)) };
+            assert_eq!(give(&mut flow, there, FIN | ACK, back.0, back.1, 0), goes());
+            assert!(!flow.has_ended());
+        }
+    }
+}
+
 #[test]
 fn blind_fins_and_resets_change_nothing() {
     for to in [ToServer, ToClient] {
