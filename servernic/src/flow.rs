@@ -45,6 +45,8 @@ pub(crate) struct Orphan {
     pub(crate) held: Held,
     /// The ISN `S` that the data acknowledges.
     pub(crate) promised: Seq<Promised>,
+    /// The client, or ClientNIC on its behalf, has gone on in other numbers.
+    pub(crate) moot: bool,
 }
 
 impl Orphan {

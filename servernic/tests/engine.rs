@@ -140,6 +140,20 @@ fn data_that_overtakes_its_syn_waits_for_it() {
     assert_eq!(sent.iter().map(|s| s.seq).collect::<Vec<_>>(), [C.wrapping_add(1), C.wrapping_add(6), s()]);
 }
 
+/// ClientNIC has given up and its reset got lost: only the server can tell the client now.
+#[test]
+fn data_whose_offer_never_comes_goes_on() {
+    let mut nic = engine();
+    give(&mut nic, ms(1), &request());
+    let sent = pass_time(&mut nic, ms(10_000));
+    assert_eq!(sent.len(), 1);
+    assert!(sent[0].0 >= ms(2_001), "it was waited for");
+    assert_eq!(sent[0].1, request());
+    assert_eq!((nic.flows(), nic.pending(), nic.held()), (0, 0, 0));
+    let refused = Seg { window: 0, ..Seg::from_server(RST, s().wrapping_add(1), 0) };
+    assert_eq!(give(&mut nic, ms(10_001), &refused), [refused]);
+}
+
 #[test]
 fn data_of_an_unknown_flow_passes_unless_its_numbers_prove_a_promise() {
     let mut nic = engine();

@@ -12,7 +12,10 @@
 //! | Watching | as none | pass | consumed | pass | pass | – |
 
 mod client;
+mod phase;
 mod server;
+
+pub use phase::{Phase, View};
 
 use crate::flow::{Flow, Pending};
 use rtt0_core::engine::{Engine, Verdict};

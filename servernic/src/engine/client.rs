@@ -58,7 +58,11 @@ impl ServerNic {
                     Err(reason) => self.gateway.drop(reason).into(),
                 }
             }
-            Some(Flow::Opening { .. } | Flow::Orphan(_)) => self.gateway.pass(PassReason::NoFlow).into(),
+            Some(Flow::Orphan(orphan)) => {
+                orphan.moot = true;
+                self.gateway.pass(PassReason::NoFlow).into()
+            }
+            Some(Flow::Opening { .. }) => self.gateway.pass(PassReason::NoFlow).into(),
             ended_or_none => {
                 if let Some(Flow::Translated { flow, .. }) = ended_or_none
                     && flow.is_afterthought(&segment.tcp())
@@ -114,7 +118,7 @@ impl ServerNic {
         if let Err(reason) = held.push(segment.bytes(), offload) {
             return self.gateway.drop(reason);
         }
-        let orphan = Flow::Orphan(Orphan { held, promised });
+        let orphan = Flow::Orphan(Orphan { held, promised, moot: false });
         if let Err(reason) = self.insert(key, orphan, now + self.limits.orphan) {
             return self.gateway.pass(reason);
         }

@@ -11,9 +11,12 @@
 //! | Translated | same ISN: confirm; else successor | rival | rival | translated | rival's: replaced | translated |
 
 mod client;
+mod phase;
 mod server;
 
-use crate::flow::Flow;
+pub use phase::{Phase, View};
+
+use crate::flow::{Flow, Orphan};
 use rtt0_core::engine::{Engine, Verdict};
 use rtt0_core::flow::{FlowKey, FlowTable};
 use rtt0_core::gateway::{Admitted, Gateway};
@@ -156,12 +159,27 @@ impl ServerNic {
         }
     }
 
+    /// Lets data go on whose offer has not come. ClientNIC may know of no such handshake any more, say
+    /// because it was refused and the reset that told the client got lost: then the server's
+    /// reset tells it. If ClientNIC does know of it, it keeps that reset to itself.
+    fn send_on(&self, mut orphan: Orphan, out: &mut Outbox) {
+        if orphan.moot {
+            return;
+        }
+        orphan.held.for_each(|packet| {
+            self.counters().pass(PassReason::NoFlow);
+            out.push(packet.bytes, packet.offload);
+        });
+    }
+
     fn due(&mut self, now: Instant, key: FlowKey, out: &mut Outbox) {
         let Some(entry) = self.flows.get_mut(&key) else { return };
         let ended = matches!(&entry.value, Flow::Translated { flow, .. } if flow.has_ended());
         let Some(opening) = entry.value.opening_mut() else {
             self.counters().event(Event::Expired);
-            self.remove(&key);
+            if let Some(Flow::Orphan(orphan)) = self.remove(&key) {
+                self.send_on(orphan, out);
+            }
             return;
         };
         let sent = out.len();

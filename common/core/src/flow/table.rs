@@ -65,6 +65,11 @@ impl<V> FlowTable<V> {
         self.flows.is_empty()
     }
 
+    /// Looks a flow up without touching it.
+    pub fn get(&self, key: &FlowKey) -> Option<&Entry<V>> {
+        self.flows.get(key)
+    }
+
     /// Looks a flow up.
     pub fn get_mut(&mut self, key: &FlowKey) -> Option<&mut Entry<V>> {
         self.flows.get_mut(key)
