@@ -1,6 +1,6 @@
 //! What a flow can be to ClientNIC.
 
-use rtt0_core::handshake::Opening;
+use rtt0_core::handshake::{FIRST_FLIGHT, Opening};
 use rtt0_core::journal::Kept;
 use rtt0_core::profile::Offered;
 use rtt0_core::seq::{Client, Seq};
@@ -112,6 +112,21 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
+    /// Tells whether a segment from the client shows that ServerNIC has taken over: it acknowledges
+    /// what the server sent, in promised numbers, although none of it came by here. Replies take
+    /// another route, then, and so will the confirm.
+    pub(crate) fn is_taken_over_unseen(&self, tcp: &Tcp<'_>) -> bool {
+        let start = self.opening.start();
+        let sent = tcp.sequence().wrapping_sub(start.client_isn.get());
+        let received = tcp.acknowledgement().wrapping_sub(start.promised_isn.plus(1).get());
+        let flight = 1..=FIRST_FLIGHT;
+        self.paired
+            && self.opening.is_proven()
+            && tcp.flags().contains(Flags::ACK)
+            && flight.contains(&sent)
+            && flight.contains(&received)
+    }
+
     /// Returns the flow as it goes on when ServerNIC has taken over.
     pub(crate) fn watched(&self) -> Watched {
         let start = self.opening.start();

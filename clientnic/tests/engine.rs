@@ -390,6 +390,21 @@ fn a_flow_whose_confirms_all_get_lost_is_not_reset() {
 }
 
 #[test]
+fn a_flow_whose_replies_take_another_route_is_let_go_and_not_reset() {
+    let mut nic = taught(Mode::Auto, true);
+    give(&mut nic, ms(100), &syn(D));
+    give(&mut nic, ms(101), &request(D));
+    let blind = Seg::from_client(ACK, D + 6, isn_promised(D).wrapping_sub(7)).ts(200, 1);
+    give(&mut nic, ms(150), &blind);
+    assert_eq!(nic.pending(), 1, "acknowledges nothing that ServerNIC can have translated");
+    let answered = Seg::from_client(ACK, D + 6, isn_promised(D).wrapping_add(7)).ts(200, 1);
+    assert_eq!(give(&mut nic, ms(151), &answered), [answered]);
+    assert_eq!(nic.pending(), 0);
+    let sent = pass_time(&mut nic, ms(30_000));
+    assert!(sent.is_empty(), "neither offers nor a reset: {sent:?}");
+}
+
+#[test]
 fn a_refused_destination_leaves_no_older_handshake_in_the_way() {
     let profiles = Arc::new(Profiles::new(ProfileLimits::default()));
     let mut nic = engine_with(Mode::Solo, Arc::clone(&profiles));

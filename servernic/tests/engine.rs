@@ -257,6 +257,21 @@ fn silence_is_met_with_five_repeats_and_then_given_up() {
 }
 
 #[test]
+fn a_handshake_whose_answer_takes_another_route_is_let_go() {
+    let mut nic = engine();
+    give(&mut nic, ms(0), &offered_syn(C));
+    assert!(give(&mut nic, ms(1), &request()).is_empty(), "held");
+    let older = Seg::from_client(ACK, C.wrapping_sub(9), Y.wrapping_add(1));
+    give(&mut nic, ms(2), &older);
+    assert_eq!(nic.pending(), 1, "an older connection's");
+    // ClientNIC has seen the server's SYN-ACK and translates.
+    let translated = Seg::from_client(ACK, C.wrapping_add(6), Y.wrapping_add(1));
+    assert_eq!(give(&mut nic, ms(51), &translated), [translated]);
+    assert_eq!((nic.pending(), nic.held()), (0, 0));
+    assert!(pass_time(&mut nic, ms(30_000)).is_empty(), "the server sees no further SYN");
+}
+
+#[test]
 fn timestamps_refused_after_a_promise_reset_both_sides() {
     let mut nic = engine();
     give(&mut nic, ms(1), &offered_syn(C));

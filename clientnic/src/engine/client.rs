@@ -48,6 +48,14 @@ impl ClientNic {
             Flow::Opening(pending) if pending.opening.owns(&segment.tcp()) => {
                 (self.early_data(now, key, &segment, offload, out), offload)
             }
+            Flow::Opening(pending)
+                if pending.is_taken_over_unseen(&segment.tcp()) && segment.checksum_ok() =>
+            {
+                if let Some(pending) = self.take_pending(&key) {
+                    self.replace(key, Flow::Watching(pending.watched()), now);
+                }
+                self.client_segment(now, key, segment, offload, out)
+            }
             Flow::Opening(_) => (self.gateway.pass(PassReason::NoFlow), offload),
             Flow::Translated { flow, proven, .. } => {
                 if !*proven && flow.is_proof(&segment.tcp()) {

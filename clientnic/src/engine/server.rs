@@ -4,7 +4,7 @@ use super::{ClientNic, Mode};
 use crate::flow::{Flow, Learning, Pending, Watched};
 use rtt0_core::engine::Verdict;
 use rtt0_core::flow::FlowKey;
-use rtt0_core::handshake::{Context, Reply, read_syn_ack};
+use rtt0_core::handshake::{Context, FIRST_FLIGHT, Reply, read_syn_ack};
 use rtt0_core::journal::Kept;
 use rtt0_core::offer::{Found, Kind, Offer, is_offer};
 use rtt0_core::packet::{Offload, Outbox};
@@ -15,9 +15,6 @@ use rtt0_core::time::Instant;
 use rtt0_core::wire::segment::Segment;
 use rtt0_core::wire::tcp::{Flags, Tcp};
 use std::time::Duration;
-
-/// No end sends more bytes before it has heard from the other.
-const FIRST_FLIGHT: u32 = 1 << 20;
 
 impl ClientNic {
     pub(super) fn server_segment(

@@ -35,6 +35,9 @@ use crate::wire::tcp::{Flags, Tcp};
 use crate::{offer, translate};
 use std::time::Duration;
 
+/// No end sends more bytes before it has heard from the other.
+pub const FIRST_FLIGHT: u32 = 1 << 20;
+
 /// What a handshake begins with.
 #[derive(Debug, Clone)]
 pub struct Start {
@@ -139,6 +142,15 @@ impl Opening {
     /// spoken, all it sends acknowledges exactly S + 1.
     pub fn owns(&self, tcp: &Tcp<'_>) -> bool {
         tcp.flags().contains(Flags::ACK) && tcp.acknowledgement() == self.start.promised_isn.plus(1).get()
+    }
+
+    /// Tells whether a segment from the client shows that the server has answered, although no
+    /// answer came by here: it is of this connection and acknowledges something else than the
+    /// promise. The other NIC has seen the SYN-ACK and translates.
+    pub fn is_answered_elsewhere(&self, tcp: &Tcp<'_>) -> bool {
+        let sent = tcp.sequence().wrapping_sub(self.start.client_isn.get());
+        let flight = 1..=FIRST_FLIGHT;
+        self.is_proven() && tcp.flags().contains(Flags::ACK) && flight.contains(&sent) && !self.owns(tcp)
     }
 
     /// Holds a segment of the client that [`Opening::owns`] accepts.

@@ -158,7 +158,8 @@ reasons! {
         Expired => "expired",
         /// A flow that an engine before this one established is translated on.
         Restored => "restored",
-        /// A restored flow turned out to be translated by the other NIC, or by nobody: let go.
+        /// A restored flow, or a handshake whose answer did not come by, turned out to be translated
+        /// by the other NIC, or by nobody: let go.
         TranslatedElsewhere => "translated_elsewhere",
     }
 }

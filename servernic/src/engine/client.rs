@@ -62,6 +62,13 @@ impl ServerNic {
                 orphan.moot = true;
                 self.gateway.pass(PassReason::NoFlow).into()
             }
+            Some(Flow::Opening { opening, .. })
+                if opening.is_answered_elsewhere(&segment.tcp()) && segment.checksum_ok() =>
+            {
+                self.remove(&key);
+                self.counters().event(Event::TranslatedElsewhere);
+                self.gateway.pass(PassReason::NoFlow).into()
+            }
             Some(Flow::Opening { .. }) => self.gateway.pass(PassReason::NoFlow).into(),
             ended_or_none => {
                 if let Some(Flow::Translated { flow, .. }) = ended_or_none

@@ -36,7 +36,8 @@ type Loss = (Direction, Part, u32);
 
 /// What is lost of an exchange with an answer of so many bytes.
 ///
-/// A ServerNIC's confirm is the only SYN-ACK on the long leg.
+/// A ServerNIC's confirm is the only SYN-ACK on the long leg. It is asked for again only as long as the
+/// client acknowledges nothing of the answer.
 const LOSSES: &[(&str, u64, &[Loss])] = &[
     ("the offer", ANSWER, &[(ToServer, Part::Syn, 1)]),
     ("the offer, twice", ANSWER, &[(ToServer, Part::Syn, 2)]),
@@ -45,7 +46,11 @@ const LOSSES: &[(&str, u64, &[Loss])] = &[
     ("the offer and the request", ANSWER, &[(ToServer, Part::Syn, 1), (ToServer, Part::Data, 1)]),
     ("the first ACK and the request", ANSWER, &[(ToServer, Part::BareAck, 1), (ToServer, Part::Data, 1)]),
     ("the confirm", ANSWER, &[(ToClient, Part::SynAck, 1)]),
-    ("the confirm, twice", ANSWER, &[(ToClient, Part::SynAck, 2)]),
+    (
+        "the confirm, twice, and a short answer",
+        SHORT_ANSWER,
+        &[(ToClient, Part::SynAck, 2), (ToClient, Part::Data, 1), (ToClient, Part::Fin, 1)],
+    ),
     ("the first of the answer", ANSWER, &[(ToClient, Part::Data, 1)]),
     ("confirm and first of the answer", ANSWER, &[(ToClient, Part::SynAck, 1), (ToClient, Part::Data, 1)]),
     ("a short answer", SHORT_ANSWER, &[(ToClient, Part::Data, 1)]),
