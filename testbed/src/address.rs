@@ -50,6 +50,11 @@ pub const SERVER_NIC_LAN: Dual = Dual::on(2, 1, 1);
 /// The server on its leg.
 pub const SERVER: Dual = Dual::on(2, 10, 0x10);
 
+/// The gateway of the client's leg, where the NICs have one arm each.
+pub const CLIENT_GATE: Dual = Dual::on(0, 254, 0xfe);
+/// The gateway of the server's leg, likewise.
+pub const SERVER_GATE: Dual = Dual::on(2, 254, 0xfe);
+
 /// The network of the client's leg.
 pub const CLIENT_LEG: Dual = Dual::on(0, 0, 0);
 /// The network of the long leg.

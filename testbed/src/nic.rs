@@ -47,6 +47,7 @@ pub struct Nics {
     client: Option<Process>,
     server: Option<Process>,
     mode: NicMode,
+    interfaces: &'static [&'static str],
     folder: TempDir,
 }
 
@@ -63,7 +64,8 @@ impl Nics {
         if !made.context("can't run keygen")?.success() {
             bail!("keygen failed");
         }
-        let mut nics = Self { client: None, server: None, mode, folder };
+        let interfaces: &[_] = if topology.gates.is_some() { &[LAN0] } else { &[LAN0, WAN0] };
+        let mut nics = Self { client: None, server: None, mode, interfaces, folder };
         if mode != NicMode::Solo {
             nics.start_server(&topology.server_nic)?;
         }
@@ -137,7 +139,8 @@ impl Nics {
         let socket = UnixDatagram::bind(&socket_path).context("can't make the notification socket")?;
         let log = log_file(self.folder.path(), name);
         let mut command = host.command(executable()?);
-        command.args([name, "run", "--interface", LAN0, "--interface", WAN0, "--service", SERVICES]);
+        command.args([name, "run", "--service", SERVICES]);
+        command.args(self.interfaces.iter().flat_map(|interface| ["--interface", *interface]));
         command.arg("--key-file").arg(self.key_file()).args(own);
         command.arg("--state-dir").arg(self.folder.path().join("state"));
         command.env("NOTIFY_SOCKET", &socket_path).env("RUST_LOG", "info").stdin(std::process::Stdio::null());

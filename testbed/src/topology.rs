@@ -3,6 +3,8 @@
 //! Everything is held by descriptors and threads of this process: namespaces, devices and the
 //! delay line vanish when the [`Topology`] is dropped and when the process dies, however it dies.
 
+mod gate;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -12,8 +14,8 @@ use rtt0_netio::offload::{self, Offloads};
 use rtt0_netio::sysctl;
 
 use crate::address::{
-    CLIENT, CLIENT_LEG, CLIENT_NIC_LAN, CLIENT_NIC_WAN, Dual, ETH0, LAN0, SERVER, SERVER_LEG, SERVER_NIC_LAN,
-    SERVER_NIC_WAN, WAN0,
+    CLIENT, CLIENT_GATE, CLIENT_LEG, CLIENT_NIC_LAN, CLIENT_NIC_WAN, Dual, ETH0, LAN0, SERVER, SERVER_GATE,
+    SERVER_LEG, SERVER_NIC_LAN, SERVER_NIC_WAN, WAN0,
 };
 use crate::host::Host;
 use crate::wan::{self, Backend, End, Wan};
@@ -32,6 +34,8 @@ const EVERY_HOST: &[(&str, &str)] = &[
     ("net.ipv6.conf.default.accept_dad", "0"),
     ("net.ipv6.conf.default.dad_transmits", "0"),
     ("net.ipv6.conf.default.accept_ra", "0"),
+    ("net.ipv4.conf.default.accept_redirects", "0"),
+    ("net.ipv6.conf.default.accept_redirects", "0"),
     ("net.ipv6.conf.default.router_solicitations", "0"),
     // The default maximum caps one flow at 0.5 Gbit/s over 50 ms.
     ("net.ipv4.tcp_rmem", "4096 131072 67108864"),
@@ -55,8 +59,8 @@ pub struct TopologyConfig {
     pub path: wan::Path,
     /// Whether devices may carry super-packets and partial checksums (TSO, GSO, checksums).
     pub offloads: bool,
-    /// Whether the local legs are lines of no delay, too, so that packets on them can be picked.
-    pub lines: bool,
+    /// How the hosts are joined.
+    pub wiring: Wiring,
     /// MTU of the two local legs in bytes (1,280–65,535).
     pub mtu: u16,
     /// MTU of the long leg in bytes (1,280–65,535).
@@ -69,11 +73,29 @@ impl Default for TopologyConfig {
         Self {
             path: wan::Path::with_rtt(Duration::from_millis(50)),
             offloads: true,
-            lines: false,
+            wiring: Wiring::Direct,
             mtu: 1500,
             wan_mtu: 1500,
         }
     }
+}
+
+/// How endpoints and NICs are joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wiring {
+    /// Each endpoint by a veth pair to its NIC, which stands between it and the long leg.
+    Direct,
+    /// Likewise, but the local legs are lines of no delay, so that packets on them can be picked.
+    Lines,
+    /// A NIC has a single device. Each side has a switch and, between it and the long leg, a gateway:
+    /// routes alone lead packets through the NIC.
+    ///
+    /// ```text
+    /// client ──┐                                   ┌── server
+    ///        switch–gateway ══ long leg ══ gateway–switch
+    /// clientnic ─┘                                 └── servernic
+    /// ```
+    OneArmed,
 }
 
 /// A leg of the path.
@@ -108,6 +130,8 @@ pub struct Topology {
     // Dropped first: their threads use the hosts' devices.
     wan: Wan,
     local: Option<[Wan; 2]>,
+    /// Gateways of the client's and the server's side, with [`Wiring::OneArmed`].
+    pub gates: Option<[Host; 2]>,
     /// The client.
     pub client: Host,
     /// The client's NIC.
@@ -139,60 +163,74 @@ impl Topology {
         let client_nic = Host::create("clientnic")?;
         let server_nic = Host::create("servernic")?;
         let server = Host::create("server")?;
-        for (host, router) in [(&client, false), (&client_nic, true), (&server_nic, true), (&server, false)] {
+        for host in [&client, &client_nic, &server_nic, &server] {
             sysctl::set(host.namespace(), EVERY_HOST)?;
-            if router {
-                sysctl::set(host.namespace(), ROUTERS)?;
-            }
         }
+        for router in [&client_nic, &server_nic] {
+            sysctl::set(router.namespace(), ROUTERS)?;
+        }
+        let gates = match config.wiring {
+            Wiring::OneArmed => Some([gate::create("clientgate")?, gate::create("servergate")?]),
+            Wiring::Direct | Wiring::Lines => None,
+        };
         let line = |ends: [(&Host, &'static str); 2], path, mtu| {
             let ends = ends.map(|(host, device)| End { namespace: host.namespace(), device });
             Wan::raise(ends, backend, path, config.offloads, mtu)
         };
-        let local = if config.lines {
-            let none = wan::Path::with_rtt(Duration::ZERO);
-            let near = line([(&client, ETH0), (&client_nic, LAN0)], none, config.mtu)?;
-            Some([near, line([(&server_nic, LAN0), (&server, ETH0)], none, config.mtu)?])
-        } else {
-            join(&client_nic, &client, config)?;
-            join(&server_nic, &server, config)?;
-            None
-        };
-        let wan = line([(&client_nic, WAN0), (&server_nic, WAN0)], config.path, config.wan_mtu)?;
-        let topology = Self { wan, local, client, client_nic, server_nic, server };
+        let sides = [(&client, &client_nic), (&server, &server_nic)];
+        let mut local = None;
+        match (config.wiring, &gates) {
+            (Wiring::Lines, _) => {
+                let none = wan::Path::with_rtt(Duration::ZERO);
+                let near = line([(&client, ETH0), (&client_nic, LAN0)], none, config.mtu)?;
+                local = Some([near, line([(&server_nic, LAN0), (&server, ETH0)], none, config.mtu)?]);
+            }
+            (_, Some(gates)) => {
+                for ((endpoint, nic), gate) in sides.into_iter().zip(gates) {
+                    gate::join_to(gate, endpoint, nic, config)?;
+                }
+            }
+            (_, None) => {
+                for (endpoint, nic) in sides {
+                    join((nic, LAN0), (endpoint, ETH0), config)?;
+                }
+            }
+        }
+        let [near, far] = gates.as_ref().map_or([&client_nic, &server_nic], |[near, far]| [near, far]);
+        let wan = line([(near, WAN0), (far, WAN0)], config.path, config.wan_mtu)?;
+        let topology = Self { wan, local, gates, client, client_nic, server_nic, server };
         topology.address()?;
         topology.route()?;
         Ok(topology)
     }
 
+    /// Returns the hosts at the two ends of the long leg.
+    fn brinks(&self) -> [&Host; 2] {
+        self.gates.as_ref().map_or([&self.client_nic, &self.server_nic], |[near, far]| [near, far])
+    }
+
     fn address(&self) -> anyhow::Result<()> {
+        let [near, far] = self.brinks();
         let devices = [
             (&self.client, ETH0, CLIENT),
             (&self.client_nic, LAN0, CLIENT_NIC_LAN),
-            (&self.client_nic, WAN0, CLIENT_NIC_WAN),
-            (&self.server_nic, WAN0, SERVER_NIC_WAN),
+            (near, WAN0, CLIENT_NIC_WAN),
+            (far, WAN0, SERVER_NIC_WAN),
             (&self.server_nic, LAN0, SERVER_NIC_LAN),
             (&self.server, ETH0, SERVER),
         ];
         for (host, device, addresses) in devices {
-            let links = Links::open(host.namespace())?;
-            links.bring_up(device)?;
-            for (address, prefix) in addresses.with_prefixes() {
-                links.add_address(device, address, prefix)?;
-            }
+            assign(host, device, addresses)?;
         }
         Ok(())
     }
 
     fn route(&self) -> anyhow::Result<()> {
-        let all = Dual { v4: [0; 4].into(), v6: [0; 16].into() };
         for (host, gateway) in [(&self.client, CLIENT_NIC_LAN), (&self.server, SERVER_NIC_LAN)] {
-            let links = Links::open(host.namespace())?;
-            links.add_route(all.v4.into(), 0, gateway.v4.into())?;
-            links.add_route(all.v6.into(), 0, gateway.v6.into())?;
+            route_all(host, gateway)?;
         }
-        let near = Links::open(self.client_nic.namespace())?;
-        let far = Links::open(self.server_nic.namespace())?;
+        let [near, far] = self.brinks().map(|host| Links::open(host.namespace()));
+        let (near, far) = (near?, far?);
         let (near_mac, far_mac) = (near.mac(WAN0)?, far.mac(WAN0)?);
         for (links, leg, gateway, mac) in
             [(near, SERVER_LEG, SERVER_NIC_WAN, far_mac), (far, CLIENT_LEG, CLIENT_NIC_WAN, near_mac)]
@@ -204,6 +242,10 @@ impl Topology {
                 links.add_neighbour(WAN0, router, mac)?;
                 links.add_route(network, prefix, router)?;
             }
+        }
+        if let Some([near, far]) = &self.gates {
+            gate::route(near, &self.client_nic, CLIENT_GATE, (CLIENT, CLIENT_NIC_LAN))?;
+            gate::route(far, &self.server_nic, SERVER_GATE, (SERVER, SERVER_NIC_LAN))?;
         }
         Ok(())
     }
@@ -223,7 +265,7 @@ impl Topology {
     /// Lends the line of a leg.
     ///
     /// # Errors
-    /// It is a local leg and was raised without one ([`TopologyConfig::lines`]).
+    /// It is a local leg and was raised without one ([`Wiring::Lines`]).
     pub fn line(&self, leg: Leg) -> anyhow::Result<&Wan> {
         let local = || self.local.as_ref().with_context(|| format!("the {leg} is no line"));
         Ok(match leg {
@@ -280,11 +322,12 @@ impl Topology {
 
     /// Lists the six devices on the path, from client to server, each with its host.
     pub fn devices(&self) -> [(&Host, &'static str); 6] {
+        let [near, far] = self.brinks();
         [
             (&self.client, ETH0),
             (&self.client_nic, LAN0),
-            (&self.client_nic, WAN0),
-            (&self.server_nic, WAN0),
+            (near, WAN0),
+            (far, WAN0),
             (&self.server_nic, LAN0),
             (&self.server, ETH0),
         ]
@@ -296,18 +339,38 @@ impl Topology {
     }
 }
 
-/// Makes a local leg: `lan0` of a NIC and `eth0` of its endpoint.
-fn join(nic: &Host, endpoint: &Host, config: &TopologyConfig) -> anyhow::Result<()> {
-    let near = VethEnd { namespace: nic.namespace(), name: LAN0 };
-    let far = VethEnd { namespace: endpoint.namespace(), name: ETH0 };
-    Links::add_veth(near, far, config.mtu.into())?;
+/// Gives a device its addresses and brings it up.
+fn assign(host: &Host, device: &str, addresses: Dual) -> anyhow::Result<()> {
+    let links = Links::open(host.namespace())?;
+    links.bring_up(device)?;
+    for (address, prefix) in addresses.with_prefixes() {
+        links.add_address(device, address, prefix)?;
+    }
+    Ok(())
+}
+
+/// Gives a host its default routes.
+fn route_all(host: &Host, gateway: Dual) -> anyhow::Result<()> {
+    let links = Links::open(host.namespace())?;
+    links.add_route([0; 4].into(), 0, gateway.v4.into())?;
+    links.add_route([0; 16].into(), 0, gateway.v6.into())?;
+    Ok(())
+}
+
+/// Makes a cable between two hosts.
+fn join(near: (&Host, &str), far: (&Host, &str), config: &TopologyConfig) -> anyhow::Result<()> {
+    Links::add_veth(veth(near), veth(far), config.mtu.into())?;
     if !config.offloads {
-        for (host, device) in [(nic, LAN0), (endpoint, ETH0)] {
+        for (host, device) in [near, far] {
             host.enter(|| switch_off_offloads(device))?
                 .with_context(|| format!("cannot switch off the offloads of {device} on {}", host.name()))?;
         }
     }
     Ok(())
+}
+
+fn veth<'a>((host, name): (&'a Host, &'a str)) -> VethEnd<'a> {
+    VethEnd { namespace: host.namespace(), name }
 }
 
 /// Makes every packet on `device` a single segment with a full checksum.

@@ -7,7 +7,10 @@ use std::os::fd::AsRawFd;
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
+use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::{
+    Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection,
+};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::netns::Namespace;
@@ -111,6 +114,25 @@ impl Links {
             .map_err(|error| refused(format!("add the veth pair {} – {}", near.name, far.name), error))
     }
 
+    /// Makes a bridge, a switch of no delay without spanning tree, up.
+    ///
+    /// # Errors
+    /// [`LinkError`], `EOPNOTSUPP` if the kernel has none; needs `CAP_NET_ADMIN`.
+    pub fn add_bridge(&self, name: &str) -> Result<(), LinkError> {
+        self.runtime
+            .block_on(self.handle.link().add(LinkBridge::new(name).build()).execute())
+            .map_err(|error| refused(format!("add the bridge {name}"), error))
+    }
+
+    /// Makes the device a port of a bridge.
+    ///
+    /// # Errors
+    /// [`LinkError`]; needs `CAP_NET_ADMIN`.
+    pub fn attach(&self, link: &str, bridge: &str) -> Result<(), LinkError> {
+        let index = self.index(bridge)?;
+        self.change(link, "attach to a bridge", |message| message.controller(index))
+    }
+
     /// Brings the device up (`IFF_UP`).
     ///
     /// # Errors
@@ -161,13 +183,21 @@ impl Links {
     /// [`LinkError`], `ENETUNREACH` if no device reaches `gateway`; needs `CAP_NET_ADMIN`.
     pub fn add_route(&self, destination: IpAddr, prefix: u8, gateway: IpAddr) -> Result<(), LinkError> {
         let action = || format!("add the route to {destination}/{prefix} via {gateway}");
-        let message = RouteMessageBuilder::<IpAddr>::new()
-            .destination_prefix(destination, prefix)
-            .and_then(|route| route.gateway(gateway))
-            .map_err(|error| LinkError::Invalid { action: action(), reason: error.to_string() })?
-            .build();
+        let message = route(destination, prefix, gateway, action)?;
         self.runtime
             .block_on(self.handle.route().add(message).execute())
+            .map_err(|error| refused(action(), error))
+    }
+
+    /// Removes a route that [`Links::add_route`] has added.
+    ///
+    /// # Errors
+    /// [`LinkError`], `ESRCH` if there is none; needs `CAP_NET_ADMIN`.
+    pub fn remove_route(&self, destination: IpAddr, prefix: u8, gateway: IpAddr) -> Result<(), LinkError> {
+        let action = || format!("remove the route to {destination}/{prefix} via {gateway}");
+        let message = route(destination, prefix, gateway, action)?;
+        self.runtime
+            .block_on(self.handle.route().del(message).execute())
             .map_err(|error| refused(action(), error))
     }
 
@@ -227,6 +257,19 @@ impl Links {
     }
 }
 
+fn route(
+    destination: IpAddr,
+    prefix: u8,
+    gateway: IpAddr,
+    action: impl Fn() -> String,
+) -> Result<RouteMessage, LinkError> {
+    let message = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(destination, prefix)
+        .and_then(|route| route.gateway(gateway))
+        .map_err(|error| LinkError::Invalid { action: action(), reason: error.to_string() })?;
+    Ok(message.build())
+}
+
 fn refused(action: String, error: rtnetlink::Error) -> LinkError {
     let source = match error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
@@ -277,6 +320,35 @@ mod tests {
         let mut buffer = [0; 16];
         assert_eq!(receiver.recv(&mut buffer).unwrap(), 5);
         assert_eq!(&buffer[..5], b"hello");
+    }
+
+    #[test]
+    fn datagrams_cross_a_bridge_and_routes_can_be_removed() {
+        let Some((left, right)) = pair() else { return };
+        let Some((between, _)) = pair() else { return };
+        let switch = Links::open(&between).unwrap();
+        switch.add_bridge("br0").unwrap();
+        for (namespace, port, host) in [(&left, "port0", 1), (&right, "port1", 2)] {
+            let near = VethEnd { namespace: &between, name: port };
+            Links::add_veth(near, VethEnd { namespace, name: "eth0" }, 1500).unwrap();
+            switch.bring_up(port).unwrap();
+            switch.attach(port, "br0").unwrap();
+            let links = Links::open(namespace).unwrap();
+            links.bring_up("eth0").unwrap();
+            links.add_address("eth0", [10, 9, 0, host].into(), 24).unwrap();
+        }
+        let links = Links::open(&left).unwrap();
+        let send =
+            || left.enter(|| UdpSocket::bind("10.9.0.1:0").unwrap().send_to(b"hi", "10.8.0.1:7")).unwrap();
+        Links::open(&right).unwrap().add_address("eth0", [10, 8, 0, 1].into(), 32).unwrap();
+        links.add_route([10, 8, 0, 0].into(), 24, [10, 9, 0, 2].into()).unwrap();
+        let receiver = right.enter(|| UdpSocket::bind("10.8.0.1:7")).unwrap().unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        send().unwrap();
+        assert_eq!(receiver.recv(&mut [0; 16]).unwrap(), 2);
+        links.remove_route([10, 8, 0, 0].into(), 24, [10, 9, 0, 2].into()).unwrap();
+        assert_eq!(send().unwrap_err().kind(), io::ErrorKind::NetworkUnreachable);
+        assert!(links.remove_route([10, 8, 0, 0].into(), 24, [10, 9, 0, 2].into()).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::conversation::Step::{Finish, Read, ReadToEnd, Send};
 use super::oracle::{Change, Early, Trial};
 use super::{Case, Lab, Report, Scenario, Setting};
 use crate::compare::choice::IpVersion;
-use crate::topology::Leg;
+use crate::topology::{Leg, Wiring};
 use crate::wan::{Fate, Saboteur};
 use anyhow::{Context, ensure};
 use rtt0_core::service::Direction::{ToClient, ToServer};
@@ -51,7 +51,7 @@ fn run(report: &mut Report) -> anyhow::Result<()> {
         let case = Case { ip, offloads: false };
         report.at_once(&LEGS, |(leg, change), report| {
             let rtt = Duration::from_millis(20);
-            let setting = Setting { rtt, lines: true, ..Setting::new(case, None) };
+            let setting = Setting { rtt, wiring: Wiring::Lines, ..Setting::new(case, None) };
             let trial = Trial::new(case, DIALOGUES).setting(setting).prepare(may_fragment).upset(*change);
             let trial = trial.early(Early::All).check(some_were_cut);
             let verified = trial.verify(report).with_context(|| leg.to_string())?;

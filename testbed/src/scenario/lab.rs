@@ -5,7 +5,7 @@ use crate::nic::{NicMode, Nics};
 use crate::program::client::{self, Exchange, FetchError, Request};
 use crate::program::server::{Served, ServedHook, Server, ServerConfig};
 use crate::record::{Recording, record_all};
-use crate::topology::{Topology, TopologyConfig};
+use crate::topology::{Topology, TopologyConfig, Wiring};
 use crate::wan;
 use anyhow::Context;
 use std::net::{IpAddr, SocketAddr};
@@ -60,8 +60,8 @@ pub struct Setting {
     pub case: Case,
     /// Round-trip time of the path.
     pub rtt: Duration,
-    /// Whether the local legs are lines, too, so that packets on them can be picked.
-    pub lines: bool,
+    /// How the hosts are joined.
+    pub wiring: Wiring,
     /// The daemons, or none for plain kernel forwarding.
     pub nics: Option<NicMode>,
     /// Congestion control of the server's sockets, and of both ends' in dialogues.
@@ -76,7 +76,7 @@ impl Setting {
         Self {
             case,
             rtt: Duration::from_millis(50),
-            lines: false,
+            wiring: Wiring::Direct,
             nics,
             congestion: "cubic",
             patience: Duration::from_secs(5),
@@ -124,7 +124,7 @@ impl Lab {
         let config = TopologyConfig {
             path: wan::Path::with_rtt(setting.rtt),
             offloads: setting.case.offloads,
-            lines: setting.lines,
+            wiring: setting.wiring,
             ..TopologyConfig::default()
         };
         let topology = Topology::raise(&config).context("can't raise the topology")?;

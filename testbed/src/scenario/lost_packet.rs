@@ -6,7 +6,7 @@ use super::figure::rtts;
 use super::oracle::{Change, Check, Early, FIRST_PORT, Trial};
 use super::part::{Part, part_of};
 use super::{Case, Lab, Report, Scenario, Setting};
-use crate::topology::Leg;
+use crate::topology::{Leg, Wiring};
 use crate::wan::{Fate, Saboteur};
 use anyhow::{Context, ensure};
 use rtt0_core::service::Direction::{self, ToClient, ToServer};
@@ -64,7 +64,7 @@ const LEGS: [(Leg, Change, Check); 3] = [
 fn run(report: &mut Report) -> anyhow::Result<()> {
     for case in Case::IPS {
         report.at_once(&LEGS, |(leg, change, check), report| {
-            let setting = Setting { rtt: RTT, lines: true, ..Setting::new(case, None) };
+            let setting = Setting { rtt: RTT, wiring: Wiring::Lines, ..Setting::new(case, None) };
             let trial = Trial::new(case, DIALOGUES).setting(setting).upset(*change).check(*check);
             // A client that misses its SYN-ACK sends its SYN again, and may be answered early again.
             let verified = trial.early(Early::Any).verify(report).with_context(|| leg.to_string())?;

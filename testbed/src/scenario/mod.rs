@@ -11,6 +11,8 @@ mod part;
 mod runner;
 mod sighting;
 
+mod asymmetric_routes;
+mod bbr_download;
 mod bulk;
 mod clean_captures;
 mod closed_port;
@@ -19,7 +21,6 @@ mod crash_safety;
 mod daemon_death;
 mod fall_back;
 mod fragments;
-mod goodput;
 mod half_open;
 mod handshake_parity;
 mod keepalive;
@@ -29,6 +30,7 @@ mod lost_handshake;
 mod lost_packet;
 mod middlebox;
 mod offloads;
+mod one_armed;
 mod orderly_close;
 mod port_reuse;
 mod real_programs;
@@ -177,7 +179,7 @@ pub const ALL: &[Scenario] = &[
     closed_port::SCENARIO,
     bulk::SCENARIO,
     concurrency::SCENARIO,
-    goodput::SCENARIO,
+    bbr_download::SCENARIO,
     daemon_death::SCENARIO,
     crash_safety::SCENARIO,
     fall_back::SCENARIO,
@@ -188,10 +190,9 @@ pub const ALL: &[Scenario] = &[
     fragments::SCENARIO,
     offloads::SCENARIO,
     middlebox::SCENARIO,
+    one_armed::SCENARIO,
+    asymmetric_routes::SCENARIO,
     rtt_honesty::SCENARIO,
     real_programs::SCENARIO,
     too_big::SCENARIO,
 ];
-
-/// Scenarios that take minutes: `all` leaves them out.
-pub const LONG: &[Scenario] = &[goodput::LONG];

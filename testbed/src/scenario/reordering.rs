@@ -5,7 +5,7 @@ use super::conversation::Step::{Abort, Finish, Pause, Read, ReadToEnd, Send};
 use super::oracle::{Change, Early, Trial};
 use super::part::{Part, part_of};
 use super::{Case, Lab, Report, Scenario, Setting};
-use crate::topology::Leg;
+use crate::topology::{Leg, Wiring};
 use crate::wan::{Fate, Path, Saboteur};
 use anyhow::{Context, ensure};
 use rtt0_core::service::Direction::{self, ToClient, ToServer};
@@ -69,7 +69,7 @@ const MIXED: Shares = (0.0, 0.2);
 fn run(report: &mut Report) -> anyhow::Result<()> {
     for case in Case::IPS {
         report.at_once(&UPSETS, |(what, change, counter), report| {
-            let setting = Setting { rtt: RTT, lines: true, ..Setting::new(case, None) };
+            let setting = Setting { rtt: RTT, wiring: Wiring::Lines, ..Setting::new(case, None) };
             let trial = Trial::new(case, DIALOGUES).setting(setting).upset(*change).disorderly();
             // A SYN that comes twice may be answered early twice.
             let verified = trial.early(Early::Any).verify(report).with_context(|| *what)?;

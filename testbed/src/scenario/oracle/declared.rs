@@ -62,6 +62,16 @@ pub const DECLARED: &[Difference] = &[
         anywhere: true,
         holds: reset_of_early_data,
     },
+    Difference {
+        id: "reset-behind-confirm",
+        kernel: "no RST",
+        nics: "an RST from the server behind both FINs; no system call shows it",
+        why: "replies avoid ClientNIC since the profile was learned, so it misses the confirm and repeats its offer; \
+              the confirm then reaches the client, whose acknowledgement of it may find the server's connection \
+              closed. Until the client first acknowledges the server's data",
+        anywhere: false,
+        holds: reset_behind_confirm,
+    },
 ];
 
 fn refused_after_connect(kernel: &Observation, nics: &Observation) -> bool {
@@ -86,10 +96,12 @@ fn is_reset_after_connect(nics: &Observation) -> bool {
         && nics.endings.client.contains(&Mark::ResetReceived)
 }
 
+/// Tells whether there is one mark more at the end.
+fn one_more(marks: &[Mark], as_ever: &[Mark], mark: Mark) -> bool {
+    marks.split_last() == Some((&mark, as_ever)) && !as_ever.contains(&mark)
+}
+
 fn reset_after_early_probe(kernel: &Observation, nics: &Observation) -> bool {
-    let one_more = |marks: &[Mark], as_ever: &[Mark], mark| {
-        marks.split_last() == Some((&mark, as_ever)) && !as_ever.contains(&mark)
-    };
     let (ours, theirs) = (&nics.endings, &kernel.endings);
     kernel.seen == nics.seen
         && theirs.client.contains(&Mark::FinSent)
@@ -104,6 +116,15 @@ fn reset_of_early_data(kernel: &Observation, nics: &Observation) -> bool {
         && ours.client == theirs.client
         && ours.server.split_first() == Some((&Mark::ResetSent, theirs.server.as_slice()))
         && !theirs.server.contains(&Mark::ResetSent)
+}
+
+fn reset_behind_confirm(kernel: &Observation, nics: &Observation) -> bool {
+    let (ours, theirs) = (&nics.endings, &kernel.endings);
+    kernel.seen == nics.seen
+        && theirs.server.contains(&Mark::FinSent)
+        && theirs.server.contains(&Mark::FinReceived)
+        && one_more(&ours.server, &theirs.server, Mark::ResetSent)
+        && (ours.client == theirs.client || one_more(&ours.client, &theirs.client, Mark::ResetReceived))
 }
 
 /// Returns the declared difference between two observations, if theirs is one that may be seen
