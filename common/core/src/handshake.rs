@@ -28,6 +28,7 @@ use crate::seq::{Client, Promised, Real, Seq};
 use crate::time::Instant;
 use crate::translate::{Agreement, BrokenTimestamps, Translation};
 use crate::translated::Translated;
+use crate::twins::Twins;
 use crate::wire::build::Control;
 use crate::wire::options::{Options, SynOptions};
 use crate::wire::segment::Segment;
@@ -98,16 +99,29 @@ pub struct Opening {
     began: Instant,
     proven: bool,
     aborted: bool,
+    /// SYN-ACKs heard.
+    answers: u8,
+    twins: Twins,
 }
 
 impl Opening {
     /// Begins: sends the SYN. `held` may hold data that overtook the SYN.
     pub fn begin(start: Start, held: Held, now: Instant, out: &mut Outbox) -> Self {
-        for _ in 0..start.copies {
-            out.push(&start.syn, Offload::default());
-        }
-        let (sent, proven) = (start.copies, !held.is_empty());
-        Self { start, held, sent, repeats: 0, cleared: 0, began: now, proven, aborted: false }
+        let (proven, twins) = (!held.is_empty(), Twins::new(&start.syn, start.copies));
+        let mut opening = Self {
+            start,
+            held,
+            sent: 0,
+            repeats: 0,
+            cleared: 0,
+            began: now,
+            proven,
+            aborted: false,
+            answers: 0,
+            twins,
+        };
+        opening.send(opening.start.copies, out);
+        opening
     }
 
     /// Returns what it began with.
@@ -192,6 +206,18 @@ impl Opening {
         Reply::Stray
     }
 
+    /// Takes account of an accepting SYN-ACK, as the client would have got it. Returns whether its twin has to be waited for, which
+    /// tells whether the server keeps state of its handshakes.
+    pub fn awaits_twin(&mut self, now: Instant, isn: Seq<Real>, answer: &mut SynAck) -> bool {
+        self.answers = self.answers.saturating_add(1);
+        self.twins.hear(now, isn, answer)
+    }
+
+    /// Returns the SYN-ACK whose twin has been waited for long enough.
+    pub fn without_twin(&mut self, now: Instant) -> Option<(Seq<Real>, SynAck)> {
+        self.twins.give_up(now)
+    }
+
     /// Ends the handshake well: releases what is held, translated, and returns the flow.
     ///
     /// # Errors
@@ -212,17 +238,18 @@ impl Opening {
             client_window_scale: start.client_window_scale,
         };
         let counters = context.counters;
-        let (translation, repairs) = match Translation::new(agreement, start.copies > 1) {
-            Ok(made) => made,
-            Err(error) => {
-                counters.event(Event::BrokenTimestamps);
-                self.reset_client(out);
-                self.reset_server(start.client_isn.plus(1).get(), out);
-                return Err(error);
-            }
-        };
+        let (translation, repairs) =
+            match Translation::new(agreement, start.copies > 1 && self.twins.may_hide_echo()) {
+                Ok(made) => made,
+                Err(error) => {
+                    counters.event(Event::BrokenTimestamps);
+                    self.reset_client(out);
+                    self.reset_server(start.client_isn.plus(1).get(), out);
+                    return Err(error);
+                }
+            };
         count_repairs(repairs, counters);
-        let extra = self.sent.saturating_sub(1);
+        let extra = self.sent.saturating_sub(self.answers.max(1));
         let (isn, scale) = (start.client_isn, start.client_window_scale);
         let mut flow = Translated::new(translation, isn, scale, answer, extra, context.limits, context.now);
         self.held.for_each(|packet| release(packet, &mut flow, context, out));
@@ -292,6 +319,9 @@ impl Opening {
     /// itself.
     pub fn due(&self, limits: &Limits) -> Instant {
         let (repeats, give_up) = self.patience(limits);
+        if let Some(due) = self.twins.due() {
+            return due;
+        }
         if self.repeats >= repeats {
             return give_up;
         }
@@ -316,10 +346,15 @@ impl Opening {
     /// Sends the SYN again, in as many copies as at first: this may be the one that the server
     /// answers. But once only for a client that may not exist.
     fn send_again(&mut self, out: &mut Outbox) {
-        let copies = if self.proven { self.start.copies } else { 1 };
-        for _ in 0..copies {
-            out.push(&self.start.syn, Offload::default());
+        self.send(if self.proven { self.start.copies } else { 1 }, out);
+    }
+
+    fn send(&mut self, copies: u8, out: &mut Outbox) {
+        if copies > 1 {
+            let elder = self.twins.elder(&self.start.syn);
+            (1..copies).for_each(|_| out.push(&elder, Offload::default()));
         }
+        out.push(&self.start.syn, Offload::default());
         self.sent = self.sent.saturating_add(copies);
     }
 }

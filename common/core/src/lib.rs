@@ -19,4 +19,5 @@ pub mod service;
 pub mod time;
 pub mod translate;
 pub mod translated;
+mod twins;
 pub mod wire;

@@ -182,6 +182,10 @@ impl ServerNic {
             }
             return;
         };
+        if let Some((isn, answer)) = opening.without_twin(now) {
+            self.accepted(now, key, isn, answer, out);
+            return;
+        }
         let sent = out.len();
         if opening.on_timer(now, &self.limits, out) {
             let due = opening.due(&self.limits);

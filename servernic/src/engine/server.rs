@@ -120,7 +120,17 @@ impl ServerNic {
     /// Acts on the server's reply to a handshake of ours.
     fn reply(&mut self, now: Instant, key: FlowKey, reply: Reply, out: &mut Outbox) -> Verdict {
         match reply {
-            Reply::Accepted { isn, answer } => self.accepted(now, key, isn, answer, out),
+            Reply::Accepted { isn, mut answer } => {
+                let opening = self.flows.get_mut(&key).and_then(|entry| entry.value.opening_mut());
+                if let Some(opening) = opening
+                    && opening.awaits_twin(now, isn, &mut answer)
+                {
+                    let due = opening.due(&self.limits);
+                    self.flows.set_deadline(&key, due);
+                    return Verdict::Taken;
+                }
+                self.accepted(now, key, isn, answer, out)
+            }
             Reply::Refused => {
                 if let Some(opening) = self.take_opening(now, key) {
                     opening.reset_client(out);
@@ -139,7 +149,7 @@ impl ServerNic {
         }
     }
 
-    fn accepted(
+    pub(super) fn accepted(
         &mut self,
         now: Instant,
         key: FlowKey,
