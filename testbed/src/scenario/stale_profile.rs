@@ -3,13 +3,13 @@
 use super::conversation::Dialogue;
 use super::conversation::Step::{Finish, Read, ReadToEnd, Send};
 use super::oracle::{Change, Early, Ports, Trial};
-use super::server_change::{NO_SACK, NO_TIMESTAMPS, NO_WINDOW_SCALE, SMALL_MSS};
+use super::server_change::{COOKIES, NO_SACK, NO_TIMESTAMPS, NO_WINDOW_SCALE, SMALL_MSS};
 use super::{Case, Report, Scenario};
 use anyhow::ensure;
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "stale-profile",
-    about: "the server drops an option, shrinks its MSS or closes its port after it was learned",
+    about: "the server drops an option, shrinks its MSS, sends SYN cookies or closes its port after it was learned",
     run,
 };
 
@@ -59,6 +59,8 @@ fn run(report: &mut Report) -> anyhow::Result<()> {
         report.note(format!("{case}: {}", counted.join(", ")));
         let vanished = Trial::new(case, DIALOGUES).upset(NO_TIMESTAMPS).rounds(2).early(Early::Any);
         vanished.expect("reset-without-timestamps").verify(report)?;
+        // Nothing stale about it, and so nothing to repair.
+        Trial::new(case, DIALOGUES).upset(COOKIES).expect("reset-under-cookies").verify(report)?;
         let refused = Trial::new(case, REFUSED).ports(Ports::Closed).rounds(2).early(Early::Any);
         refused.expect("refused-after-connect").verify(report).map(drop)
     })
