@@ -238,6 +238,7 @@ impl Sink for Capture {
         Ok(())
     }
 
+    #[expect(clippy::disallowed_methods, reason = "pcapng wants the time of day")]
     fn finish(mut self, missed: u32) -> anyhow::Result<Self::Kept> {
         let statistics = InterfaceStatisticsBlock {
             interface_id: 0,

@@ -15,6 +15,7 @@ mod asymmetric_routes;
 mod bbr_download;
 mod bulk;
 mod clean_captures;
+mod clock_jump;
 mod closed_port;
 mod concurrency;
 mod crash_safety;
@@ -192,6 +193,7 @@ pub const ALL: &[Scenario] = &[
     middlebox::SCENARIO,
     one_armed::SCENARIO,
     asymmetric_routes::SCENARIO,
+    clock_jump::SCENARIO,
     rtt_honesty::SCENARIO,
     real_programs::SCENARIO,
     too_big::SCENARIO,
