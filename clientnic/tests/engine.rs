@@ -243,6 +243,21 @@ fn a_closed_port_says_so_without_a_profile_and_after_one_reset_with_a_stale_one(
 }
 
 #[test]
+fn an_unreachable_server_refuses() {
+    for (mode, paired) in [(Mode::Auto, true), (Mode::Solo, false)] {
+        let mut nic = taught(mode, paired);
+        give(&mut nic, ms(100), &syn(D));
+        give(&mut nic, ms(101), &request(D));
+        let (mut error, mut out) = (unreachable(&syn(D), 1), Outbox::new());
+        let mut packet = Packet { bytes: &mut error, offload: Offload::default() };
+        assert_eq!(nic.handle(ms(150), &mut packet, &mut out), Verdict::Taken);
+        let reset = Seg { window: 0, ..Seg::from_server(RST | ACK, isn_promised(D).wrapping_add(1), D + 1) };
+        assert_eq!(out.iter().map(|(bytes, _)| Seg::read(bytes)).collect::<Vec<_>>(), [reset]);
+        assert_eq!(give(&mut nic, ms(200), &syn(900)), [syn(900)], "refused lately: untouched");
+    }
+}
+
+#[test]
 fn a_lost_syn_is_repeated_and_silence_is_reported() {
     let mut nic = taught(Mode::Auto, true);
     let offer = give(&mut nic, ms(100), &syn(D))[1].clone();

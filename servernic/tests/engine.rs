@@ -479,6 +479,42 @@ fn an_icmp_error_from_the_path_reaches_its_receiver_in_its_numbers() {
     assert_eq!(nic.counters().happened(Event::IcmpTranslated), 1);
 }
 
+/// Gives it an ICMP error; returns whether it was forwarded, and what else was sent.
+fn give_error(nic: &mut ServerNic, at: u64, mut error: Vec<u8>) -> (bool, Vec<Seg>) {
+    let (mut packet, mut out) = (Packet { bytes: &mut error, offload: Offload::default() }, Outbox::new());
+    let verdict = nic.handle(ms(at), &mut packet, &mut out);
+    (verdict == Verdict::Forward, out.iter().map(|(bytes, _)| Seg::read(bytes)).collect())
+}
+
+#[test]
+fn an_unreachable_server_refuses_and_nobody_says_so_blindly() {
+    let opening = || {
+        let mut nic = engine();
+        give(&mut nic, ms(1), &offered_syn(C));
+        give(&mut nic, ms(1), &request());
+        nic
+    };
+    let reset = Seg { window: 0, ..Seg::from_server(RST | ACK, s().wrapping_add(1), C.wrapping_add(1)) };
+    for code in [0, 1, 13] {
+        let mut nic = opening();
+        assert_eq!(give_error(&mut nic, 2, unreachable(&plain_syn(C), code)), (false, vec![reset.clone()]));
+        assert_eq!((nic.flows(), nic.counters().happened(Event::Refused)), (0, 1));
+    }
+    let mut corrupt = unreachable(&plain_syn(C), 13);
+    corrupt[22] ^= 1;
+    for other in [unreachable(&plain_syn(C + 1), 13), unreachable(&plain_syn(C), 4), corrupt] {
+        let mut nic = opening();
+        assert_eq!(give_error(&mut nic, 2, other), (true, vec![]));
+        assert_eq!(nic.pending(), 1);
+    }
+    let mut unproven = engine();
+    give(&mut unproven, ms(1), &offered_syn(C));
+    assert_eq!(give_error(&mut unproven, 2, unreachable(&plain_syn(C), 13)), (true, vec![]));
+    let mut live = established();
+    assert_eq!(give_error(&mut live, 3, unreachable(&request(), 13)), (true, vec![]), "a soft error");
+    assert_eq!(live.flows(), 1);
+}
+
 #[test]
 fn a_blind_syn_does_not_end_a_handshake() {
     let blind = C.wrapping_add(0x1234_5678);

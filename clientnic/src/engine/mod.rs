@@ -247,10 +247,7 @@ impl Engine for ClientNic {
             Ok(Admitted::Segment(Direction::ToClient, key, segment)) => {
                 (self.server_segment(now, key, segment, out), offload)
             }
-            Ok(Admitted::Quote(quoted, key, quote)) => {
-                let translation = self.flows.get_mut(&key).and_then(|entry| entry.value.translation());
-                (self.gateway.quote(quoted, quote, translation), offload)
-            }
+            Ok(Admitted::Quote(quoted, key, quote)) => (self.quoted(now, key, quoted, quote, out), offload),
         };
         packet.offload = offload;
         verdict

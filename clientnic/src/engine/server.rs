@@ -11,7 +11,9 @@ use rtt0_core::packet::{Offload, Outbox};
 use rtt0_core::profile::{Offered, SynAck};
 use rtt0_core::reason::{DropReason, Event, PassReason};
 use rtt0_core::seq::{Client, Seq};
+use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
+use rtt0_core::wire::icmp::Quote;
 use rtt0_core::wire::segment::Segment;
 use rtt0_core::wire::tcp::{Flags, Tcp};
 use std::time::Duration;
@@ -269,6 +271,27 @@ impl ClientNic {
         } else {
             self.counters().pass(PassReason::ProfileTableFull);
         }
+    }
+
+    /// Acts on an ICMP error: it ends a handshake of ours, or its sender's numbers are put back.
+    pub(super) fn quoted(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        quoted: Direction,
+        quote: Quote<'_>,
+        out: &mut Outbox,
+    ) -> Verdict {
+        let mut flow = self.flows.get_mut(&key).map(|entry| &mut entry.value);
+        if let Some(Flow::Opening(pending)) = &mut flow
+            && pending.opening.is_ended_by(quoted, &quote)
+        {
+            if let Some(pending) = self.take_pending(&key) {
+                self.give_up(now, &key, &pending, Event::Refused, out);
+            }
+            return Verdict::Taken;
+        }
+        self.gateway.quote(quoted, quote, flow.and_then(|flow| flow.translation()))
     }
 
     /// Tells the client the truth, and forgets the destination. An unproven handshake may be

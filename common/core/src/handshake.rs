@@ -25,11 +25,13 @@ use crate::packet::{Offload, Outbox, Packet};
 use crate::profile::{Offered, SynAck};
 use crate::reason::{Counters, DropReason, Event};
 use crate::seq::{Client, Promised, Real, Seq};
+use crate::service::Direction;
 use crate::time::Instant;
 use crate::translate::{Agreement, BrokenTimestamps, Translation};
 use crate::translated::Translated;
 use crate::twins::Twins;
 use crate::wire::build::Control;
+use crate::wire::icmp::Quote;
 use crate::wire::options::{Options, SynOptions};
 use crate::wire::segment::Segment;
 use crate::wire::tcp::{Flags, Tcp};
@@ -216,6 +218,16 @@ impl Opening {
     /// Returns the SYN-ACK whose twin has been waited for long enough.
     pub fn without_twin(&mut self, now: Instant) -> Option<(Seq<Real>, SynAck)> {
         self.twins.give_up(now)
+    }
+
+    /// Tells whether an ICMP error about a segment that travelled in `quoted` direction ends this
+    /// handshake, as it would have ended the client's own (RFC 5461 §2.2, as Linux does it): it
+    /// says that the server can't be reached, and quotes this SYN.
+    pub fn is_ended_by(&self, quoted: Direction, quote: &Quote<'_>) -> bool {
+        self.proven
+            && quoted == Direction::ToServer
+            && quote.sequence() == self.start.client_isn.get()
+            && quote.is_unreachable()
     }
 
     /// Ends the handshake well: releases what is held, translated, and returns the flow.

@@ -227,10 +227,7 @@ impl Engine for ServerNic {
             Ok(Admitted::Segment(Direction::ToClient, key, segment)) => {
                 self.server_segment(now, key, segment, out).into()
             }
-            Ok(Admitted::Quote(quoted, key, quote)) => {
-                let translation = self.flows.get_mut(&key).and_then(|entry| entry.value.translation());
-                self.gateway.quote(quoted, quote, translation).into()
-            }
+            Ok(Admitted::Quote(quoted, key, quote)) => self.quoted(now, key, quoted, quote, out).into(),
         };
         if decision.gso_size != 0 {
             packet.offload.gso_size = decision.gso_size;

@@ -11,7 +11,9 @@ use rtt0_core::packet::{Offload, Outbox};
 use rtt0_core::profile::SynAck;
 use rtt0_core::reason::{DropReason, Event, PassReason};
 use rtt0_core::seq::{Client, Real, Seq};
+use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
+use rtt0_core::wire::icmp::Quote;
 use rtt0_core::wire::segment::Segment;
 use rtt0_core::wire::tcp::Flags;
 
@@ -115,6 +117,23 @@ impl ServerNic {
             segment.write_with_options(&options, tcp.flags(), bytes);
         });
         Verdict::Taken
+    }
+
+    /// Acts on an ICMP error: it ends a handshake of ours, or its sender's numbers are put back.
+    pub(super) fn quoted(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        quoted: Direction,
+        quote: Quote<'_>,
+        out: &mut Outbox,
+    ) -> Verdict {
+        let mut flow = self.flows.get_mut(&key).map(|entry| &mut entry.value);
+        let opening = flow.as_mut().and_then(|flow| flow.opening_mut());
+        if opening.is_some_and(|opening| opening.is_ended_by(quoted, &quote)) {
+            return self.reply(now, key, Reply::Refused, out);
+        }
+        self.gateway.quote(quoted, quote, flow.and_then(|flow| flow.translation()))
     }
 
     /// Acts on the server's reply to a handshake of ours.

@@ -78,6 +78,20 @@ impl<'a> Quote<'a> {
         (self.bytes.len() >= at + 4).then(|| read_u32(self.bytes, at))
     }
 
+    /// Tells whether it says that the destination can't be reached at all (IPv4 type 3 but for code
+    /// 4, IPv6 type 1), with a right ICMP checksum.
+    pub fn is_unreachable(&self) -> bool {
+        let icmp = &self.bytes[self.icmp..];
+        let (unreachable, pseudo) = match Ipv6::unverified(&self.bytes[..]) {
+            Ok(ip) => {
+                let ends = (ip.source().into(), ip.destination().into());
+                (icmp[0] == 1, checksum::pseudo_header(ends.0, ends.1, PROTOCOL_ICMPV6, icmp.len()))
+            }
+            Err(_) => (icmp[0] == 3 && icmp[1] != 4, 0),
+        };
+        unreachable && checksum::add(pseudo, checksum::sum(icmp)) == 0xffff
+    }
+
     /// Sets the quoted SEG.SEQ; updates the quoted TCP checksum, if there, and the ICMP checksum.
     pub fn set_sequence(&mut self, sequence: u32) {
         self.patch(field::SEQUENCE, sequence);

@@ -196,6 +196,22 @@ pub fn pass_time(engine: &mut impl rtt0_core::engine::Engine, until: Instant) ->
     emitted
 }
 
+/// An ICMP error (type 3) of a router near the server about `segment`.
+pub fn unreachable(segment: &Seg, code: u8) -> Vec<u8> {
+    use rtt0_core::wire::{checksum, icmp};
+    let mut error = Vec::new();
+    assert!(icmp::write_error(
+        icmp::Complaint::TooBig(0),
+        [10, 1, 2, 9].into(),
+        &segment.bytes(),
+        &mut error
+    ));
+    error[20..24].copy_from_slice(&[3, code, 0, 0]);
+    let sum = !checksum::sum(&error[20..]);
+    error[22..24].copy_from_slice(&sum.to_be_bytes());
+    error
+}
+
 /// The options of a Linux SYN.
 pub fn linux(tsval: u32, echo: u32) -> SynOptions {
     SynOptions {
