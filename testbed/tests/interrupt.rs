@@ -29,6 +29,44 @@ fn sigint_and_sigterm_end_a_comparison_and_leave_no_file() {
     }
 }
 
+#[test]
+fn what_a_killed_one_leaves_the_next_removes_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let entries = || std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+    let mut killed = start(folder.path()).unwrap();
+    wait_for_entry(folder.path(), &mut killed).unwrap();
+    if let Some(ended) = killed.try_wait().unwrap() {
+        assert_eq!(ended.code(), Some(NO_PRIVILEGE), "it ended by itself");
+        eprintln!("skipped: needs CAP_NET_ADMIN and CAP_SYS_ADMIN, or user namespaces");
+        return;
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let left = entries();
+    assert_eq!(left.len(), 1);
+    let mut others = Vec::new();
+    for _ in 0..2 {
+        let mut next = start(folder.path()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // The first takes one away and makes one; the second only makes one.
+        while entries().contains(&left[0]) || entries().len() != 1 + others.len() {
+            assert!(Instant::now() < deadline, "{:?}", entries());
+            assert_eq!(next.try_wait().unwrap(), None);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        others.push(next);
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(entries().len(), 2, "a living one's folder is not touched");
+    for mut other in others {
+        let sent = Command::new("kill").args(["-s", "TERM", &other.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        other.wait().unwrap();
+    }
+    assert!(entries().is_empty());
+}
+
 /// Starts a comparison that would take a minute, with its temporary files in `folder`.
 fn start(folder: &Path) -> io::Result<Child> {
     Command::new(env!("CARGO_BIN_EXE_testbed"))
