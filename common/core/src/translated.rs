@@ -174,9 +174,11 @@ impl Translated {
         if !self.is_doubtful || !self.server.is_known || !tcp.flags().contains(Flags::ACK) {
             return false;
         }
-        let behind = |number: u32| self.server.next.wrapping_sub(number) <= USUAL_FLIGHT;
+        // What was seen last of the server may be a repeat, so that its client is ahead of it.
+        let distance = |number: u32| (self.server.next.wrapping_sub(number) as i32).unsigned_abs();
         let acknowledged = tcp.acknowledgement();
-        behind(acknowledged) && !behind(self.translation.to_real(Seq::new(acknowledged)).get())
+        let translated = self.translation.to_real(Seq::new(acknowledged)).get();
+        distance(acknowledged) <= USUAL_FLIGHT && distance(translated) > LARGEST_FLIGHT
     }
 
     /// Tells whether a segment from the server is a SYN-ACK of this flow.

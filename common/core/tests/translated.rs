@@ -22,12 +22,16 @@ const S: u32 = 0x1234_5678;
 const Y: u32 = u32::MAX - 1;
 
 fn flow() -> Translated {
+    flow_with(Y)
+}
+
+fn flow_with(real_isn: u32) -> Translated {
     let promise = Promise { mss: 1460, ..Promise::default() };
     let options = SynOptions { mss: Some(1460), ..SynOptions::default() };
     let answer = SynAck { options, window: 500, ecn: false };
     let agreement = Agreement {
         promised_isn: Seq::new(S),
-        real_isn: Seq::new(Y),
+        real_isn: Seq::new(real_isn),
         promise: &promise,
         answer: &answer,
         client_window_scale: 0,
@@ -184,6 +188,25 @@ fn after_a_restart_no_reset_is_believed_until_the_ends_are_known() {
         assert_eq!(give(&mut flow, to, RST, own, 0, 0), Life::Ends(Limits::default().reset));
         assert!(Translated::restore(&flow.record(packets::flow())).has_ended());
     }
+}
+
+fn is_elsewhere(flow: &Translated, ack: u32) -> bool {
+    let mut bytes = Seg::from_client(ACK, C.wrapping_add(101), ack).bytes();
+    let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+    flow.is_translated_elsewhere(&Segment::parse(&mut packet).unwrap().tcp())
+}
+
+#[test]
+fn a_client_ahead_of_what_its_server_repeats_is_not_taken_for_untranslated() {
+    // The promised numbers happen to lie just behind the real ones: one flow in a thousand.
+    let real = S.wrapping_add(2_000_000);
+    let mut flow = Translated::restore(&flow_with(real).record(packets::flow()));
+    // The server repeats what went through just before the restart, and more.
+    give(&mut flow, ToClient, ACK, real.wrapping_sub(Y).wrapping_add(10_000), 101, 1448);
+    assert!(!is_elsewhere(&flow, S.wrapping_add(10_000)) && !is_elsewhere(&flow, S.wrapping_add(20_000)));
+    let mut flow = restored();
+    give(&mut flow, ToClient, ACK, 10_000, 101, 1448);
+    assert!(is_elsewhere(&flow, Y.wrapping_add(10_000)) && is_elsewhere(&flow, Y.wrapping_add(20_000)));
 }
 
 #[test]
