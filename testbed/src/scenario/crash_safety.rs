@@ -31,16 +31,16 @@ const BEGINNINGS: Duration = Duration::from_millis(600);
 /// How long after the last has begun the daemon dies.
 const HEAD_START: Duration = Duration::from_millis(600);
 /// How long it is dead.
-const OUTAGE: Duration = Duration::from_millis(1200);
-/// Within this it must serve again.
-const BOUND: Duration = Duration::from_secs(2);
+const OUTAGE: Duration = Duration::from_secs(1);
+/// Within this a daemon must have obeyed a signal.
+const BOUND: Duration = Duration::from_secs(5);
 /// Connections of which some are in the midst of their handshake at the kill.
 const HANDSHAKES: usize = 400;
 /// Port of the server that sends slowly.
 const SLOW_PORT: u16 = 8081;
 /// Untranslated segments of the outage reach the client. One that lies in its receive window by
-/// chance would be taken for data (ARCHITECTURE.md, "Known limits"): with small windows one run in
-/// a thousand would see it.
+/// chance would be taken for data (docs/CRASH.md, "While no daemon runs"): with windows this small
+/// one run in 500 sees it.
 const RECEIVE_BUFFER: usize = 8192;
 
 const V4: Case = Case { ip: IpVersion::V4, offloads: true };
@@ -98,11 +98,11 @@ fn transfers(case: Case, mode: NicMode, blow: Blow) -> anyhow::Result<String> {
         Ok::<_, anyhow::Error>((outage?, outcomes?))
     })?;
     let took = began.elapsed();
-    let after = judge(&requests, &outcomes, outage.over.duration_since(began))?;
-    if blow == Blow::Reload {
-        under_new_key(&lab, slow)?;
-    }
+    let fresh = if blow == Blow::Reload { under_new_key(&lab, slow) } else { Ok(()) };
     let counts = nics.stop()?;
+    let over = outage.over.duration_since(began);
+    let after = judge(&requests, &outcomes, over).with_context(|| format!("{counts:?}"))?;
+    fresh?;
     let restored = translated_on(mode, blow, &counts)?;
     let how = match blow {
         Blow::Reload => "flows kept".to_owned(),
@@ -170,9 +170,7 @@ fn strike(lab: &Lab, nics: &mut Nics, blow: Blow) -> anyhow::Result<Outage> {
         Blow::Reload => reload(nics)?,
     }
     let over = Instant::now();
-    let length = over.duration_since(begin);
-    ensure!(length < BOUND, "the daemon served again after {length:?} only");
-    Ok(Outage { length, over })
+    Ok(Outage { length: over.duration_since(begin), over })
 }
 
 fn take(nics: &mut Nics, daemon: Daemon) -> anyhow::Result<Process> {
@@ -249,12 +247,14 @@ fn translated_on(mode: NicMode, blow: Blow, counts: &(Counts, Counts)) -> anyhow
     let spoofed = client.of("event.spoofed_paired");
     if mode != NicMode::Solo {
         // The connection that teaches is not one of them; one under a new key is.
-        ensure!(spoofed >= TRANSFERS as u64, "only {spoofed} transfers were spoofed");
+        ensure!(spoofed >= TRANSFERS as u64, "only {spoofed} transfers were spoofed: {client:?}");
     }
     let restored = translator.of("event.restored");
     if blow != Blow::Reload {
         ensure!(restored >= TRANSFERS as u64, "only {restored} flows were restored");
     }
+    let let_go = translator.of("event.translated_elsewhere");
+    ensure!(let_go == 0, "{let_go} flows were taken for translated elsewhere");
     ensure!(translator.of("event.translated") > TRANSFERS as u64, "nothing was translated");
     ensure!(translator.of("state_failed") == 0, "the state could not be written");
     Ok(restored)
