@@ -67,12 +67,19 @@ fn run(report: &mut Report) -> anyhow::Result<()> {
         report.note(format!("{case}: first byte in RTT after losing\n{}", seen.join("\n")));
         lab.take_nics().context("no daemons")?.stop()?;
     }
-    for case in Case::EACH {
-        let (plain, paired) = (random_loss(case, None)?, random_loss(case, Some(NicMode::Paired))?);
+    report.at_once(&Case::EACH, |case, report| {
+        let (plain, paired) = thread::scope(|scope| {
+            let plain = scope.spawn(|| random_loss(*case, None));
+            let paired = random_loss(*case, Some(NicMode::Paired));
+            (plain.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), paired)
+        });
+        report.same();
         report.note(format!(
-            "{case}: {CONNECTIONS} connections, {plain} under kernel forwarding, {paired} paired"
+            "{case}: {CONNECTIONS} connections, {} under kernel forwarding, {} paired",
+            plain?, paired?
         ));
-    }
+        Ok(())
+    })?;
     Ok(())
 }
 
