@@ -1,6 +1,7 @@
 //! Four hosts and a WAN in network namespaces: topology, scenarios, comparisons, reports.
 
 pub mod address;
+pub mod attack;
 pub mod cli;
 pub mod compare;
 pub mod explore;

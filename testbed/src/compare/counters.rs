@@ -128,6 +128,17 @@ pub struct Counted {
     pub forwarded: u64,
 }
 
+/// Reads one counter of a host, such as `Tcp` `PassiveOpens` or `TcpExt` `SyncookiesSent`.
+///
+/// # Errors
+/// If proc is not mounted or lacks the counter.
+pub(crate) fn read_one(host: &Host, protocol: &str, name: &str) -> anyhow::Result<u64> {
+    let path = if protocol.ends_with("Ext") { NETSTAT } else { SNMP };
+    let table =
+        host.enter(|| std::fs::read_to_string(path))?.with_context(|| format!("can't read {path}"))?;
+    field(&table, protocol, name).with_context(|| format!("the kernel does not count {protocol} {name}"))
+}
+
 /// Finds a counter in a table of line pairs: names, then values, both led by the protocol.
 fn field(table: &str, protocol: &str, name: &str) -> Option<u64> {
     let mut lines = table.lines().filter_map(|line| line.split_once(": ")).filter(|(p, _)| *p == protocol);

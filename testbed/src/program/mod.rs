@@ -12,6 +12,7 @@ pub mod http;
 pub mod installed;
 pub mod memory_file;
 pub mod nginx;
+pub mod paced;
 pub mod ready;
 pub mod realtime;
 pub mod server;

@@ -11,7 +11,12 @@ const PRIORITY: libc::c_int = 2;
 /// needs CAP_SYS_NICE or RLIMIT_RTPRIO. Threads it starts are ordinary again. Returns whether that
 /// was allowed.
 pub fn run_first() -> bool {
-    let parameters = libc::sched_param { sched_priority: PRIORITY };
+    run_at(PRIORITY)
+}
+
+/// Lets the calling thread run at real-time `priority` (1–99), as [`run_first`] does at its own.
+pub fn run_at(priority: i32) -> bool {
+    let parameters = libc::sched_param { sched_priority: priority };
     // SAFETY: the pointer is to a sched_param that lives through the call; 0 is this thread.
     unsafe {
         libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const parameters) == 0

@@ -41,6 +41,7 @@ mod rtt_honesty;
 mod server_change;
 mod sparse_server;
 mod stale_profile;
+mod syn_flood;
 mod too_big;
 mod urgent_data;
 mod zero_rtt;
@@ -197,4 +198,5 @@ pub const ALL: &[Scenario] = &[
     rtt_honesty::SCENARIO,
     real_programs::SCENARIO,
     too_big::SCENARIO,
+    syn_flood::SCENARIO,
 ];

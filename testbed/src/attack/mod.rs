@@ -1,0 +1,3 @@
+//! What a hostile host sends: made here, and sent only inside the testbed's namespaces.
+
+pub mod flood;
