@@ -11,6 +11,7 @@ pub mod haproxy;
 pub mod http;
 pub mod installed;
 pub mod memory_file;
+pub mod nft;
 pub mod nginx;
 pub mod paced;
 pub mod ready;

@@ -22,6 +22,7 @@ mod crash_safety;
 mod daemon_death;
 mod fall_back;
 mod fragments;
+mod gone_server;
 mod half_open;
 mod handshake_parity;
 mod keepalive;
@@ -72,6 +73,7 @@ pub struct Report {
     notes: Vec<String>,
     compared: usize,
     divergences: Vec<Divergence>,
+    lacking: Vec<&'static str>,
 }
 
 /// Something that differed from kernel forwarding, as declared.
@@ -87,6 +89,11 @@ impl Report {
     /// Notes a figure.
     pub fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
+    }
+
+    /// Notes that a part was left out, because a program is not installed. The table says so.
+    pub fn lacks(&mut self, program: &'static str) {
+        self.lacking.push(program);
     }
 
     /// Notes that something was compared with kernel forwarding and found to be the same.
@@ -139,10 +146,11 @@ impl Report {
             threads.into_iter().map(join).collect()
         });
         for report in reports {
-            let Self { notes, compared, divergences } = report?;
+            let Self { notes, compared, divergences, lacking } = report?;
             self.notes.extend(notes);
             self.compared += compared;
             self.divergences.extend(divergences);
+            self.lacking.extend(lacking);
         }
         Ok(())
     }
@@ -171,6 +179,7 @@ pub const ALL: &[Scenario] = &[
     orderly_close::SCENARIO,
     reset::SCENARIO,
     half_open::SCENARIO,
+    gone_server::SCENARIO,
     keepalive::SCENARIO,
     zero_window::SCENARIO,
     urgent_data::SCENARIO,

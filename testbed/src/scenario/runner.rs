@@ -35,6 +35,8 @@ struct Outcome {
     compared: usize,
     divergences: Vec<Divergence>,
     notes: Vec<String>,
+    /// Programs for want of which parts were left out.
+    lacking: Vec<&'static str>,
     error: Option<String>,
 }
 
@@ -84,6 +86,7 @@ fn run_one(scenario: &Scenario, options: &RunOptions) -> Outcome {
         compared: report.compared,
         divergences: report.divergences,
         notes: report.notes,
+        lacking: report.lacking,
         error,
     };
     conclude(&outcome, began.elapsed());
@@ -122,16 +125,24 @@ fn table(outcomes: &[Outcome]) -> Table {
     table.set_header(["scenario", "outcome", "seconds", "compared with kernel", "seen"]);
     for outcome in outcomes {
         let seen = outcome.error.clone().unwrap_or_else(|| outcome.notes.join("\n"));
-        let word = if outcome.passed { "ok" } else { "FAILED" };
         table.add_row([
             outcome.scenario.to_owned(),
-            word.to_owned(),
+            word(outcome),
             format!("{:.1}", outcome.seconds),
             comparison(outcome),
             seen,
         ]);
     }
     table
+}
+
+/// Says how a scenario ended, and what was left out of it.
+fn word(outcome: &Outcome) -> String {
+    match (outcome.passed, outcome.lacking.as_slice()) {
+        (false, _) => "FAILED".to_owned(),
+        (true, []) => "ok".to_owned(),
+        (true, lacking) => format!("partly skipped: needs {}", lacking.join(", ")),
+    }
 }
 
 /// Says how many comparisons with kernel forwarding there were and what differed as declared.

@@ -33,6 +33,24 @@ pub const DECLARED: &[Difference] = &[
         holds: refused_after_connect,
     },
     Difference {
+        id: "unreachable-after-connect",
+        kernel: "connect(): EHOSTUNREACH, EACCES or ECONNREFUSED",
+        nics: "connect() succeeds; reading or writing fails with ECONNRESET, or EPIPE when writing again",
+        why: "an ICMP error refuses the connection after a profile was learned: the client has been answered before \
+              the server is asked. Once per profile, since the refusal forgets it",
+        anywhere: false,
+        holds: unreachable_after_connect,
+    },
+    Difference {
+        id: "silent-after-connect",
+        kernel: "connect(): ETIMEDOUT, after two minutes by default",
+        nics: "connect() succeeds; after 15 s reading or writing fails with ECONNRESET, or EPIPE when writing again",
+        why: "nothing comes back from the server's side since the profile was learned. Once per profile, since it is \
+              forgotten",
+        anywhere: false,
+        holds: silent_after_connect,
+    },
+    Difference {
         id: "reset-without-timestamps",
         kernel: "the connection does without timestamps",
         nics: "connect() succeeds; reading or writing fails with ECONNRESET, or EPIPE when writing again",
@@ -86,6 +104,19 @@ pub const DECLARED: &[Difference] = &[
 
 fn refused_after_connect(kernel: &Observation, nics: &Observation) -> bool {
     kernel.seen.client == [Event::Failed(libc::ECONNREFUSED)]
+        && nics.seen.server == kernel.seen.server
+        && is_reset_after_connect(nics)
+}
+
+fn unreachable_after_connect(kernel: &Observation, nics: &Observation) -> bool {
+    let told = [libc::EHOSTUNREACH, libc::EACCES, libc::ECONNREFUSED].map(|errno| vec![Event::Failed(errno)]);
+    told.contains(&kernel.seen.client)
+        && nics.seen.server == kernel.seen.server
+        && is_reset_after_connect(nics)
+}
+
+fn silent_after_connect(kernel: &Observation, nics: &Observation) -> bool {
+    kernel.seen.client == [Event::Failed(libc::ETIMEDOUT)]
         && nics.seen.server == kernel.seen.server
         && is_reset_after_connect(nics)
 }

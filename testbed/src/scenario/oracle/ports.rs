@@ -14,7 +14,9 @@ pub(in crate::scenario) enum Ports {
     Open,
     /// They are closed: the server's host refuses.
     Closed,
-    /// Every packet for them is dropped for so long, silently.
+    /// Every packet for them is dropped, silently.
+    Silent,
+    /// Every packet for them is dropped for so long.
     SilentFor(Duration),
     /// Their accept queues are full for so long.
     FullFor(Duration),
@@ -35,6 +37,7 @@ impl Ports {
                     rustix::net::shutdown(listener, rustix::net::Shutdown::Both)?;
                 }
             }
+            Self::Silent => listeners.iter().try_for_each(socket::deafen)?,
             Self::SilentFor(time) => {
                 listeners.iter().try_for_each(socket::deafen)?;
                 let copies = listeners.iter().map(TcpListener::try_clone).collect::<Result<Vec<_>, _>>()?;
