@@ -136,9 +136,9 @@ impl Pending {
 }
 
 impl Flow {
-    /// A solo flow that nobody disputes.
-    pub(crate) fn translated(flow: Translated, kept: Kept, proven: bool) -> Self {
-        Self::Translated { flow, rival: None, kept, proven }
+    /// A solo flow as it begins; `rival` has come while its handshake lasted.
+    pub(crate) fn translated(flow: Translated, rival: Option<Seq<Client>>, kept: Kept, proven: bool) -> Self {
+        Self::Translated { flow, rival, kept, proven }
     }
 
     /// Returns its translation, if it has one.

@@ -476,6 +476,28 @@ fn a_blind_syn_does_not_end_a_handshake() {
     }
 }
 
+#[test]
+fn a_syn_that_came_during_a_handshake_may_still_replace_the_flow() {
+    let mut nic = taught(Mode::Solo, false);
+    let newer = D.wrapping_add(0x1234_5678);
+    give(&mut nic, ms(100), &syn(D));
+    give(&mut nic, ms(101), &request(D));
+    assert_eq!(give(&mut nic, ms(102), &syn(newer)), [syn(newer)]);
+    give(&mut nic, ms(150), &syn_ack(D));
+    let accepted = Seg { seq: 77, ..syn_ack(newer) };
+    assert_eq!(give(&mut nic, ms(152), &accepted), [accepted], "not translated with the older one's numbers");
+}
+
+#[test]
+fn a_confirm_of_a_forgotten_spoof_is_kept_from_the_client() {
+    let mut nic = engine(Mode::Auto);
+    let promise = Promise { mss: 1460, ..Promise::default() };
+    let raw = Offer { kind: Kind::Confirm, key: 1, promise }.encode(&keys(), &flow(), Seq::new(C)).unwrap();
+    let late = Seg { seq: isn_promised(C), ..syn_ack(C) }.raw(&raw);
+    assert!(give(&mut nic, ms(0), &late).is_empty(), "its TSval is the server's");
+    assert_eq!(nic.counters().dropped(DropReason::Confirm), 1);
+}
+
 /// What comes out of an engine for a packet of which one bit of the window is flipped.
 fn give_corrupt(nic: &mut ClientNic, at: u64, segment: &Seg) -> (Verdict, usize) {
     let mut bytes = segment.bytes();

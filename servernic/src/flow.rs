@@ -82,9 +82,17 @@ impl Rival {
 }
 
 impl Flow {
-    /// An established flow that nobody disputes.
-    pub(crate) fn translated(flow: Translated, kept: Kept, proven: bool) -> Self {
-        Self::Translated { flow, successor: None, rival: None, kept, proven }
+    /// An established flow as it begins; `rival` has come while its handshake lasted.
+    pub(crate) fn translated(flow: Translated, rival: Option<Rival>, kept: Kept, proven: bool) -> Self {
+        Self::Translated { flow, successor: None, rival, kept, proven }
+    }
+
+    /// Returns the newer SYN that went to the server unspoofed, if there is one.
+    pub(crate) fn rival(&self) -> Option<Rival> {
+        match self {
+            Self::Opening { rival, .. } | Self::Translated { rival, .. } => *rival,
+            Self::Orphan(_) | Self::Probed(_) => None,
+        }
     }
 
     /// Returns the handshake under way, if there is one.

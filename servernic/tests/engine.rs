@@ -170,6 +170,19 @@ fn data_that_overtakes_its_syn_waits_for_it() {
     assert_eq!(sent.iter().map(|s| s.seq).collect::<Vec<_>>(), [C.wrapping_add(1), C.wrapping_add(6), s()]);
 }
 
+#[test]
+fn a_syn_that_came_during_a_handshake_may_still_replace_the_flow() {
+    let mut nic = engine();
+    let newer = C.wrapping_add(0x1234_5678);
+    give(&mut nic, ms(1), &offered_syn(C));
+    give(&mut nic, ms(2), &request());
+    assert_eq!(give(&mut nic, ms(3), &plain_syn(newer)), [plain_syn(newer)]);
+    give(&mut nic, ms(4), &syn_ack());
+    let accepted =
+        Seg { seq: 77, ..Seg::from_server(SYN | ACK, 77, newer.wrapping_add(1)).options(linux(TSVAL, 100)) };
+    assert_eq!(give(&mut nic, ms(5), &accepted), [accepted], "not translated with the older one's numbers");
+}
+
 /// ClientNIC has given up and its reset got lost: only the server can tell the client now.
 #[test]
 fn data_whose_offer_never_comes_goes_on() {

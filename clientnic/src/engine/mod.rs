@@ -281,7 +281,8 @@ impl Engine for ClientNic {
         let Some(kept) = self.journal.adopt(slot, record.stage) else { return false };
         let (flow, limits) = (Translated::restore(record), &self.settings.limits);
         let rest = if flow.has_ended() { limits.closed } else { limits.idle };
-        let restored = self.flows.restore(record.key, Flow::translated(flow, kept, true), now, now + rest);
+        let restored =
+            self.flows.restore(record.key, Flow::translated(flow, None, kept, true), now, now + rest);
         if restored {
             self.counters().event(Event::Restored);
         } else {

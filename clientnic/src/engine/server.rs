@@ -6,7 +6,7 @@ use rtt0_core::engine::Verdict;
 use rtt0_core::flow::FlowKey;
 use rtt0_core::handshake::{Context, FIRST_FLIGHT, Reply, read_syn_ack};
 use rtt0_core::journal::Kept;
-use rtt0_core::offer::{Found, Kind, Offer, is_offer};
+use rtt0_core::offer::{Found, Kind, Offer, Promise, is_offer};
 use rtt0_core::packet::{Offload, Outbox};
 use rtt0_core::profile::{Offered, SynAck};
 use rtt0_core::reason::{DropReason, Event, PassReason};
@@ -29,7 +29,7 @@ impl ClientNic {
         match self.judge_server_segment(now, key, &mut segment, out) {
             // Whatever the client gets to see, it does not see our option: a confirm may be of a
             // handshake that is forgotten here.
-            Verdict::Forward => self.forward_stripped(&segment, out),
+            Verdict::Forward => self.forward_stripped(&key, &segment, out),
             verdict => verdict,
         }
     }
@@ -249,9 +249,9 @@ impl ClientNic {
         }
         let limits = self.settings.limits;
         let context = Context { now, limits: &limits, counters: self.gateway.counters() };
-        let proven = pending.opening.is_proven();
+        let (proven, rival) = (pending.opening.is_proven(), pending.rival);
         match pending.opening.establish(real, answer, &context, out) {
-            Ok(flow) => self.replace(key, Flow::translated(flow, Kept::default(), proven), now),
+            Ok(flow) => self.replace(key, Flow::translated(flow, rival, Kept::default(), proven), now),
             Err(_) => self.profiles.refuse(&key.server(), now),
         }
         Verdict::Taken
@@ -311,13 +311,21 @@ impl ClientNic {
         }
     }
 
-    fn forward_stripped(&self, segment: &Segment<'_>, out: &mut Outbox) -> Verdict {
+    fn forward_stripped(&self, key: &FlowKey, segment: &Segment<'_>, out: &mut Outbox) -> Verdict {
         let tcp = segment.tcp();
         let signals = tcp.flags().contains(Flags::SYN)
             && tcp.options().map_while(Result::ok).any(|option| is_offer(&option));
         // A copy's checksum is right, so a wrong one must pass as it is.
         if !signals || !segment.checksum_ok() {
             return Verdict::Forward;
+        }
+        let isn = Seq::<Client>::new(tcp.acknowledgement()).minus(1);
+        if let Found::Authentic(offer) = Offer::find(tcp.options(), &self.keys, key, isn)
+            && offer.promise != Promise::default()
+        {
+            // The client was answered here. What this says is the server's, TSval included, and
+            // would confuse it.
+            return self.gateway.drop(DropReason::Confirm);
         }
         let options = rtt0_core::offer::strip(&tcp);
         out.build(Offload::default(), |bytes| {

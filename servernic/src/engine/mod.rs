@@ -263,7 +263,8 @@ impl Engine for ServerNic {
         let Some(kept) = self.journal.adopt(slot, record.stage) else { return false };
         let flow = Translated::restore(record);
         let rest = if flow.has_ended() { self.limits.closed } else { self.limits.idle };
-        let restored = self.flows.restore(record.key, Flow::translated(flow, kept, true), now, now + rest);
+        let restored =
+            self.flows.restore(record.key, Flow::translated(flow, None, kept, true), now, now + rest);
         if restored {
             self.counters().event(Event::Restored);
         } else {

@@ -176,7 +176,9 @@ impl ServerNic {
         answer: SynAck,
         out: &mut Outbox,
     ) -> Verdict {
-        let replaces = matches!(self.flows.get_mut(&key).map(|e| &e.value), Some(Flow::Translated { .. }));
+        let old = self.flows.get(&key).map(|entry| &entry.value);
+        let replaces = matches!(old, Some(Flow::Translated { .. }));
+        let rival = old.and_then(Flow::rival);
         let Some(opening) = self.take_opening(now, key) else { return Verdict::Taken };
         if replaces {
             self.remove(&key);
@@ -191,7 +193,7 @@ impl ServerNic {
         let Ok(flow) = opening.establish(isn, answer, &context, out) else { return Verdict::Taken };
         self.confirm(key, client_isn, offer, promised.get(), &answer, out);
         // It takes the place of the handshake.
-        let _ = self.insert(key, Flow::translated(flow, Kept::default(), proven), now + rest);
+        let _ = self.insert(key, Flow::translated(flow, rival, Kept::default(), proven), now + rest);
         Verdict::Taken
     }
 
