@@ -359,6 +359,18 @@ fn a_newer_connection_replaces_a_solo_flow_when_the_server_accepts_it() {
     assert_eq!(give(&mut nic, ms(251), &data), [data], "nothing is translated any more");
 }
 
+/// The probe may already have made a connection; no confirm of it may pass for one of a spoof.
+#[test]
+fn a_repeated_syn_is_learned_from_again_though_the_destination_is_known_by_now() {
+    let profiles = Arc::new(Profiles::new(ProfileLimits::default()));
+    let [mut nic, mut other] = [0, 1].map(|_| engine_with(Mode::Auto, Arc::clone(&profiles)));
+    let first = give(&mut nic, ms(0), &syn(C));
+    give(&mut other, ms(1), &syn(D));
+    give(&mut other, ms(50), &Seg { raw: confirm(D), ..syn_ack(D) });
+    assert_eq!(give(&mut nic, ms(1000), &syn(C)), first, "the same probe");
+    assert_eq!(nic.counters().happened(Event::SpoofedPaired), 0);
+}
+
 #[test]
 fn a_late_copy_of_a_learned_syn_is_not_answered_here() {
     let mut nic = engine(Mode::Auto);

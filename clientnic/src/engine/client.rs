@@ -168,7 +168,11 @@ impl ClientNic {
                 *rival = Some(syn.isn);
                 return self.gateway.pass(PassReason::RivalSyn);
             }
-            Some(Flow::Learning(learning)) if learning.isn == syn.isn => learning.sent = None,
+            // The server has had it unspoofed: what it answers is the client's, whatever has become
+            // known of the destination meanwhile.
+            Some(Flow::Learning(learning)) if learning.isn == syn.isn => {
+                return self.learn(now, key, &syn, segment, PassReason::Learning, out);
+            }
             _ => {}
         }
         match self.profiles.outlook(&key.server(), now) {
