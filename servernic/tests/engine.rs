@@ -183,6 +183,19 @@ fn a_syn_that_came_during_a_handshake_may_still_replace_the_flow() {
     assert_eq!(give(&mut nic, ms(5), &accepted), [accepted], "not translated with the older one's numbers");
 }
 
+/// Both ends have closed, but what came before the client's FIN got lost.
+#[test]
+fn a_late_copy_of_an_older_offer_does_not_end_a_closing_flow() {
+    let mut nic = established();
+    let fin = Seg { flags: FIN | ACK, seq: C.wrapping_add(700), payload: vec![], ..request() };
+    give(&mut nic, ms(4), &fin);
+    give(&mut nic, ms(5), &Seg::from_server(FIN | ACK, Y + 1, C.wrapping_add(6)).ts(TSVAL, 0));
+    assert_eq!(give(&mut nic, ms(6), &offered_syn(C.wrapping_sub(0x1000_0000))).len(), 2, "it may be wanted");
+    let repeated = Seg { seq: C.wrapping_add(6), ..request() };
+    let sent = give(&mut nic, ms(7), &repeated);
+    assert_eq!(sent[0].ack, Y + 1, "translated as before");
+}
+
 /// ClientNIC has given up and its reset got lost: only the server can tell the client now.
 #[test]
 fn data_whose_offer_never_comes_goes_on() {

@@ -251,10 +251,11 @@ impl ServerNic {
     ) -> Verdict {
         if let Some(Flow::Translated { flow, successor, .. }) =
             self.flows.get_mut(&key).map(|entry| &mut entry.value)
-            && !flow.has_ended()
+            && (!flow.has_ended() || start.client_isn.beyond(flow.client_isn()) < 0)
         {
             // The old flow may well be alive and this SYN not the client's: it is replaced when
-            // the server accepts the new one, not before.
+            // the server accepts the new one, not before. So it is where both ends have closed, since
+            // they may have lost data to repeat, and the SYN is an older connection's, come late.
             if let Some(abandoned) = successor {
                 abandoned.abandon(out);
             }
