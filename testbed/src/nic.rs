@@ -8,11 +8,13 @@ use crate::host::Host;
 use crate::process::Process;
 use crate::topology::Topology;
 use anyhow::{Context, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Every TCP port of every address on the server's leg.
@@ -105,6 +107,28 @@ impl Nics {
     /// Returns the path of the key file that both share.
     pub fn key_file(&self) -> PathBuf {
         self.folder.path().join("key")
+    }
+
+    /// Writes a key file and has `daemon` (`clientnic` or `servernic`) read it (SIGHUP).
+    ///
+    /// # Errors
+    /// If the daemon does not run or does not say in time that it has read the file.
+    pub fn rekey(&mut self, daemon: &str, keys: &[&str]) -> anyhow::Result<()> {
+        const SAID: &str = "was read again";
+        std::fs::write(self.key_file(), keys.join("\n")).context("can't write the key file")?;
+        let said = |nics: &Self| nics.log(daemon).matches(SAID).count();
+        let before = said(self);
+        let process = if daemon == "servernic" { &self.server } else { &self.client };
+        let id = process.as_ref().context("the daemon does not run")?.id();
+        kill_process(Pid::from_raw(id.cast_signed()).context("bad process id")?, Signal::HUP)?;
+        let deadline = Instant::now() + BOUND;
+        while said(self) == before {
+            if Instant::now() >= deadline {
+                bail!("{daemon} never said that the key file {SAID}: {}", self.log(daemon));
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
     }
 
     /// Returns what `daemon` (`clientnic` or `servernic`) has logged since it started last.

@@ -139,6 +139,16 @@ pub(crate) fn read_one(host: &Host, protocol: &str, name: &str) -> anyhow::Resul
     field(&table, protocol, name).with_context(|| format!("the kernel does not count {protocol} {name}"))
 }
 
+/// Reads a counter of a host that nstat(8) shows too: `netstat(host, "TcpExt", "TCPDeliveredCE")`.
+///
+/// # Errors
+/// If proc is not mounted or lacks the counter.
+pub fn netstat(host: &Host, protocol: &str, name: &str) -> anyhow::Result<u64> {
+    let table =
+        host.enter(|| std::fs::read_to_string(NETSTAT))?.with_context(|| format!("can't read {NETSTAT}"))?;
+    field(&table, protocol, name).with_context(|| format!("the kernel does not count {protocol} {name}"))
+}
+
 /// Finds a counter in a table of line pairs: names, then values, both led by the protocol.
 fn field(table: &str, protocol: &str, name: &str) -> Option<u64> {
     let mut lines = table.lines().filter_map(|line| line.split_once(": ")).filter(|(p, _)| *p == protocol);

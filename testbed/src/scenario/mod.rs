@@ -18,6 +18,7 @@ mod clean_captures;
 mod clock_jump;
 mod closed_port;
 mod concurrency;
+mod congestion_marks;
 mod crash_safety;
 mod daemon_death;
 mod fall_back;
@@ -26,6 +27,7 @@ mod gone_server;
 mod half_open;
 mod handshake_parity;
 mod keepalive;
+mod key_rotation;
 mod late_server;
 mod loss_matrix;
 mod lost_handshake;
@@ -40,10 +42,12 @@ mod reordering;
 mod reset;
 mod rtt_honesty;
 mod server_change;
+mod simultaneous_open;
 mod sparse_server;
 mod stale_profile;
 mod syn_flood;
 mod too_big;
+mod untouched_syn;
 mod urgent_data;
 mod zero_rtt;
 mod zero_window;
@@ -183,6 +187,10 @@ pub const ALL: &[Scenario] = &[
     keepalive::SCENARIO,
     zero_window::SCENARIO,
     urgent_data::SCENARIO,
+    congestion_marks::SCENARIO,
+    untouched_syn::SCENARIO,
+    simultaneous_open::SCENARIO,
+    key_rotation::SCENARIO,
     sparse_server::SCENARIO,
     stale_profile::SCENARIO,
     late_server::SCENARIO,

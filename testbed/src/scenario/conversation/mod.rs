@@ -11,7 +11,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-pub(super) use stage::{Stage, listen};
+pub(super) use stage::{Stage, listen, meet_halfway};
 
 /// Something that a program does with its connection. After the last step it closes it.
 #[derive(Debug, Clone, Copy)]

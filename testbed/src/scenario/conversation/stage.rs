@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use socket2::Socket;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc;
+use std::sync::{Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -163,6 +163,47 @@ impl<'a> Stage<'a> {
             }
         }
     }
+}
+
+/// Has both hosts connect to each other at the same moment, from these ports, and then talk.
+///
+/// # Errors
+/// If a socket can't be made. What happens to the connection is no error but seen.
+pub(in crate::scenario) fn meet_halfway(
+    lab: &Lab,
+    dialogue: &Dialogue,
+    client_port: u16,
+    server_port: u16,
+) -> anyhow::Result<Seen> {
+    let client = SocketAddr::new(lab.client_address(), client_port);
+    let server = SocketAddr::new(lab.server_address(), server_port);
+    let patience = lab.setting().patience;
+    let bound = |local: SocketAddr| -> io::Result<Socket> {
+        let socket = socket::tcp(local, Some(lab.setting().congestion))?;
+        socket.set_reuse_address(true)?;
+        socket.set_write_timeout(Some(patience))?;
+        socket.bind(&local.into())?;
+        Ok(socket)
+    };
+    let hosts = lab.topology();
+    let ends = [hosts.client.enter(|| bound(client))??, hosts.server.enter(|| bound(server))??];
+    let [(tell, from_client), (tell_client, hear)] = [mpsc::channel(), mpsc::channel()];
+    let meetings =
+        [Meeting { tell, hear, patience }, Meeting { tell: tell_client, hear: from_client, patience }];
+    let start = Barrier::new(2);
+    let speak = |end: Socket, to: SocketAddr, script: &[Step], meeting: Meeting| {
+        start.wait();
+        match end.connect(&to.into()) {
+            Ok(()) => act(end.into(), script, &meeting),
+            Err(error) => vec![failed(&error)],
+        }
+    };
+    let ([client_end, server_end], [client_meeting, server_meeting]) = (ends, meetings);
+    Ok(thread::scope(|scope| {
+        let answering = scope.spawn(|| speak(server_end, client, dialogue.server, server_meeting));
+        let client = speak(client_end, server, dialogue.client, client_meeting);
+        Seen { client, server: answering.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) }
+    }))
 }
 
 /// Follows the script on `count` connections. Once none has come for too long, none will.
