@@ -16,13 +16,15 @@ use std::time::Duration;
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "clock-jump",
-    about: "both daemons stand still for 3 s, before connections begin or amid them: as with kernel forwarding",
+    about: "both daemons stand still for 3 s, before connections begin, amid handshakes or amid transfers: as with kernel forwarding",
     run,
 };
 
 const RTT: Duration = Duration::from_millis(50);
 /// How long the daemons stand still.
 const STILL: Duration = Duration::from_secs(3);
+/// When they stop: with offers on their way.
+const OPENING: Duration = Duration::from_millis(30);
 /// When they stop if connections are under way: amid the first and before the second request.
 const AMID: Duration = Duration::from_millis(120);
 
@@ -52,8 +54,9 @@ const DIALOGUES: &[Dialogue] = &[
     },
 ];
 
-const JUMPS: [(&str, Change); 2] = [
+const JUMPS: [(&str, Change); 3] = [
     ("before connections begin", |lab| stand_still(lab, Duration::ZERO)),
+    ("amid handshakes", |lab| stand_still(lab, OPENING)),
     ("amid connections", |lab| stand_still(lab, AMID)),
 ];
 
