@@ -1,6 +1,6 @@
 //! A server that runs BBR must not be misled about the path's round-trip time.
 
-use super::figure::{median, ms};
+use super::figure::{Answer, median, ms};
 use super::{Case, Lab, Report, Scenario, Setting};
 use crate::nic::NicMode;
 use crate::program::client::Ask;
@@ -30,8 +30,9 @@ fn compare(case: Case, report: &mut Report) -> anyhow::Result<()> {
     let (mut plain, mut paired, mut least_rtt) = (Vec::new(), Vec::new(), Duration::MAX);
     // In turns, so that a busy moment hits both. The first of each is the warm-up.
     for number in 0..=DOWNLOADS {
-        let (plain_time, _) = download(&plain_lab)?;
-        let (paired_time, min_rtt) = download(&paired_lab)?;
+        let (plain_time, _, kernel) = download(&plain_lab)?;
+        let (paired_time, min_rtt, nics) = download(&paired_lab)?;
+        report.equal(case, &kernel, &nics)?;
         if number > 0 {
             plain.push(plain_time);
             paired.push(paired_time);
@@ -51,9 +52,9 @@ fn compare(case: Case, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns how long it took, and the server's least RTT.
-fn download(lab: &Lab) -> anyhow::Result<(Duration, Duration)> {
+/// Returns how long it took, the server's least RTT, and what came.
+fn download(lab: &Lab) -> anyhow::Result<(Duration, Duration, Answer)> {
     let exchange = lab.fetch(&lab.request().ask(Ask::Download(SIZE)))?;
     ensure!(exchange.bytes == SIZE, "{} of {SIZE} bytes came", exchange.bytes);
-    Ok((exchange.total, lab.served()?.tcp.min_rtt))
+    Ok((exchange.total, lab.served()?.tcp.min_rtt, Answer::from(&exchange)))
 }

@@ -1,5 +1,6 @@
 //! What the packets of 0-RTT connections look like at every device on the way.
 
+use super::figure::Answer;
 use super::sighting::Sighting;
 use super::{Case, Lab, Report, Scenario, Setting};
 use crate::address::WAN0;
@@ -49,7 +50,11 @@ const LINKS: [(&str, &str); 3] = [
 fn run(report: &mut Report) -> anyhow::Result<()> {
     for case in Case::ALL {
         let mut lab = Lab::raise(Setting { rtt: RTT, ..Setting::new(case, Some(NicMode::Paired)) })?;
-        let (seen, forwarded) = record(&lab)?;
+        let kernel = ask(&Lab::raise(Setting { rtt: RTT, ..Setting::new(case, None) })?)?;
+        let (seen, answers, forwarded) = record(&lab)?;
+        for (kernel, nics) in kernel.iter().zip(&answers) {
+            report.equal(case, kernel, nics)?;
+        }
         judge(&seen).with_context(|| case.to_string())?;
         ensure!(forwarded == 0, "{case}: the NICs' kernels forwarded {forwarded} packets besides");
         if let Some(nics) = lab.take_nics() {
@@ -61,8 +66,16 @@ fn run(report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes the connections; returns what the six devices saw and what the NICs' kernels forwarded.
-fn record(lab: &Lab) -> anyhow::Result<(Vec<Sighting>, u64)> {
+/// Makes the connections.
+fn ask(lab: &Lab) -> anyhow::Result<Vec<Answer>> {
+    let asks = [Ask::Greeting, Ask::Download(TRANSFER), Ask::Greeting, Ask::Upload(TRANSFER)];
+    let fetch = |ask| Ok(Answer::from(&lab.fetch(&Request { ask, ..lab.request() })?));
+    asks.into_iter().cycle().take(CONNECTIONS).map(fetch).collect()
+}
+
+/// Makes the connections; returns what the six devices saw, what was answered, and what the NICs'
+/// kernels forwarded.
+fn record(lab: &Lab) -> anyhow::Result<(Vec<Sighting>, Vec<Answer>, u64)> {
     let topology = lab.topology();
     let forwarded = || -> anyhow::Result<u64> {
         let nics = [&topology.client_nic, &topology.server_nic];
@@ -73,17 +86,14 @@ fn record(lab: &Lab) -> anyhow::Result<(Vec<Sighting>, u64)> {
     let before = forwarded()?;
     let recorders = topology.devices().map(|(host, device)| Recorder::start(host, device, WHOLE, None));
     let recorders = recorders.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-    let asks = [Ask::Greeting, Ask::Download(TRANSFER), Ask::Greeting, Ask::Upload(TRANSFER)];
-    for ask in asks.into_iter().cycle().take(CONNECTIONS) {
-        lab.fetch(&Request { ask, ..lab.request() })?;
-    }
+    let answers = ask(lab)?;
     std::thread::sleep(Duration::from_millis(100));
     let mut seen = Vec::new();
     for recorder in recorders {
         let read = |record: &_| Sighting::read(record, lab.target());
         seen.extend(recorder.stop()?.iter().filter_map(read));
     }
-    Ok((seen, forwarded()? - before))
+    Ok((seen, answers, forwarded()? - before))
 }
 
 fn judge(seen: &[Sighting]) -> anyhow::Result<()> {

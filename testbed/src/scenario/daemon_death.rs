@@ -1,6 +1,6 @@
 //! A daemon dies: plain forwarding resumes, nothing stays behind, and a new one takes over.
 
-use super::figure::{median, rtts};
+use super::figure::{Answer, median, rtts};
 use super::{Case, Lab, Report, Scenario, Setting};
 use crate::address::{LAN0, WAN0};
 use crate::host::Host;
@@ -44,8 +44,10 @@ fn run(report: &mut Report) -> anyhow::Result<()> {
         until_zero_rtt(&lab)?;
         for daemon in [Daemon::ClientNic, Daemon::ServerNic] {
             for death in [Death::Killed, Death::Terminated] {
-                let (first, lessons) = die(&mut lab, daemon, death, &plain)
-                    .with_context(|| format!("{case}: {daemon:?} {death:?}"))?;
+                let what = format!("{case}: {daemon:?} {death:?}");
+                let (first, lessons, answer) =
+                    die(&mut lab, daemon, death, &plain).with_context(|| what.clone())?;
+                report.equal(what, &plain.answer, &answer)?;
                 report.note(format!(
                     "{case}: {daemon:?} {death:?}: first byte after {first:.2} RTT; a new one is back at \
                      0-RTT after {lessons} connections"
@@ -59,6 +61,7 @@ fn run(report: &mut Report) -> anyhow::Result<()> {
 /// What is seen without daemons.
 struct Plain {
     first_byte: Duration,
+    answer: Answer,
     devices: [Vec<Offloads>; 2],
 }
 
@@ -68,13 +71,19 @@ impl Plain {
         let fetch = |_| Ok(lab.fetch(&lab.request())?.first_byte);
         let times = (0..5).map(fetch).collect::<anyhow::Result<Vec<_>>>()?;
         let Topology { client_nic, server_nic, .. } = lab.topology();
-        Ok(Self { first_byte: median(&times)?, devices: [offloads(client_nic)?, offloads(server_nic)?] })
+        let answer = Answer::from(&lab.fetch(&lab.request())?);
+        Ok(Self {
+            first_byte: median(&times)?,
+            answer,
+            devices: [offloads(client_nic)?, offloads(server_nic)?],
+        })
     }
 }
 
 /// Ends a daemon, looks at what is left, starts it again. Returns the time to the first byte of
-/// the first connection without it, in RTT, and how many connections the new one had to learn from.
-fn die(lab: &mut Lab, daemon: Daemon, death: Death, plain: &Plain) -> anyhow::Result<(f64, usize)> {
+/// the first connection without it, in RTT, how many connections the new one had to learn from, and
+/// what that first connection was answered.
+fn die(lab: &mut Lab, daemon: Daemon, death: Death, plain: &Plain) -> anyhow::Result<(f64, usize, Answer)> {
     let nics = lab.nics()?;
     let process = match daemon {
         Daemon::ClientNic => nics.client().take(),
@@ -106,7 +115,7 @@ fn die(lab: &mut Lab, daemon: Daemon, death: Death, plain: &Plain) -> anyhow::Re
         Daemon::ClientNic => nics.start_client(&topology.client_nic)?,
         Daemon::ServerNic => nics.start_server(&topology.server_nic)?,
     }
-    Ok((rtts(first.first_byte, RTT), until_zero_rtt(lab)?))
+    Ok((rtts(first.first_byte, RTT), until_zero_rtt(lab)?, Answer::from(&first)))
 }
 
 /// Makes connections until one takes a single round trip; returns how many did not.

@@ -2,6 +2,7 @@
 
 use super::Lab;
 use crate::program::client::{self, Exchange, FetchError, Request};
+use crate::program::stream;
 use anyhow::Context;
 use std::sync::Barrier;
 use std::thread;
@@ -15,6 +16,21 @@ pub(super) fn median(times: &[Duration]) -> anyhow::Result<Duration> {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
     sorted.get(sorted.len() / 2).copied().context("nothing was measured")
+}
+
+/// What an exchange brought, whatever it took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    status: u16,
+    bytes: u64,
+    sha256: String,
+}
+
+impl From<&Exchange> for Answer {
+    fn from(exchange: &Exchange) -> Self {
+        let Exchange { status, bytes, sha256, .. } = exchange;
+        Self { status: *status, bytes: *bytes, sha256: stream::hex(sha256) }
+    }
 }
 
 /// Returns a time in round trips.

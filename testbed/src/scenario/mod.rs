@@ -52,7 +52,7 @@ mod urgent_data;
 mod zero_rtt;
 mod zero_window;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use oracle::Observation;
 use serde::Serialize;
 
@@ -103,6 +103,21 @@ impl Report {
     /// Notes that something was compared with kernel forwarding and found to be the same.
     pub fn same(&mut self) {
         self.compared += 1;
+    }
+
+    /// Compares something that must be the same under kernel forwarding and with the NICs.
+    ///
+    /// # Errors
+    /// If it is not.
+    fn equal<T: PartialEq + std::fmt::Debug>(
+        &mut self,
+        what: impl std::fmt::Display,
+        kernel: &T,
+        nics: &T,
+    ) -> anyhow::Result<()> {
+        ensure!(kernel == nics, "{what}: as with kernel forwarding: {kernel:?}; seen: {nics:?}");
+        self.same();
+        Ok(())
     }
 
     /// Compares what was observed under kernel forwarding and with the NICs.

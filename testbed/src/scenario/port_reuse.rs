@@ -1,7 +1,7 @@
 //! The same 4-tuple again, as soon as the client's kernel allows it.
 
 use super::conversation::Step::{Abort, Read, ReadToEnd, Send};
-use super::conversation::{Dialogue, Event, Stage, Step};
+use super::conversation::{Dialogue, Event, Seen, Stage, Step};
 use super::{Case, Lab, Report, Scenario, Setting};
 use crate::nic::NicMode;
 use crate::program::client::Request;
@@ -70,19 +70,24 @@ const ENDS: &[Dialogue] = &[
 ];
 
 fn run(report: &mut Report) -> anyhow::Result<()> {
-    for case in Case::IPS {
+    report.at_once(&Case::IPS, |&case, report| {
+        let plain = Lab::raise(Setting { rtt: RTT, ..Setting::new(case, None) })?;
         let mut lab = Lab::raise(Setting { rtt: RTT, ..Setting::new(case, Some(NicMode::Paired)) })?;
+        allow_reuse(&plain)?;
         allow_reuse(&lab)?;
         let mut figures = Vec::new();
         for ((server_port, client_port), end) in (SERVER_PORT..).zip(CLIENT_PORT..).zip(ENDS) {
             let began = Instant::now();
-            reuse(&lab, server_port, client_port, end)
-                .with_context(|| format!("{case}: after {}", end.name))?;
-            let each = began.elapsed().as_secs_f64() * 1e3 / CONNECTIONS as f64;
+            let what = || format!("{case}: after {}", end.name);
+            let nics = reuse(&lab, server_port, client_port, end).with_context(what)?;
+            let took = began.elapsed();
+            let kernel = reuse(&plain, server_port, client_port, end).context("under kernel forwarding");
+            report.equal(what(), &kernel.with_context(what)?, &nics)?;
+            let each = took.as_secs_f64() * 1e3 / CONNECTIONS as f64;
             figures.push(format!("{} {each:.0} ms", end.name));
         }
         hurry(&lab).with_context(|| format!("{case}: after {ABORTED} aborted handshakes"))?;
-        let Some(nics) = lab.take_nics() else { continue };
+        let nics = lab.take_nics().context("no daemons")?;
         let (client, server) = nics.stop()?;
         let expected = (CONNECTIONS * ENDS.len() + ABORTED + 1) as u64;
         let spoofed = client.of("event.spoofed_paired");
@@ -90,8 +95,8 @@ fn run(report: &mut Report) -> anyhow::Result<()> {
         let refused = client.of("event.refused") + server.of("event.refused");
         ensure!(refused == 0, "{case}: {refused} were refused");
         report.note(format!("{case}: {expected} of {expected} 0-RTT; each {}", figures.join(", ")));
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Has the client leave TIME-WAIT for a newer connection after a millisecond instead of a second
@@ -103,8 +108,8 @@ fn allow_reuse(lab: &Lab) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes every connection from the same port; what is seen must always be the same.
-fn reuse(lab: &Lab, server_port: u16, client_port: u16, end: &Dialogue) -> anyhow::Result<()> {
+/// Makes every connection from the same port; what is seen must always be the same, and is returned.
+fn reuse(lab: &Lab, server_port: u16, client_port: u16, end: &Dialogue) -> anyhow::Result<Seen> {
     let stage = Stage::raise(lab, server_port)?;
     let local = Some(SocketAddr::new(lab.client_address(), client_port));
     let seen = stage.play_in_turn(end, local, CONNECTIONS)?;
@@ -114,7 +119,7 @@ fn reuse(lab: &Lab, server_port: u16, client_port: u16, end: &Dialogue) -> anyho
     for (index, later) in seen.iter().enumerate() {
         ensure!(later == first, "connection {}: {later}; the first one: {first}", index + 1);
     }
-    Ok(())
+    Ok(first.clone())
 }
 
 /// Connects and aborts as fast as the client can, and then makes one connection that must succeed.

@@ -32,6 +32,9 @@ fn run(report: &mut Report) -> anyhow::Result<()> {
     let programs =
         Programs { curl: find("curl", report), nginx: find("nginx", report), iperf3: find("iperf3", report) };
     for case in Case::EACH {
+        let plain = Lab::raise(Setting { rtt: RTT, ..Setting::new(case, None) })?;
+        programs.serve_all(&plain).context("under kernel forwarding")?;
+        drop(plain);
         let mut lab = Lab::raise(Setting { rtt: RTT, ..Setting::new(case, Some(NicMode::Paired)) })?;
         programs.run(&lab, case, report).with_context(|| case.to_string())?;
         lab.take_nics().context("no daemons")?.stop()?;
@@ -54,16 +57,27 @@ struct Programs {
 }
 
 impl Programs {
+    /// Has curl make its connections at once, all of which have to be served.
+    fn serve_all(&self, lab: &Lab) -> anyhow::Result<()> {
+        let Some(curl) = &self.curl else { return Ok(()) };
+        let (_nginx, _, address) = self.server(lab)?;
+        at_once(lab, curl, address)
+    }
+
+    /// Starts nginx if it is installed. Without it curl still has the built-in server to talk to.
+    fn server(&self, lab: &Lab) -> anyhow::Result<(Option<Nginx>, &'static str, SocketAddr)> {
+        let Some(nginx) = &self.nginx else { return Ok((None, "the built-in server", lab.target())) };
+        let address = SocketAddr::new(lab.server_address(), NGINX_PORT);
+        Ok((Some(Nginx::start(&lab.topology().server, nginx, address)?), "nginx", address))
+    }
+
     fn run(&self, lab: &Lab, case: Case, report: &mut Report) -> anyhow::Result<()> {
         if let Some(curl) = &self.curl {
-            // Without nginx curl still has the built-in server to talk to.
-            let address = SocketAddr::new(lab.server_address(), NGINX_PORT);
-            let nginx = self.nginx.as_ref().map(|nginx| Nginx::start(&lab.topology().server, nginx, address));
-            let nginx = nginx.transpose()?;
-            let (server, address) =
-                if nginx.is_some() { ("nginx", address) } else { ("the built-in server", lab.target()) };
+            let (_nginx, server, address) = self.server(lab)?;
             let first_byte = one_by_one(lab, curl, address)?;
             at_once(lab, curl, address)?;
+            // All of them, as without the NICs.
+            report.same();
             report.note(format!(
                 "{case}: curl to {server} {:.2} RTT, {PARALLEL} at once all served",
                 rtts(first_byte, RTT)

@@ -1,5 +1,6 @@
 //! The promise itself: connect() returns at once, the first byte comes after one round trip.
 
+use super::figure::Answer;
 use super::{Case, Lab, Report, Scenario, Setting};
 use crate::nic::NicMode;
 use anyhow::ensure;
@@ -16,10 +17,13 @@ const CONNECTIONS: usize = 20;
 
 fn run(report: &mut Report) -> anyhow::Result<()> {
     for case in Case::ALL {
+        let plain = Lab::raise(Setting::new(case, None))?;
+        let plain = Answer::from(&plain.fetch(&plain.request())?);
         let mut lab = Lab::raise(Setting::new(case, Some(NicMode::Paired)))?;
         let mut times = Vec::new();
         for _ in 0..CONNECTIONS {
             let exchange = lab.fetch(&lab.request())?;
+            report.equal(case, &plain, &Answer::from(&exchange))?;
             times.push((exchange.first_byte, exchange.connect));
         }
         times.sort_unstable();
