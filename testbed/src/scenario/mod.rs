@@ -11,6 +11,7 @@ mod part;
 mod runner;
 mod sighting;
 
+mod absent_nic;
 mod asymmetric_routes;
 mod bbr_download;
 mod bulk;
@@ -216,6 +217,7 @@ pub const ALL: &[Scenario] = &[
     bbr_download::SCENARIO,
     daemon_death::SCENARIO,
     crash_safety::SCENARIO,
+    absent_nic::SCENARIO,
     fall_back::SCENARIO,
     lost_handshake::SCENARIO,
     lost_packet::SCENARIO,
