@@ -3,10 +3,10 @@
 //! The sources are of [`PREFIX`], which is routed to the client's host as if it were a whole network
 //! behind it; nobody there answers, so that no SYN-ACK of the server is ever acknowledged.
 
+use super::dice::Dice;
 use crate::address::{CLIENT, CLIENT_NIC_WAN};
 use crate::host::Host;
 use crate::program::realtime;
-use crate::program::stream::Stream;
 use crate::topology::Topology;
 use anyhow::Context;
 use rtt0_core::packet::{Offload, Outbox};
@@ -87,11 +87,11 @@ impl Drop for Flood {
 
 fn send(mut emitter: Emitter, target: SocketAddr, rate: u32, stop: &AtomicBool, counters: &IoCounters) {
     realtime::run_at(PRIORITY);
-    let (mut random, mut out) = (Stream::new(u64::from(rate)), Outbox::new());
+    let (mut dice, mut out) = (Dice::new(u64::from(rate)), Outbox::new());
     let burst = rate / (Duration::from_secs(1).as_millis() / TICK.as_millis()) as u32;
     let mut due = Instant::now();
     while !stop.load(Ordering::Relaxed) {
-        (0..burst).for_each(|_| push_syn(&mut random, target, &mut out));
+        (0..burst).for_each(|_| push_syn(&mut dice, target, &mut out));
         emitter.send(out.iter(), counters, |_, _| {});
         out.clear();
         let now = Instant::now();
@@ -101,27 +101,28 @@ fn send(mut emitter: Emitter, target: SocketAddr, rate: u32, stop: &AtomicBool, 
 }
 
 /// Appends a SYN as Linux sends it.
-fn push_syn(random: &mut Stream, target: SocketAddr, out: &mut Outbox) {
-    let mut dice = [0; 14];
-    random.fill(&mut dice);
-    let word = |at: usize| u32::from_be_bytes([dice[at], dice[at + 1], dice[at + 2], dice[at + 3]]);
-    let host = word(0) >> PREFIX.1;
-    let source = Ipv4Addr::from(u32::from(PREFIX.0) | host);
+fn push_syn(dice: &mut Dice, target: SocketAddr, out: &mut Outbox) {
+    let source = Ipv4Addr::from(u32::from(PREFIX.0) | dice.word() >> PREFIX.1);
     let syn = Control {
-        source: (source.into(), word(4) as u16 | 1024),
+        source: (source.into(), dice.word() as u16 | 1024),
         destination: (target.ip(), target.port()),
-        sequence: word(6),
+        sequence: dice.word(),
         acknowledgement: 0,
         flags: Flags::SYN,
         window: 64_240,
     };
+    out.build(Offload::default(), |bytes| syn.write(&syn_options(dice.word()), bytes));
+}
+
+/// The options of a SYN as Linux sends it.
+pub(super) fn syn_options(tsval: u32) -> Vec<u8> {
     let mut options = Vec::with_capacity(20);
     SynOptions {
         mss: Some(1460),
         window_scale: Some(7),
         sack_permitted: true,
-        timestamps: Some(Timestamps { value: word(10), echo: 0 }),
+        timestamps: Some(Timestamps { value: tsval, echo: 0 }),
     }
     .write(&mut options);
-    out.build(Offload::default(), |bytes| syn.write(&options, bytes));
+    options
 }

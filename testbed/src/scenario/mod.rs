@@ -14,6 +14,7 @@ mod sighting;
 mod absent_nic;
 mod asymmetric_routes;
 mod bbr_download;
+mod blind_injection;
 mod bulk;
 mod clean_captures;
 mod clock_jump;
@@ -233,4 +234,5 @@ pub const ALL: &[Scenario] = &[
     real_programs::SCENARIO,
     too_big::SCENARIO,
     syn_flood::SCENARIO,
+    blind_injection::SCENARIO,
 ];
