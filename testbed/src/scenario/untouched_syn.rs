@@ -1,14 +1,18 @@
 //! SYNs with options or bits that a middlebox has no business with: each byte arrives as it was sent.
 
+use super::figure::Answer;
 use super::lab::{PORT, Setting};
 use super::sighting::Sighting;
 use super::{Case, Lab, Report, Scenario};
 use crate::address::ETH0;
 use crate::nic::NicMode;
+use crate::program::client::Request;
+use crate::program::server::{Server, ServerConfig};
 use crate::record::{Record, Recorder};
 use anyhow::{Context, ensure};
 use rtt0_core::wire::build::Control;
 use rtt0_core::wire::tcp::Flags;
+use rtt0_netio::sysctl;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::net::SocketAddr;
 use std::thread;
@@ -23,6 +27,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
 /// Longer than a round trip.
 const SETTLE: Duration = Duration::from_millis(200);
 const FIRST_PORT: u16 = 30_000;
+/// Where a server takes data with the SYN.
+const FAST_OPEN_PORT: u16 = 8081;
 /// Of every SYN, in front of what makes it one.
 const MSS: [u8; 4] = [2, 4, 5, 180];
 
@@ -59,10 +65,34 @@ fn run(report: &mut Report) -> anyhow::Result<()> {
             );
             report.same();
         }
+        let [kernel_open, nics_open] = [fast_open(case, None)?, fast_open(case, Some(NicMode::Paired))?];
+        ensure!(kernel_open[1].1, "{case}: the kernel did not use its Fast Open cookie");
+        for (kernel, nics) in kernel_open.iter().zip(&nics_open) {
+            report.equal(format!("{case}: Fast Open, data in the SYN"), kernel, nics)?;
+        }
         let answered = kernel.iter().filter(|shown| !shown.answers.is_empty()).count();
         report.note(format!("{case}: {} kinds of SYN, {answered} answered by the server", kernel.len()));
         Ok(())
     })
+}
+
+/// Makes two exchanges with Fast Open (RFC 7413), of which the first gets the cookie; returns what was
+/// answered, and whether the server took the data that came with the SYN.
+fn fast_open(case: Case, nics: Option<NicMode>) -> anyhow::Result<[(Answer, bool); 2]> {
+    let lab = Lab::raise(Setting::new(case, nics))?;
+    for host in [&lab.topology().client, &lab.topology().server] {
+        sysctl::set(host.namespace(), &[("net.ipv4.tcp_fastopen", "3")])?;
+    }
+    let address = SocketAddr::new(lab.server_address(), FAST_OPEN_PORT);
+    let config = ServerConfig { fastopen_queue: Some(16), ..ServerConfig::new(address) };
+    let _server = lab.topology().server.enter(|| Server::start(config))??;
+    // So that a daemon would have every reason to answer early.
+    lab.fetch(&Request { server: address, ..lab.request() })?;
+    let fetch = || -> anyhow::Result<(Answer, bool)> {
+        let exchange = lab.fetch(&Request { server: address, fastopen: true, ..lab.request() })?;
+        Ok((Answer::from(&exchange), exchange.tcp.syn_data()))
+    };
+    Ok([fetch()?, fetch()?])
 }
 
 /// What came of a SYN.
