@@ -183,6 +183,23 @@ fn a_syn_that_came_during_a_handshake_may_still_replace_the_flow() {
     assert_eq!(give(&mut nic, ms(5), &accepted), [accepted], "not translated with the older one's numbers");
 }
 
+/// The client repeats a SYN that passed unspoofed, and this time it is answered early.
+#[test]
+fn a_rival_that_becomes_a_successor_is_no_rival_of_itself() {
+    let mut nic = established();
+    let newer = C.wrapping_add(0x1234_5678);
+    give(&mut nic, ms(10), &plain_syn(newer));
+    assert_eq!(give(&mut nic, ms(20), &offered_syn(newer)).len(), 2);
+    let accepted = Seg::from_server(SYN | ACK, 77, newer.wrapping_add(1)).options(linux(TSVAL, 100));
+    give(&mut nic, ms(30), &accepted);
+    give(&mut nic, ms(30), &accepted);
+    let data = Seg::from_server(ACK, 78, newer.wrapping_add(1)).ts(TSVAL, 100).payload(b"x");
+    let sent = give(&mut nic, ms(1000), &data);
+    assert_eq!(sent[0].seq, isn_promised(newer).wrapping_add(1), "translated");
+    assert_eq!(give(&mut nic, ms(1001), &accepted)[0].seq, isn_promised(newer), "and its SYN-ACK too");
+    assert_eq!(nic.flows(), 1);
+}
+
 /// Both ends have closed, but what came before the client's FIN got lost.
 #[test]
 fn a_late_copy_of_an_older_offer_does_not_end_a_closing_flow() {

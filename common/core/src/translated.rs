@@ -201,8 +201,12 @@ impl Translated {
     /// repeats or acknowledges what has been sent. Anything else is a newer connection's.
     pub fn is_afterthought(&self, tcp: &Tcp<'_>) -> bool {
         let acknowledged = self.translation.to_real(Seq::new(tcp.acknowledgement())).get();
-        let behind =
-            |end: &End, number: u32| !end.is_known || end.next.wrapping_sub(number) <= LARGEST_FLIGHT;
+        // What is known of the ends of a restored flow may be a repeat, and they be ahead of it.
+        let behind = |end: &End, number: u32| {
+            let distance = end.next.wrapping_sub(number) as i32;
+            let ahead = self.is_doubtful && distance < 0;
+            !end.is_known || ((distance >= 0 || ahead) && distance.unsigned_abs() <= LARGEST_FLIGHT)
+        };
         behind(&self.client, tcp.sequence())
             && (!tcp.flags().contains(Flags::ACK) || behind(&self.server, acknowledged))
     }

@@ -175,6 +175,19 @@ fn after_a_restart_both_fins_end_a_flow_though_they_are_all_that_is_seen() {
 }
 
 #[test]
+fn after_a_restart_in_the_end_repeats_do_not_make_a_newer_connection_of_what_follows() {
+    let mut flow = restored();
+    give(&mut flow, ToServer, FIN | ACK, 5101, 201, 0);
+    give(&mut flow, ToServer, ACK, 101, 201, 1000);
+    give(&mut flow, ToClient, FIN | ACK, 201, 101, 0);
+    assert!(flow.has_ended());
+    let mut bytes = Seg::from_client(ACK, C.wrapping_add(5102), S.wrapping_add(202)).bytes();
+    let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+    let last = Segment::parse(&mut packet).unwrap();
+    assert!(flow.is_afterthought(&last.tcp()), "it is the client's last ACK");
+}
+
+#[test]
 fn after_a_restart_no_reset_is_believed_until_the_ends_are_known() {
     for to in [ToServer, ToClient] {
         let own = if to == ToServer { 101 } else { 201 };

@@ -178,6 +178,7 @@ impl ServerNic {
     ) -> Verdict {
         let old = self.flows.get(&key).map(|entry| &entry.value);
         let replaces = matches!(old, Some(Flow::Translated { .. }));
+        // A client that repeats an unspoofed SYN may be answered early the second time.
         let rival = old.and_then(Flow::rival);
         let Some(opening) = self.take_opening(now, key) else { return Verdict::Taken };
         if replaces {
@@ -185,6 +186,7 @@ impl ServerNic {
             self.counters().event(Event::FlowReplaced);
         }
         let (client_isn, promised) = (opening.start().client_isn, opening.start().promised_isn);
+        let rival = rival.filter(|rival| rival.isn != client_isn);
         let offer = Offer { kind: Kind::Confirm, key: opening.start().key, promise: opening.start().promise };
         let proven = opening.is_proven();
         let rest = if proven { self.limits.idle } else { self.limits.unacknowledged };
