@@ -500,6 +500,34 @@ fn a_syn_that_came_during_a_handshake_may_still_replace_the_flow() {
     assert_eq!(give(&mut nic, ms(152), &accepted), [accepted], "not translated with the older one's numbers");
 }
 
+/// Fast Open, MPTCP and the like pass, whatever there was before.
+#[test]
+fn a_syn_beyond_understanding_may_still_replace_a_flow() {
+    let mut nic = taught(Mode::Solo, false);
+    give(&mut nic, ms(100), &syn(D));
+    give(&mut nic, ms(101), &request(D));
+    give(&mut nic, ms(150), &syn_ack(D));
+    let odd = syn(900).payload(b"data");
+    assert_eq!(give(&mut nic, ms(200), &odd), [odd]);
+    let accepted = Seg { seq: 77, ..syn_ack(900) };
+    assert_eq!(give(&mut nic, ms(250), &accepted), [accepted], "not translated with the older one's numbers");
+}
+
+/// A copy of a SYN that once passed untouched comes late, while its connection is in use.
+#[test]
+fn a_late_copy_of_a_passed_syn_does_not_break_its_connection() {
+    let mut nic = taught(Mode::Solo, false);
+    assert_eq!(give(&mut nic, ms(100), &syn(D)).len(), 2, "a SYN-ACK for nobody");
+    // The server repeats its SYN-ACK, since it has not yet heard of the client.
+    give(&mut nic, ms(150), &syn_ack(D));
+    let challenge = Seg::from_server(ACK, Y + 1, D + 1).ts(TSVAL, 101);
+    assert_ne!(give(&mut nic, ms(155), &challenge), [challenge], "anybody's SYN may have caused it");
+    let data = Seg::from_server(ACK, Y + 1, D + 1).ts(TSVAL, 101).payload(b"220 ready");
+    assert_eq!(give(&mut nic, ms(160), &data), [data], "in the numbers that the client has");
+    let answer = Seg::from_client(ACK, D + 1, Y + 10).ts(102, TSVAL);
+    assert_eq!(give(&mut nic, ms(170), &answer), [answer]);
+}
+
 #[test]
 fn a_confirm_of_a_forgotten_spoof_is_kept_from_the_client() {
     let mut nic = engine(Mode::Auto);

@@ -190,6 +190,8 @@ fn a_rival_that_becomes_a_successor_is_no_rival_of_itself() {
     let newer = C.wrapping_add(0x1234_5678);
     give(&mut nic, ms(10), &plain_syn(newer));
     assert_eq!(give(&mut nic, ms(20), &offered_syn(newer)).len(), 2);
+    let early = Seg::from_client(ACK, newer.wrapping_add(1), isn_promised(newer).wrapping_add(1));
+    assert!(give(&mut nic, ms(21), &early).is_empty(), "held");
     let accepted = Seg::from_server(SYN | ACK, 77, newer.wrapping_add(1)).options(linux(TSVAL, 100));
     give(&mut nic, ms(30), &accepted);
     give(&mut nic, ms(30), &accepted);

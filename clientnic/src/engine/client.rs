@@ -11,6 +11,7 @@ use rtt0_core::offer::Kind;
 use rtt0_core::packet::{Offload, Outbox};
 use rtt0_core::profile::{Knowledge, Outlook};
 use rtt0_core::reason::{Event, PassReason};
+use rtt0_core::seq::{Client, Seq};
 use rtt0_core::time::Instant;
 use rtt0_core::wire::segment::Segment;
 use rtt0_core::wire::tcp::Flags;
@@ -144,6 +145,9 @@ impl ClientNic {
         }
         let syn = match PlainSyn::read(segment) {
             Ok(syn) => syn,
+            Err(reason) if segment.checksum_ok() => {
+                return self.pass_syn(&key, Seq::new(segment.tcp().sequence()), reason);
+            }
             Err(reason) => return self.gateway.pass(reason),
         };
         match self.flows.get_mut(&key).map(|entry| &mut entry.value) {
@@ -189,6 +193,19 @@ impl ClientNic {
         }
     }
 
+    /// Lets a SYN pass untouched. What is known here of an older connection must not meet the
+    /// answer to it.
+    fn pass_syn(&mut self, key: &FlowKey, isn: Seq<Client>, reason: PassReason) -> Verdict {
+        match self.flows.get_mut(key).map(|entry| &mut entry.value) {
+            Some(Flow::Opening(pending)) if pending.opening.start().client_isn != isn => {
+                pending.rival = Some(isn);
+            }
+            Some(Flow::Translated { flow, rival, .. }) if flow.client_isn() != isn => *rival = Some(isn),
+            _ => {}
+        }
+        self.gateway.pass(reason)
+    }
+
     fn known_destination(
         &mut self,
         now: Instant,
@@ -204,10 +221,10 @@ impl ClientNic {
             return self.learn(now, key, syn, segment, PassReason::Unpaired, out);
         }
         if self.pending >= self.settings.limits.pending {
-            return self.gateway.pass(PassReason::PendingFull);
+            return self.pass_syn(&key, syn.isn, PassReason::PendingFull);
         }
         if self.half_open >= self.settings.limits.half_open {
-            return self.gateway.pass(PassReason::HalfOpenFull);
+            return self.pass_syn(&key, syn.isn, PassReason::HalfOpenFull);
         }
         let signal = match (mode, paired) {
             (Mode::Solo, _) => None,

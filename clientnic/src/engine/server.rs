@@ -61,6 +61,15 @@ impl ClientNic {
                 self.counters().event(Event::FlowReplaced);
                 self.gateway.pass(PassReason::NoFlow)
             }
+            // Only a client's ACK makes a server speak, and none went by that acknowledges what was
+            // promised: there is a connection that nobody was to translate.
+            Flow::Translated { flow, proven: false, .. }
+                if flow.is_spoken_for(&segment.tcp()) && segment.checksum_ok() =>
+            {
+                self.remove(&key);
+                self.counters().event(Event::TranslatedElsewhere);
+                self.gateway.pass(PassReason::NoFlow)
+            }
             Flow::Translated { flow, .. } => {
                 let known = flow.upload().is_some();
                 match flow.server_segment(segment, &self.settings.limits, now) {

@@ -181,6 +181,22 @@ impl Translated {
         distance(acknowledged) <= USUAL_FLIGHT && distance(translated) > LARGEST_FLIGHT
     }
 
+    /// Tells whether a segment from the server shows that its connection is complete: it carries on
+    /// with numbers of this flow's, which nobody can guess who has not seen them. A challenge ACK
+    /// does not show it: a server answers any SYN with it, complete or not (RFC 9293 §3.10.7.4).
+    pub fn is_spoken_for(&self, tcp: &Tcp<'_>) -> bool {
+        let flags = tcp.flags();
+        let sequence = Seq::<Real>::new(tcp.sequence()).beyond(self.translation.real_isn());
+        let acknowledged = Seq::<Client>::new(tcp.acknowledgement()).beyond(self.client_isn);
+        let within = |distance: i32| (1..=USUAL_FLIGHT as i32).contains(&distance);
+        let carries_on = tcp.sequence_length() > 0 || sequence > 1 || acknowledged > 1;
+        flags.contains(Flags::ACK)
+            && !flags.intersects(Flags::SYN | Flags::RST)
+            && within(sequence)
+            && within(acknowledged)
+            && carries_on
+    }
+
     /// Tells whether a segment from the server is a SYN-ACK of this flow.
     pub fn is_syn_ack(&self, tcp: &Tcp<'_>) -> bool {
         tcp.flags().is_syn_ack()

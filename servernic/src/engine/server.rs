@@ -57,6 +57,15 @@ impl ServerNic {
                 let rival = *rival;
                 self.plain_syn_wins(now, key, rival, &segment, out)
             }
+            // Only a client's ACK makes a server speak, and none went by that acknowledges what was
+            // promised: there is a connection that nobody was to translate.
+            Flow::Translated { flow, proven: false, .. }
+                if flow.is_spoken_for(&segment.tcp()) && segment.checksum_ok() =>
+            {
+                self.remove(&key);
+                self.counters().event(Event::TranslatedElsewhere);
+                self.gateway.pass(PassReason::NoFlow)
+            }
             Flow::Translated { flow, .. } => match flow.server_segment(&mut segment, &self.limits, now) {
                 Ok(life) => {
                     self.counters().event(Event::Translated);
