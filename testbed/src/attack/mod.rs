@@ -4,3 +4,4 @@ pub mod blind;
 pub mod dice;
 pub mod ear;
 pub mod flood;
+pub mod malformed;

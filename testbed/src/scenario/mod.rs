@@ -34,6 +34,7 @@ mod late_server;
 mod loss_matrix;
 mod lost_handshake;
 mod lost_packet;
+mod malformed;
 mod middlebox;
 mod offloads;
 mod one_armed;
@@ -235,4 +236,5 @@ pub const ALL: &[Scenario] = &[
     too_big::SCENARIO,
     syn_flood::SCENARIO,
     blind_injection::SCENARIO,
+    malformed::SCENARIO,
 ];
