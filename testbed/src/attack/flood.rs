@@ -1,6 +1,6 @@
 //! A flood of SYNs from random sources, at a given rate.
 //!
-//! The sources are of [`PREFIX`], which is routed to the client's host as if it were a whole network
+//! The sources are of `PREFIX`, which is routed to the client's host as if it were a whole network
 //! behind it; nobody there answers, so that no SYN-ACK of the server is ever acknowledged.
 
 use super::dice::Dice;
