@@ -83,6 +83,9 @@ const FILTERED: &[Dialogue] = &[
 
 /// A firewall of the server's host that refuses every connection.
 fn refuse(lab: &Lab, with: &str) -> anyhow::Result<()> {
+    // One error a second would be too few for all the SYNs here; see icmp(7).
+    let unlimited = [("net.ipv4.icmp_ratelimit", "0"), ("net.ipv6.icmp.ratelimit", "0")];
+    sysctl::set(lab.topology().server.namespace(), &unlimited)?;
     filter(lab, &format!("tcp flags & (syn | ack) == syn reject with icmpx {with}"))
 }
 
