@@ -209,7 +209,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Ok(outcome(scenario::run(&RunOptions { names, pcap, json })?))
         }
         Command::List => {
-            for scenario in scenario::ALL {
+            for scenario in scenario::ALL.iter().chain(scenario::LONG) {
                 println!("{:24} {}", scenario.name, scenario.about);
             }
             Ok(ExitCode::SUCCESS)

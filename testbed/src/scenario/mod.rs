@@ -13,7 +13,6 @@ mod sighting;
 
 mod absent_nic;
 mod asymmetric_routes;
-mod bbr_download;
 mod blind_injection;
 mod bulk;
 mod clean_captures;
@@ -26,6 +25,7 @@ mod daemon_death;
 mod fall_back;
 mod fragments;
 mod gone_server;
+mod goodput;
 mod half_open;
 mod handshake_parity;
 mod keepalive;
@@ -216,7 +216,7 @@ pub const ALL: &[Scenario] = &[
     closed_port::SCENARIO,
     bulk::SCENARIO,
     concurrency::SCENARIO,
-    bbr_download::SCENARIO,
+    goodput::SCENARIO,
     daemon_death::SCENARIO,
     crash_safety::SCENARIO,
     absent_nic::SCENARIO,
@@ -238,3 +238,6 @@ pub const ALL: &[Scenario] = &[
     blind_injection::SCENARIO,
     malformed::SCENARIO,
 ];
+
+/// Scenarios that take minutes: `all` leaves them out.
+pub const LONG: &[Scenario] = &[goodput::LONG];

@@ -1,6 +1,6 @@
 //! Runs scenarios one after the other and tells how they ended.
 
-use super::{ALL, Divergence, Report, Scenario, lab};
+use super::{ALL, Divergence, LONG, Report, Scenario, lab};
 use crate::report::table::framed;
 use crate::scratch::Scratch;
 use anyhow::bail;
@@ -45,14 +45,16 @@ struct Outcome {
 /// # Errors
 /// If there is no such scenario, or the report can't be written.
 pub fn run(options: &RunOptions) -> anyhow::Result<bool> {
-    let known = |name: &String| name == "all" || ALL.iter().any(|scenario| scenario.name == name);
+    let every = || ALL.iter().chain(LONG);
+    let known = |name: &String| name == "all" || every().any(|scenario| scenario.name == name);
     if let Some(name) = options.names.iter().find(|name| !known(name)) {
-        let names: Vec<_> = ALL.iter().map(|scenario| scenario.name).collect();
+        let names: Vec<_> = every().map(|scenario| scenario.name).collect();
         bail!("no scenario is called '{name}'; there are: {}, or all", names.join(", "));
     }
-    let wanted =
-        |scenario: &&Scenario| options.names.iter().any(|name| name == "all" || name == scenario.name);
-    let chosen: Vec<&Scenario> = ALL.iter().filter(wanted).collect();
+    let named = |scenario: &&Scenario| options.names.iter().any(|name| name == scenario.name);
+    let all = options.names.iter().any(|name| name == "all");
+    let short = ALL.iter().filter(|scenario| all || named(scenario));
+    let chosen: Vec<&Scenario> = short.chain(LONG.iter().filter(named)).collect();
     // Removes what scenarios leave in files, also on Ctrl-C.
     let _scratch = Scratch::open()?;
     let mut outcomes = Vec::new();
