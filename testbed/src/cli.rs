@@ -7,6 +7,7 @@ use crate::privilege::{self, PrivilegeError};
 use crate::process::Process;
 use crate::program::server::{Server, ServerConfig};
 use crate::scenario::{self, RunOptions};
+use crate::sim;
 use crate::topology::{Topology, TopologyConfig};
 use crate::wan;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -35,6 +36,8 @@ enum Command {
     Run(RunArgs),
     /// List the scenarios
     List,
+    /// Simulate both NICs between two TCPs on a virtual clock, over networks that do their worst
+    Sim(sim::SimArgs),
     /// Raise the topology and keep it for exploring
     Up(UpArgs),
     /// Run a command on a host of the topology that is up
@@ -190,6 +193,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             explore::up(&topology(&args), |topology| residents(topology, args.nics))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Sim(args) => Ok(outcome(sim::command(&args)?)),
         Command::Exec(args) => explore::exec(&args.host, &args.command),
         Command::Down => explore::down().map(|()| ExitCode::SUCCESS),
         Command::Serve(args) => {

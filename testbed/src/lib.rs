@@ -14,5 +14,6 @@ pub mod record;
 pub mod report;
 pub mod scenario;
 pub mod scratch;
+pub mod sim;
 pub mod topology;
 pub mod wan;

@@ -1,0 +1,286 @@
+//! A NIC: an engine, its clock, and what must be true of everything it does with a packet.
+
+use super::matrix::{ClientEvent, Matrix, ServerEvent, classify_at_client_nic, classify_at_server_nic};
+use super::wire::{Addresses, Wire, direction, is_right, ports, tcp};
+use clientnic::engine::ClientNic;
+use rtt0_core::engine::{Engine, Verdict};
+use rtt0_core::flow::FlowKey;
+use rtt0_core::journal::Slot;
+use rtt0_core::limits::Limits;
+use rtt0_core::offer::Keys;
+use rtt0_core::packet::{Offload, Outbox, Packet};
+use rtt0_core::reason::Counters;
+use rtt0_core::record::Record;
+use rtt0_core::service::Direction;
+use rtt0_core::time::Instant;
+use rtt0_core::wire::tcp::Flags;
+use rtt0_netio::emit::segment::{Cut, MAX_HEADERS};
+use servernic::engine::ServerNic;
+use std::time::Duration;
+
+/// Either engine.
+#[derive(Debug)]
+pub(super) enum Brain {
+    Client(Box<ClientNic>),
+    Server(Box<ServerNic>),
+}
+
+impl Brain {
+    fn engine(&mut self) -> &mut dyn Engine {
+        match self {
+            Self::Client(engine) => &mut **engine,
+            Self::Server(engine) => &mut **engine,
+        }
+    }
+
+    /// Flows, pending handshakes, bytes held.
+    pub(super) fn load(&self) -> (usize, usize, usize) {
+        match self {
+            Self::Client(nic) => (nic.flows(), nic.pending(), nic.held()),
+            Self::Server(nic) => (nic.flows(), nic.pending(), nic.held()),
+        }
+    }
+
+    /// Its counters.
+    pub(super) fn counters(&self) -> &Counters {
+        match self {
+            Self::Client(nic) => Engine::counters(&**nic),
+            Self::Server(nic) => Engine::counters(&**nic),
+        }
+    }
+}
+
+/// A NIC on the path.
+#[derive(Debug)]
+pub(super) struct Nic {
+    pub(super) brain: Brain,
+    pub(super) keys: Keys,
+    limits: Limits,
+    /// How far its clock is ahead of the world's.
+    pub(super) skew: Duration,
+    outbox: Outbox,
+    /// A packet with a wrong checksum may lie in its memory.
+    tainted: bool,
+    /// What it has noted, by slot.
+    journal: Vec<Option<Record>>,
+}
+
+impl Nic {
+    /// Puts an engine on the path.
+    pub(super) fn new(mut brain: Brain, keys: Keys, limits: Limits, skew: Duration) -> Self {
+        if let Some(journal) = brain.engine().journal() {
+            journal.open();
+        }
+        let (outbox, journal) = (Outbox::new(), Vec::new());
+        Self { brain, keys, limits, skew, outbox, tainted: false, journal }
+    }
+
+    /// Goes on with what another has noted.
+    pub(super) fn restore(&mut self, now: Instant, other: Self) {
+        self.journal = other.journal;
+        for (number, entry) in self.journal.iter_mut().enumerate() {
+            let slot = u32::try_from(number).ok().and_then(Slot::new);
+            if let (Some(slot), Some(record)) = (slot, &*entry)
+                && !self.brain.engine().restore(now + self.skew, slot, record)
+            {
+                *entry = None;
+            }
+        }
+    }
+
+    /// Reads its key file again.
+    pub(super) fn rekey(&mut self, keys: Keys) {
+        self.brain.engine().rekey(keys.clone());
+        self.keys = keys;
+    }
+
+    /// Writes down what is to be remembered, as the daemon does before it emits.
+    fn write_journal(&mut self) {
+        let Some(journal) = self.brain.engine().journal() else { return };
+        for change in journal.drain() {
+            let number = change.slot.number() as usize;
+            if self.journal.len() <= number {
+                self.journal.resize(number + 1, None);
+            }
+            self.journal[number] = change.record;
+        }
+    }
+
+    /// Hands a packet in and appends what comes out, as the emission sends it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn handle(
+        &mut self,
+        now: Instant,
+        mut wire: Wire,
+        to: Direction,
+        addresses: &Addresses,
+        out: &mut Vec<(Direction, Wire)>,
+    ) -> Result<(), String> {
+        self.tainted |= wire.spoiled;
+        let mut packet = Packet { bytes: &mut wire.bytes, offload: wire.offload };
+        let engine = self.brain.engine();
+        let verdict = engine.handle(now + self.skew, &mut packet, &mut self.outbox);
+        wire.offload = packet.offload;
+        if verdict == Verdict::Forward {
+            if is_right(&wire.bytes, wire.offload) == wire.spoiled {
+                let how =
+                    if wire.spoiled { "a wrong checksum became right" } else { "a checksum became wrong" };
+                return Err(format!("{how}: {}", super::wire::describe(&wire.bytes, wire.offload)));
+            }
+            emit(&wire.bytes, wire.offload, wire.spoiled, to, out)?;
+        }
+        self.flush(addresses, wire.spoiled, out)
+    }
+
+    /// Counts what a packet is to the flow it meets.
+    pub(super) fn observe(&self, wire: &Wire, to: Direction, addresses: &Addresses, matrix: &mut Matrix) {
+        let Some(view) = tcp(&wire.bytes).filter(|_| !wire.spoiled) else { return };
+        let (client, server) = ports(&view, to);
+        let key = addresses.flow(client, server);
+        match &self.brain {
+            Brain::Client(nic) => {
+                let flow = nic.view(&key);
+                matrix.hit_client(flow.phase, classify_at_client_nic(&flow, &key, &self.keys, &view, to));
+            }
+            Brain::Server(nic) => {
+                let flow = nic.view(&key);
+                matrix.hit_server(flow.phase, classify_at_server_nic(&flow, &key, &self.keys, &view, to));
+            }
+        }
+    }
+
+    /// Does what is due and appends what comes out. `flows` are all there can be.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn on_timer(
+        &mut self,
+        now: Instant,
+        addresses: &Addresses,
+        flows: impl Iterator<Item = FlowKey> + Clone,
+        matrix: &mut Matrix,
+        out: &mut Vec<(Direction, Wire)>,
+    ) -> Result<(), String> {
+        let repeated = |outbox: &Outbox, key: &FlowKey| {
+            outbox.iter().any(|(bytes, _)| {
+                let syn = tcp(bytes).filter(|view| view.flags().is_syn());
+                syn.is_some_and(|view| {
+                    (view.source_port(), view.destination_port()) == (key.client().1, key.server().1)
+                })
+            })
+        };
+        let now = now + self.skew;
+        match &mut self.brain {
+            Brain::Client(nic) => {
+                let before: Vec<_> = flows.map(|key| (key, nic.view(&key))).collect();
+                nic.handle_timeout(now, &mut self.outbox);
+                for (key, view) in before {
+                    if repeated(&self.outbox, &key) {
+                        matrix.hit_client(view.phase, ClientEvent::Repeat);
+                    } else if nic.view(&key) != view {
+                        matrix.hit_client(view.phase, ClientEvent::Silence);
+                    }
+                }
+            }
+            Brain::Server(nic) => {
+                let before: Vec<_> = flows.map(|key| (key, nic.view(&key))).collect();
+                nic.handle_timeout(now, &mut self.outbox);
+                for (key, view) in before {
+                    if repeated(&self.outbox, &key) {
+                        matrix.hit_server(view.phase, ServerEvent::Repeat);
+                    } else if nic.view(&key) != view {
+                        matrix.hit_server(view.phase, ServerEvent::Silence);
+                    }
+                }
+            }
+        }
+        self.flush(addresses, false, out)
+    }
+
+    /// Tells when [`Nic::on_timer`] wants to be called, on the world's clock.
+    pub(super) fn next(&mut self) -> Option<Instant> {
+        let at = self.brain.engine().next_timeout()?;
+        Some(Instant::ZERO + (at - (Instant::ZERO + self.skew)))
+    }
+
+    fn flush(
+        &mut self,
+        addresses: &Addresses,
+        from_spoiled: bool,
+        out: &mut Vec<(Direction, Wire)>,
+    ) -> Result<(), String> {
+        self.write_journal();
+        let mut result = self.check_bounds();
+        for (bytes, offload) in self.outbox.iter() {
+            let right = is_right(bytes, offload);
+            if !right && !self.tainted {
+                result = Err(format!("made a wrong checksum: {}", super::wire::describe(bytes, offload)));
+            }
+            // Early data proves by a number nobody can guess that its client is there, whatever else
+            // of it is wrong: it may be told that it was refused.
+            let tells = tcp(bytes).is_some_and(|view| view.flags().contains(Flags::RST));
+            if right && from_spoiled && !tells {
+                result = Err(format!(
+                    "acted upon a packet with a wrong checksum: {}",
+                    super::wire::describe(bytes, offload)
+                ));
+            }
+            if let Some(to) = direction(bytes, addresses) {
+                emit(bytes, offload, !right, to, out)?;
+            }
+        }
+        self.outbox.clear();
+        result
+    }
+
+    /// Every table and every hold stays within its bound.
+    fn check_bounds(&self) -> Result<(), String> {
+        let (flows, pending, held) = self.brain.load();
+        let limits = &self.limits;
+        let half_open = if let Brain::Client(nic) = &self.brain { nic.half_open() } else { 0 };
+        if half_open > limits.half_open {
+            return Err(format!("beyond its bounds: {half_open} half-open clients"));
+        }
+        if flows > limits.flows || pending > limits.pending || held > limits.held_total {
+            return Err(format!("beyond its bounds: {flows} flows, {pending} pending, {held} bytes held"));
+        }
+        Ok(())
+    }
+}
+
+/// Sends as the emission does: full checksums, and cut to `gso_size`.
+fn emit(
+    bytes: &[u8],
+    offload: Offload,
+    spoiled: bool,
+    to: Direction,
+    out: &mut Vec<(Direction, Wire)>,
+) -> Result<(), String> {
+    let plain = |bytes: Vec<u8>| Wire { bytes, offload: Offload::default(), spoiled };
+    if offload == Offload::default() {
+        out.push((to, plain(bytes.to_vec())));
+        return Ok(());
+    }
+    let cut = Cut::new(bytes, offload).map_err(|error| format!("emits what can't be cut: {error}"))?;
+    if cut.segments() == 1 && !offload.needs_csum {
+        out.push((to, plain(bytes.to_vec())));
+        return Ok(());
+    }
+    let mut headers = [0; MAX_HEADERS];
+    for index in 0..cut.segments() {
+        let (length, payload) = cut.write(index, &mut headers);
+        let piece = [&headers[..length], payload].concat();
+        if spoiled && is_right(&piece, Offload::default()) {
+            return Err("cutting a packet with a wrong checksum made right ones of it".to_owned());
+        }
+        out.push((to, plain(piece)));
+    }
+    Ok(())
+}
+
+/// Forwards as the kernel does where there is no engine.
+pub(super) fn forward(wire: Wire, to: Direction, out: &mut Vec<(Direction, Wire)>) -> Result<(), String> {
+    emit(&wire.bytes, wire.offload, wire.spoiled, to, out)
+}
