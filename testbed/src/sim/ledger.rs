@@ -4,11 +4,15 @@
 //! Everything is compared in relative numbers, since those are the same on both sides of a
 //! translation: how far beyond the ISN, beyond the first TSval.
 
+mod judge;
+mod said;
+
 use super::wire::{has_signal, ports, tcp};
+use judge::{is_early, is_from_client, is_late_from_server, judge_client, judge_server};
 use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
-use rtt0_core::wire::options::kind;
-use rtt0_core::wire::tcp::{Flags, Tcp};
+use rtt0_core::wire::tcp::Flags;
+use said::Said;
 use std::time::Duration;
 
 /// What one end of one connection has said.
@@ -51,6 +55,34 @@ struct Account {
     reuses: bool,
 }
 
+impl End {
+    /// Takes note of a segment of its own.
+    fn says(&mut self, said: &Said) {
+        self.fin |= said.flags.contains(Flags::FIN);
+        let reach = said.seq.wrapping_add(said.sequence_length).wrapping_sub(self.isn);
+        if reach.wrapping_sub(self.sent) as i32 > 0 {
+            self.sent = reach;
+        }
+        if let (Some(ack), Some(irs)) = (said.ack, self.irs) {
+            let relative = ack.wrapping_sub(irs);
+            if relative.wrapping_sub(self.acknowledged) as i32 > 0 {
+                self.acknowledged = relative;
+            }
+            let scaled = match self.scales {
+                (Some(own), Some(_)) if !said.flags.contains(Flags::SYN) => u64::from(said.window) << own,
+                _ => u64::from(said.window),
+            };
+            self.edge = self.edge.max(u64::from(relative) + scaled);
+            if !said.flags.contains(Flags::SYN) {
+                self.floor = Some(self.floor.map_or(scaled, |floor| floor.min(scaled)));
+            }
+        }
+        if let (Some((value, _)), Some((first, span))) = (said.timestamps, &mut self.tsval) {
+            *span = (*span).max(value.wrapping_sub(*first));
+        }
+    }
+}
+
 impl Account {
     /// Tells whether it says nothing any more of what may reach the ends.
     fn is_void(&self, now: Instant) -> bool {
@@ -58,39 +90,17 @@ impl Account {
     }
 }
 
-/// What a segment says, as far as the ledger cares.
-#[derive(Debug, Clone, Copy)]
-struct Said {
-    flags: Flags,
-    seq: u32,
-    ack: Option<u32>,
-    window: u16,
-    /// Payload bytes and with the option bytes.
-    payload: usize,
-    with_options: usize,
-    sequence_length: u32,
-    timestamps: Option<(u32, u32)>,
-    sack: [Option<u32>; 8],
-    syn: Option<(u16, Option<u8>)>,
-}
-
 /// How long flows are remembered that have ended by FINs (`limits::Limits::default`). After a
 /// reset only what repeats something seen before is still translated.
 const CLOSED_MEMORY: Duration = Duration::from_secs(120);
-
-/// Whether the network leaves packets alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fair {
-    Yes,
-    No,
-}
 
 /// The account of a world.
 #[derive(Debug)]
 pub(super) struct Ledger {
     accounts: Vec<Account>,
     v6: bool,
-    fair: Fair,
+    /// Whether the network leaves packets alone.
+    fair: bool,
     /// No account can be trusted: a middlebox rewrites numbers.
     void: bool,
     /// Early data that reached the server untranslated.
@@ -100,7 +110,6 @@ pub(super) struct Ledger {
 impl Ledger {
     /// Opens an empty one.
     pub(super) fn new(v6: bool, fair: bool) -> Self {
-        let fair = if fair { Fair::Yes } else { Fair::No };
         Self { accounts: Vec::new(), v6, fair, void: false, leaked: 0 }
     }
 
@@ -134,7 +143,7 @@ impl Ledger {
     /// Takes note of what a host sends.
     pub(super) fn sends(&mut self, now: Instant, bytes: &[u8], to: Direction) {
         let Some(view) = tcp(bytes) else { return };
-        let (key, said) = (ports(&view, to), read(&view));
+        let (key, said) = (ports(&view, to), Said::read(&view));
         if said.flags.contains(Flags::SYN) {
             self.opens(key, &said, to);
         }
@@ -226,7 +235,7 @@ impl Ledger {
         if nics && has_signal(&view) {
             return Err("the signalling option reaches a host".to_owned());
         }
-        let (key, said) = (ports(&view, to), read(&view));
+        let (key, said) = (ports(&view, to), Said::read(&view));
         let known = self.accounts.iter().any(|a| a.ports == key);
         if self.void || !known || !alive {
             return Ok(());
@@ -285,232 +294,4 @@ impl Ledger {
         }
         Err(format!("at the server, {}", reason.unwrap_or_default()))
     }
-}
-
-/// Tells whether a segment is an older connection's, come late and therefore no longer
-/// translated, or translated by its successor. Its client has given the connection up, and any
-/// old duplicate may reach it under plain TCP too.
-fn is_late_from_server(account: &Account, said: &Said) -> bool {
-    let server = account.server.iter();
-    let mut spaces =
-        server.map(|end| (end.isn, end.sent)).chain(account.client.irs.map(|irs| (irs, 1 << 20)));
-    let own_ack = said.ack.is_some_and(|ack| ack.wrapping_sub(account.client.isn) <= account.client.sent);
-    own_ack || spaces.any(|(isn, sent)| said.seq.wrapping_sub(isn) <= sent + 1)
-}
-
-/// The same at the server: the client's numbers are never translated.
-fn is_from_client(account: &Account, said: &Said) -> bool {
-    said.seq.wrapping_sub(account.client.isn) <= account.client.sent + 1
-}
-
-/// Tells whether a segment is one that the client sent before it heard anything but its
-/// spoofed SYN-ACK, in the promised space.
-fn is_early(account: &Account, said: &Said) -> bool {
-    let client = &account.client;
-    let own = said.seq.wrapping_sub(client.isn) <= client.sent + 1;
-    own && client.irs.is_some() && said.ack == client.irs.map(|irs| irs.wrapping_add(1))
-}
-
-fn judge_client(account: &mut Account, said: &Said, fair: Fair) -> Result<(), &'static str> {
-    let Account { client, server, reuses, .. } = account;
-    let own_ack = said.ack.map(|ack| ack.wrapping_sub(client.isn));
-    let Some(irs) = client.irs else {
-        // SYN-SENT: only what acknowledges the SYN is looked at (RFC 9293 §3.10.7.3).
-        if said.flags.is_syn_ack() && own_ack == Some(1) {
-            client.irs = Some(said.seq);
-            client.scales.1 = said.syn.and_then(|(_, scale)| scale);
-            client.peer_tsval = said.timestamps.map(|(value, _)| value);
-            return Ok(());
-        }
-        let harmless = own_ack.is_none_or(|ack| ack <= client.sent);
-        return if harmless { Ok(()) } else { Err("an ACK of another space before the SYN-ACK") };
-    };
-    let refusal = said.flags.contains(Flags::RST) && own_ack == Some(1) && server.is_empty();
-    if refusal {
-        // Untranslated, but true: the server refuses. Its number is outside of the window anyway.
-        return Ok(());
-    }
-    if said.flags.is_syn_ack() && own_ack == Some(1) && fair != Fair::Yes {
-        // A late copy of the SYN has been answered anew, by the server or by ClientNIC. The client's
-        // challenge ACK will end that; smoltcp will echo its TSval once.
-        *reuses = true;
-        return Ok(());
-    }
-    let relative = said.seq.wrapping_sub(irs);
-    let sent = server.iter().map(|end| end.sent).max().unwrap_or(0).max(1);
-    if relative > sent {
-        return Err("SEG.SEQ of another space, or beyond what the server sent");
-    }
-    if said.flags.is_syn_ack() {
-        let same = own_ack == Some(1) && relative == 0;
-        return if same { Ok(()) } else { Err("another SYN-ACK than the first") };
-    }
-    if said.flags.contains(Flags::RST) {
-        return Ok(());
-    }
-    let acknowledged = server.iter().map(|end| end.acknowledged).max().unwrap_or(0).max(1);
-    match own_ack {
-        Some(ack) if ack > client.sent => return Err("SEG.ACK of another space"),
-        Some(ack) if ack > acknowledged => return Err("SEG.ACK of what the server has not acknowledged"),
-        _ => {}
-    }
-    if !said.sack_within(client) {
-        return Err("SACK of what was never sent");
-    }
-    let clocks = server.iter().filter_map(|end| end.tsval.map(|(_, span)| span)).max();
-    judge_segment(client, said, clocks, *reuses)?;
-    let edge = server.iter().map(|end| end.edge).max().unwrap_or(0);
-    let floor = server.iter().filter_map(|end| end.floor).min();
-    judge_window(client, said, own_ack, edge, floor)
-}
-
-fn judge_server(account: &Account, said: &Said) -> Result<(), &'static str> {
-    let Account { client, server, reuses, .. } = account;
-    let relative = said.seq.wrapping_sub(client.isn);
-    if said.flags.is_syn() {
-        return if relative == 0 { Ok(()) } else { Err("a SYN that the client never sent") };
-    }
-    if relative > client.sent + 1 {
-        return Err("SEG.SEQ of another space, or beyond what the client sent");
-    }
-    if said.flags.contains(Flags::RST) {
-        return Ok(());
-    }
-    let mut reason = "a segment before the handshake";
-    for end in server.iter().rev() {
-        match judge_server_end(client, end, said, *reuses) {
-            Ok(()) => return Ok(()),
-            Err(why) => reason = why,
-        }
-    }
-    Err(reason)
-}
-
-fn judge_server_end(client: &End, end: &End, said: &Said, reuses: bool) -> Result<(), &'static str> {
-    let own_ack = said.ack.map(|ack| ack.wrapping_sub(end.isn));
-    match own_ack {
-        Some(ack) if ack > end.sent => return Err("SEG.ACK of another space"),
-        Some(ack) if ack > client.acknowledged.max(1) => {
-            return Err("SEG.ACK of what the client has not acknowledged");
-        }
-        _ => {}
-    }
-    if !said.sack_within(end) {
-        return Err("SACK of what was never sent");
-    }
-    let server = End { peer_tsval: client.tsval.map(|(first, _)| first), ..*end };
-    judge_segment(&server, said, client.tsval.map(|(_, span)| span), reuses)?;
-    judge_window(end, said, own_ack, client.edge, client.floor)
-}
-
-/// Timestamps within what either end has said, payload within the MSS. `clock` is how far the
-/// sender's clock has come.
-fn judge_segment(end: &End, said: &Said, clock: Option<u32>, reuses: bool) -> Result<(), &'static str> {
-    if said.with_options > usize::from(end.mss) && said.payload > 0 {
-        return Err("a segment larger than the MSS");
-    }
-    let Some((value, echo)) = said.timestamps else { return Ok(()) };
-    if let (Some(first), Some(span)) = (end.peer_tsval, clock)
-        && (value.wrapping_sub(first) as i32).unsigned_abs() > span
-    {
-        return Err("TSval of another clock");
-    }
-    let (first, span) = end.tsval.unwrap_or_default();
-    if echo != 0 && end.tsval.is_some() && !reuses && echo.wrapping_sub(first) > span {
-        return Err("TSecr of another clock");
-    }
-    Ok(())
-}
-
-/// No window reaches beyond what the other end has announced, nor is it smaller than any of
-/// those, but for what a shift cuts off or the field can't hold.
-fn judge_window(
-    end: &End,
-    said: &Said,
-    own_ack: Option<u32>,
-    edge: u64,
-    floor: Option<u64>,
-) -> Result<(), &'static str> {
-    let Some(ack) = own_ack else { return Ok(()) };
-    let shift = if let (Some(_), Some(peers)) = end.scales { peers } else { 0 };
-    let window = u64::from(said.window) << shift;
-    if said.window != u16::MAX && floor.is_some_and(|floor| window + (1 << shift) <= floor) {
-        return Err("a window smaller than was announced");
-    }
-    if u64::from(ack) + window > edge { Err("a window wider than was announced") } else { Ok(()) }
-}
-
-impl End {
-    /// Takes note of a segment of its own.
-    fn says(&mut self, said: &Said) {
-        self.fin |= said.flags.contains(Flags::FIN);
-        let reach = said.seq.wrapping_add(said.sequence_length).wrapping_sub(self.isn);
-        if reach.wrapping_sub(self.sent) as i32 > 0 {
-            self.sent = reach;
-        }
-        if let (Some(ack), Some(irs)) = (said.ack, self.irs) {
-            let relative = ack.wrapping_sub(irs);
-            if relative.wrapping_sub(self.acknowledged) as i32 > 0 {
-                self.acknowledged = relative;
-            }
-            let scaled = match self.scales {
-                (Some(own), Some(_)) if !said.flags.contains(Flags::SYN) => u64::from(said.window) << own,
-                _ => u64::from(said.window),
-            };
-            self.edge = self.edge.max(u64::from(relative) + scaled);
-            if !said.flags.contains(Flags::SYN) {
-                self.floor = Some(self.floor.map_or(scaled, |floor| floor.min(scaled)));
-            }
-        }
-        if let (Some((value, _)), Some((first, span))) = (said.timestamps, &mut self.tsval) {
-            *span = (*span).max(value.wrapping_sub(*first));
-        }
-    }
-}
-
-impl Said {
-    fn sack_within(&self, end: &End) -> bool {
-        self.sack.iter().flatten().all(|edge| edge.wrapping_sub(end.isn) <= end.sent)
-    }
-}
-
-fn read(view: &Tcp<'_>) -> Said {
-    let flags = view.flags();
-    let number = |value: &[u8], at: usize| {
-        value.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes)
-    };
-    let mut said = Said {
-        flags,
-        seq: view.sequence(),
-        ack: flags.contains(Flags::ACK).then(|| view.acknowledgement()),
-        window: view.window(),
-        payload: view.payload().len(),
-        with_options: view.payload().len() + view.option_bytes().len(),
-        sequence_length: view.sequence_length(),
-        timestamps: None,
-        sack: [None; 8],
-        syn: flags.contains(Flags::SYN).then_some((0, None)),
-    };
-    for option in view.options().map_while(Result::ok) {
-        match option.kind {
-            kind::TIMESTAMPS => said.timestamps = Some((number(option.value, 0), number(option.value, 4))),
-            kind::SACK => {
-                for (slot, edge) in said.sack.iter_mut().zip(option.value.chunks_exact(4)) {
-                    *slot = Some(number(edge, 0));
-                }
-            }
-            kind::MSS if option.value.len() == 2 => {
-                if let Some((mss, _)) = &mut said.syn {
-                    *mss = u16::from_be_bytes([option.value[0], option.value[1]]);
-                }
-            }
-            kind::WINDOW_SCALE if option.value.len() == 1 => {
-                if let Some((_, scale)) = &mut said.syn {
-                    *scale = Some(option.value[0].min(14));
-                }
-            }
-            _ => {}
-        }
-    }
-    said
 }

@@ -129,7 +129,7 @@ impl App {
     }
 
     /// Returns the bytes to write now, a run of at most `room`.
-    pub(super) fn to_write(&mut self, now: Instant, room: usize) -> &'static [u8] {
+    pub(super) fn next_run(&mut self, now: Instant, room: usize) -> &'static [u8] {
         if self.received < self.script.start_after {
             return &[];
         }
@@ -227,13 +227,13 @@ mod tests {
 
     #[test]
     fn a_rest_is_kept_once() {
-        let second = |n| Instant::from_micros(n * 1_000_000);
+        let second = |n: u64| Instant::from_micros(n * 1_000_000);
         let mut app = App::new(Script { rest: Some((10, Duration::from_secs(5))), ..script(30) }, script(0));
-        assert_eq!(app.to_write(second(1), 100).len(), 10);
+        assert_eq!(app.next_run(second(1), 100).len(), 10);
         app.written = 10;
-        assert_eq!(app.to_write(second(2), 100).len(), 0);
+        assert_eq!(app.next_run(second(2), 100).len(), 0);
         assert_eq!(app.wake(second(2)), Some(second(7)));
-        assert_eq!(app.to_write(second(7), 100).len(), 20);
+        assert_eq!(app.next_run(second(7), 100).len(), 20);
         assert_eq!(app.wake(second(7)), None);
     }
 }

@@ -313,7 +313,7 @@ fn use_socket(
         app.finished = true;
     }
     while socket.can_send() {
-        let run = app.to_write(now, socket.send_capacity() - socket.send_queue());
+        let run = app.next_run(now, socket.send_capacity() - socket.send_queue());
         let Ok(written) = socket.send_slice(run) else { break };
         if written == 0 {
             break;

@@ -229,8 +229,7 @@ impl<'m> World<'m> {
             })
             .collect();
         if !older.is_empty() {
-            let reuse = if plan.reuse == Reuse::Abort { Reuse::Abort } else { Reuse::Forget };
-            self.client.clear(ports, reuse);
+            self.client.clear(ports, plan.reuse);
             self.work(CLIENT);
             // A reset socket of smoltcp's gives its port back only then.
             self.client.clear(ports, Reuse::Forget);

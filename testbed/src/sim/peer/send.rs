@@ -38,7 +38,7 @@ impl Peer {
             Oddity::None => {}
             Oddity::UnknownOption => raw.extend_from_slice(&[30, 4, 0, 0]),
             Oddity::FastOpen => raw.extend_from_slice(&[34, 2, 1, 1]),
-            Oddity::SynData => payload = &bytes(0, 0, 64)[..],
+            Oddity::SynData => payload = bytes(0, 0, 64),
             Oddity::Ecn => flags = flags | Flags::ECE | Flags::CWR,
             Oddity::AccurateEcn => flags = flags | Flags::ECE | Flags::CWR | Flags::AE,
             Oddity::NoRoom => raw.resize(raw.len().max(24), 1),
@@ -68,7 +68,7 @@ impl Peer {
         let incoming = self.incoming();
         let app = all.list[self.tcbs[index].connection].app(incoming);
         // TCP's send buffer holds all that the application wants to say.
-        let more = app.to_write(now, usize::MAX).len() as u32;
+        let more = app.next_run(now, usize::MAX).len() as u32;
         app.written += more;
         let (written, script) = (app.written, app.script);
         let closes = app.wants_close() && app.fate != Fate::Gone;
