@@ -183,6 +183,21 @@ fn a_syn_that_came_during_a_handshake_may_still_replace_the_flow() {
     assert_eq!(give(&mut nic, ms(5), &accepted), [accepted], "not translated with the older one's numbers");
 }
 
+#[test]
+fn a_late_copy_of_older_early_data_does_not_end_a_closing_flow() {
+    let mut nic = established();
+    let close = Seg { flags: FIN | ACK, seq: C.wrapping_add(6), payload: vec![], ..request() };
+    give(&mut nic, ms(4), &close);
+    give(&mut nic, ms(5), &Seg::from_server(FIN | ACK, Y + 1, C.wrapping_add(7)).ts(TSVAL, 0));
+    let older = C.wrapping_sub(0x1000_0000);
+    let late =
+        Seg::from_client(ACK, older.wrapping_add(1), isn_promised(older).wrapping_add(1)).payload(b"GET");
+    assert_eq!(give(&mut nic, ms(6), &late), [late]);
+    let last = Seg { flags: ACK, payload: vec![], ..request() };
+    let last = Seg { seq: C.wrapping_add(7), ack: s().wrapping_add(2), ..last };
+    assert_eq!(give(&mut nic, ms(7), &last)[0].ack, Y + 2, "translated as before");
+}
+
 /// The client repeats a SYN that passed unspoofed, and this time it is answered early.
 #[test]
 fn a_rival_that_becomes_a_successor_is_no_rival_of_itself() {

@@ -194,8 +194,10 @@ impl Opening {
             return if acknowledges { Reply::Refused } else { Reply::Stray };
         }
         if flags.contains(Flags::ACK) && !acknowledges {
-            // What an old connection had under way is only in the way; its challenge ACK comes.
-            let challenges = tcp.payload().is_empty();
+            // What an old connection had under way is only in the way; its challenge ACK comes. One that
+            // has data behind this SYN's ISN is no old one: the SYN is a late copy of its own.
+            let beyond = Seq::<Client>::new(tcp.acknowledgement()).minus(self.start.client_isn.get()).get();
+            let challenges = tcp.payload().is_empty() && !(2..=FIRST_FLIGHT).contains(&beyond);
             let reset = tcp.acknowledgement();
             return if challenges { Reply::OldConnection { reset } } else { Reply::Stray };
         }

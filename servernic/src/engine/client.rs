@@ -76,7 +76,12 @@ impl ServerNic {
                 {
                     return self.translate_client(now, key, segment, offload);
                 }
-                match self.promised_to(key, &segment.tcp()) {
+                // Ends that have closed have their last ACKs to repeat: no copy of an older connection's
+                // data takes their flow's place.
+                let client_isn = Seq::<Client>::new(segment.tcp().sequence()).minus(1);
+                let is_older = matches!(ended_or_none,
+                    Some(Flow::Translated { flow, .. }) if client_isn.beyond(flow.client_isn()) < 0);
+                match self.promised_to(key, &segment.tcp()).filter(|_| !is_older) {
                     Some(promised) => self.overtaking(now, key, promised, &segment, offload).into(),
                     None => self.gateway.pass(PassReason::NoFlow).into(),
                 }
