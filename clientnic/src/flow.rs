@@ -2,8 +2,9 @@
 
 use rtt0_core::handshake::{FIRST_FLIGHT, Opening};
 use rtt0_core::journal::Kept;
+use rtt0_core::limits::Limits;
 use rtt0_core::profile::Offered;
-use rtt0_core::seq::{Client, Seq};
+use rtt0_core::seq::{Client, Promised, Seq};
 use rtt0_core::time::Instant;
 use rtt0_core::translate::Translation;
 use rtt0_core::translated::Translated;
@@ -43,13 +44,35 @@ pub(crate) struct Watched {
     awaited: Option<u32>,
     /// Behind the last byte that the client sent.
     end: Seq<Client>,
+    /// The number of a reset that answers early data the server saw before its own handshake, and
+    /// until when it may come: not once the server has said anything.
+    early_reset: Option<(u32, Instant)>,
 }
 
 impl Watched {
     /// Begins with the client's SYN. `awaited` is what a client that has been answered will
     /// acknowledge first, unless it has.
     pub(crate) fn new(isn: Seq<Client>, spoofed: bool, awaited: Option<u32>) -> Self {
-        Self { isn, spoofed, awaited, end: isn.plus(1) }
+        Self { isn, spoofed, awaited, end: isn.plus(1), early_reset: None }
+    }
+
+    /// Lets resets with the number behind the promised ISN count as answers to early data until
+    /// then.
+    pub(crate) fn expect_early_reset(mut self, promised: Seq<Promised>, until: Instant) -> Self {
+        self.early_reset = Some((promised.plus(1).get(), until));
+        self
+    }
+
+    /// Tells whether a segment from the server is a reset that answers early data. Should it be the
+    /// connection's own, then the server says so again when the client repeats what it sent.
+    pub(crate) fn is_early_reset(&mut self, now: Instant, tcp: &Tcp<'_>) -> bool {
+        let flags = tcp.flags();
+        if tcp.sequence_length() > 0 && !flags.intersects(Flags::SYN | Flags::RST) {
+            self.early_reset = None;
+        }
+        flags.contains(Flags::RST)
+            && !flags.contains(Flags::ACK)
+            && self.early_reset.is_some_and(|(number, until)| tcp.sequence() == number && now < until)
     }
 
     /// Tells whether a segment from the client proves for the first time that it exists.
@@ -128,10 +151,11 @@ impl Pending {
     }
 
     /// Returns the flow as it goes on when ServerNIC has taken over.
-    pub(crate) fn watched(&self) -> Watched {
+    pub(crate) fn watched(&self, now: Instant, limits: &Limits) -> Watched {
         let start = self.opening.start();
         let awaited = (!self.opening.is_proven()).then(|| start.promised_isn.plus(1).get());
-        Watched::new(start.client_isn, true, awaited)
+        let watched = Watched::new(start.client_isn, true, awaited);
+        watched.expect_early_reset(start.promised_isn, now + limits.early_reset)
     }
 }
 

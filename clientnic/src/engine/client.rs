@@ -53,7 +53,7 @@ impl ClientNic {
                 if pending.is_taken_over_unseen(&segment.tcp()) && segment.checksum_ok() =>
             {
                 if let Some(pending) = self.take_pending(&key) {
-                    self.replace(key, Flow::Watching(pending.watched()), now);
+                    self.replace(key, Flow::Watching(pending.watched(now, &self.settings.limits)), now);
                 }
                 self.client_segment(now, key, segment, offload, out)
             }
@@ -153,6 +153,11 @@ impl ClientNic {
         match self.flows.get_mut(&key).map(|entry| &mut entry.value) {
             Some(Flow::Opening(pending)) if pending.opening.start().client_isn == syn.isn => {
                 out.push(&pending.syn_ack, Offload::default());
+                pending.opening.ask_again(now, out);
+                if !pending.refused {
+                    let due = pending.opening.due(&self.settings.limits);
+                    self.flows.set_deadline(&key, due);
+                }
                 self.counters().event(Event::SpoofRepeated);
                 return Verdict::Taken;
             }

@@ -227,7 +227,7 @@ impl ClientNic {
             }
         } else if let Some(pending) = self.take_pending(&key) {
             if pending.taken_over {
-                return self.replace(key, Flow::Watching(pending.watched()), now);
+                return self.replace(key, Flow::Watching(pending.watched(now, &limits)), now);
             }
             if !pending.refused {
                 self.give_up(now, &key, &pending, Event::TimedOut, out);

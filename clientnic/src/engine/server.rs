@@ -70,6 +70,21 @@ impl ClientNic {
                 self.counters().event(Event::TranslatedElsewhere);
                 self.gateway.pass(PassReason::NoFlow)
             }
+            // ServerNIC translates too: the SYN-ACK seen here was the answer to an older copy of the
+            // SYN, one without offer.
+            Flow::Translated { flow, proven, .. }
+                if flow.is_server_translated(&segment.tcp()) && segment.checksum_ok() =>
+            {
+                let promised = flow.translation().promised_isn().plus(1).get();
+                let watched = Watched::new(flow.client_isn(), true, (!*proven).then_some(promised));
+                let confirms = segment.tcp().flags().is_syn_ack();
+                self.replace(key, Flow::Watching(watched), now);
+                self.counters().event(Event::TranslatedElsewhere);
+                if confirms {
+                    return self.gateway.drop(DropReason::Confirm);
+                }
+                self.gateway.pass(PassReason::NoFlow)
+            }
             Flow::Translated { flow, .. } => {
                 let known = flow.upload().is_some();
                 match flow.server_segment(segment, &self.settings.limits, now) {
@@ -84,6 +99,9 @@ impl ClientNic {
                 }
             }
             Flow::Watching(watched) => {
+                if watched.is_early_reset(now, &segment.tcp()) {
+                    return self.gateway.drop(DropReason::ResetOfEarlyData);
+                }
                 let watched = *watched;
                 if entry.value.half_open() == 0 {
                     entry.postpone(now + self.settings.limits.idle);
@@ -193,8 +211,7 @@ impl ClientNic {
                 // Its acknowledgement may be under way; and if it never comes, nobody gets a reset.
                 if let Some(Flow::Opening(pending)) = self.flows.get_mut(&key).map(|e| &mut e.value) {
                     pending.refused = true;
-                    let until = pending.opening.began() + self.settings.limits.unproven;
-                    self.flows.set_deadline(&key, until);
+                    self.flows.set_deadline(&key, now + self.settings.limits.unproven);
                 }
                 Verdict::Taken
             }
@@ -231,7 +248,7 @@ impl ClientNic {
         let rtt = (!pending.opening.has_repeated()).then(|| now - pending.opening.began());
         let offered = pending.opening.start().offered;
         self.remember(now, &key, true, offered, &answer, rtt);
-        self.replace(key, Flow::Watching(pending.watched()), now);
+        self.replace(key, Flow::Watching(pending.watched(now, &self.settings.limits)), now);
         self.gateway.drop(DropReason::Confirm)
     }
 

@@ -99,6 +99,8 @@ pub struct Opening {
     /// Old connections reset.
     cleared: u8,
     began: Instant,
+    /// When the client last sent its SYN.
+    asked: Instant,
     proven: bool,
     aborted: bool,
     /// SYN-ACKs heard.
@@ -117,6 +119,7 @@ impl Opening {
             repeats: 0,
             cleared: 0,
             began: now,
+            asked: now,
             proven,
             aborted: false,
             answers: 0,
@@ -136,9 +139,18 @@ impl Opening {
         self.began
     }
 
+    /// Acts on the client's SYN come again: sends it again, and begins anew to be patient, unless the
+    /// client has the answer by now and the SYN is a late copy.
+    pub fn ask_again(&mut self, now: Instant, out: &mut Outbox) {
+        if !self.proven {
+            (self.asked, self.repeats) = (now, 0);
+            self.send_again(out);
+        }
+    }
+
     /// Returns whether the SYN has been repeated: its answer then measures no RTT (Karn).
     pub fn has_repeated(&self) -> bool {
-        self.repeats > 0
+        self.sent > self.start.copies
     }
 
     /// Tells whether the client has acknowledged the promised ISN. Nobody else can: `S` is a
@@ -323,9 +335,9 @@ impl Opening {
     /// nothing may not exist: whoever sent its SYN shall not have others sent many more.
     fn patience(&self, limits: &Limits) -> (u8, Instant) {
         if self.proven {
-            (limits.syn_repeats, self.began + limits.handshake)
+            (limits.syn_repeats, self.asked + limits.handshake)
         } else {
-            (limits.unproven_repeats, self.began + limits.unproven)
+            (limits.unproven_repeats, self.asked + limits.unproven)
         }
     }
 
@@ -341,7 +353,7 @@ impl Opening {
         }
         // Repeat n is due after (2^(n+1) − 1) times the first interval.
         let elapsed = self.start.repeat_after * ((2 << self.repeats) - 1);
-        (self.began + elapsed).min(give_up)
+        (self.asked + elapsed).min(give_up)
     }
 
     /// Repeats the SYN if it is time to. Returns false if it is time to give up.

@@ -18,7 +18,7 @@ pub struct Limits {
     pub held_total: usize,
     /// How long an established flow may be idle.
     pub idle: Duration,
-    /// How long a flow is kept after both FINs.
+    /// How long a flow may be idle once both FINs were seen.
     pub closed: Duration,
     /// How long a flow is kept after a reset.
     pub reset: Duration,
@@ -26,8 +26,8 @@ pub struct Limits {
     pub orphan: Duration,
     /// How long an unspoofed SYN waits for its SYN-ACK.
     pub learning: Duration,
-    /// How long a client that was answered may take to acknowledge it before it is forgotten: two
-    /// of its SYNs may get lost in that time (1 s, 2 s, RFC 6298 §2.1).
+    /// How long a client that was answered may take, from its last SYN on, to acknowledge it before
+    /// it is forgotten: two of its SYNs may get lost in that time (1 s, 2 s, RFC 6298 §2.1).
     pub unproven: Duration,
     /// How long a flow is kept whose server waits for the client's acknowledgement: four of its
     /// SYN-ACKs may get lost in that time (1 s, 3 s, 7 s, 15 s).
@@ -41,6 +41,9 @@ pub struct Limits {
     /// Until when a second SYN-ACK counts as the answer to our own second SYN. Below a server's
     /// shortest SYN-ACK time-out (1 s, RFC 6298 §2.1), since that one must reach the client.
     pub repeated_syn_ack: Duration,
+    /// Until when, after a confirm, a reset may be the server's answer to early data that overtook
+    /// its SYN.
+    pub early_reset: Duration,
 }
 
 impl Default for Limits {
@@ -62,6 +65,7 @@ impl Default for Limits {
             unproven_repeats: 1,
             handshake: Duration::from_secs(15),
             repeated_syn_ack: Duration::from_millis(500),
+            early_reset: Duration::from_secs(1),
         }
     }
 }

@@ -84,6 +84,8 @@ reasons! {
         FlowTableFull => "flow_table_full",
         /// Too many handshakes are pending.
         PendingFull => "pending_full",
+        /// Data that overtook its SYN and found no room to wait for it.
+        NoRoomToHold => "no_room_to_hold",
         /// Too many clients have been answered and have not acknowledged it: a flood of SYNs.
         HalfOpenFull => "half_open_full",
         /// The kernel forwards most SYNs by itself: a flood of SYNs.
@@ -186,6 +188,7 @@ impl PassReason {
             Self::MalformedTcp
             | Self::Fragment
             | Self::NoFlow
+            | Self::NoRoomToHold
             | Self::ProfileTableFull
             | Self::IcmpNoFlow
             | Self::IcmpMalformed => false,

@@ -67,8 +67,9 @@ pub struct Translated {
     /// SYN-ACKs still expected in answer to our own repeated SYNs, and until when.
     repeats: u8,
     repeats_until: Instant,
-    /// It comes from an engine before this one, and nothing has shown yet that it still is as it
-    /// was then.
+    /// It comes from an engine before this one.
+    is_restored: bool,
+    /// So it does, and nothing has shown yet that it still is as it was then.
     is_doubtful: bool,
 }
 
@@ -97,6 +98,7 @@ impl Translated {
             server: End::new(server, client, answer.window.into(), scales.1),
             repeats: extra_syns,
             repeats_until: now + limits.repeated_syn_ack,
+            is_restored: false,
             is_doubtful: false,
         }
     }
@@ -113,6 +115,7 @@ impl Translated {
             server: End::unknown(stage.has(Stage::SERVER_FIN), stage.has(Stage::SERVER_RESET)),
             repeats: 0,
             repeats_until: Instant::ZERO,
+            is_restored: true,
             is_doubtful: true,
         }
     }
@@ -166,19 +169,35 @@ impl Translated {
         (self.client.is_known && (self.client.fin || self.is_reset())).then_some(bytes)
     }
 
-    /// Tells whether a segment from the client shows that a restored flow is translated elsewhere
-    /// by now, or is a newer connection that nobody translates: it acknowledges the server's own
-    /// numbers. ClientNIC takes a flow over if this NIC dies between the server's SYN-ACK and the
-    /// confirm, and what both translate reaches nobody.
-    pub fn is_translated_elsewhere(&self, tcp: &Tcp<'_>) -> bool {
-        if !self.is_doubtful || !self.server.is_known || !tcp.flags().contains(Flags::ACK) {
-            return false;
-        }
-        // What was seen last of the server may be a repeat, so that its client is ahead of it.
-        let distance = |number: u32| (self.server.next.wrapping_sub(number) as i32).unsigned_abs();
+    /// Tells whether it comes from another engine, and nothing has shown yet that it still is as
+    /// it was then.
+    pub fn is_doubtful(&self) -> bool {
+        self.is_doubtful
+    }
+
+    /// Tells whether a segment from the client comes translated, or is of a newer connection that
+    /// nobody translates: it acknowledges the server's own numbers. ClientNIC takes a flow over if
+    /// ServerNIC dies between the server's SYN-ACK and the confirm, or if it meets the server's
+    /// answer to an older SYN of the same ISN; and what both translate reaches nobody.
+    pub fn is_client_translated(&self, tcp: &Tcp<'_>) -> bool {
         let acknowledged = tcp.acknowledgement();
         let translated = self.translation.to_real(Seq::new(acknowledged)).get();
-        distance(acknowledged) <= USUAL_FLIGHT && distance(translated) > LARGEST_FLIGHT
+        tcp.flags().contains(Flags::ACK) && self.is_of_server(acknowledged, translated)
+    }
+
+    /// Tells whether a segment from the server comes translated: it carries on with what the
+    /// client was promised. A reset that does may be the server's answer to early data.
+    pub fn is_server_translated(&self, tcp: &Tcp<'_>) -> bool {
+        let sequence = tcp.sequence();
+        let real = self.translation.to_real(Seq::new(sequence)).get();
+        !tcp.flags().contains(Flags::RST) && self.is_of_server(real, sequence)
+    }
+
+    /// Tells whether `number`, rather than `other`, is one of the server's.
+    fn is_of_server(&self, number: u32, other: u32) -> bool {
+        // What was seen last of the server may be a repeat, so that others are ahead of it.
+        let distance = |number: u32| (self.server.next.wrapping_sub(number) as i32).unsigned_abs();
+        self.server.is_known && distance(number) <= USUAL_FLIGHT && distance(other) > LARGEST_FLIGHT
     }
 
     /// Tells whether a segment from the server shows that its connection is complete: it carries on
@@ -220,7 +239,7 @@ impl Translated {
         // What is known of the ends of a restored flow may be a repeat, and they be ahead of it.
         let behind = |end: &End, number: u32| {
             let distance = end.next.wrapping_sub(number) as i32;
-            let ahead = self.is_doubtful && distance < 0;
+            let ahead = self.is_restored && distance < 0;
             !end.is_known || ((distance >= 0 || ahead) && distance.unsigned_abs() <= LARGEST_FLIGHT)
         };
         behind(&self.client, tcp.sequence())
@@ -284,7 +303,9 @@ impl Translated {
             Ending::Reset => Life::Ends(limits.reset),
             Ending::Revived => Life::Ends(if self.has_ended() { limits.closed } else { limits.idle }),
             Ending::Fin if self.has_ended() => Life::Ends(limits.closed),
-            _ if self.has_ended() => Life::Goes(Duration::ZERO),
+            _ if self.is_reset() => Life::Goes(Duration::ZERO),
+            // They may have lost data to repeat, ever more seldom.
+            _ if self.has_ended() => Life::Goes(limits.closed),
             _ => Life::Goes(limits.idle),
         }
     }

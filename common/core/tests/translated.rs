@@ -93,9 +93,10 @@ fn fins_both_ways_end_it_and_one_does_not() {
         let closed = Life::Ends(Limits::default().closed);
         assert_eq!(give(&mut flow, second, FIN | ACK, seq + 1000, ack + 1, 0), closed);
         assert!(flow.has_ended());
-        // Late ones don't prolong it.
-        assert_eq!(give(&mut flow, first, ACK, at(first).0 + 1, 0, 0), Life::Goes(Duration::ZERO));
-        assert_eq!(give(&mut flow, second, FIN | ACK, seq + 1000, 0, 0), Life::Goes(Duration::ZERO));
+        // What got lost before it is repeated at up to a minute's distance.
+        let goes_on = Life::Goes(Limits::default().closed);
+        assert_eq!(give(&mut flow, first, ACK, at(first).0 + 1, 0, 0), goes_on);
+        assert_eq!(give(&mut flow, second, FIN | ACK, seq + 1000, 0, 0), goes_on);
     }
 }
 
@@ -206,7 +207,7 @@ fn after_a_restart_no_reset_is_believed_until_the_ends_are_known() {
 fn is_elsewhere(flow: &Translated, ack: u32) -> bool {
     let mut bytes = Seg::from_client(ACK, C.wrapping_add(101), ack).bytes();
     let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
-    flow.is_translated_elsewhere(&Segment::parse(&mut packet).unwrap().tcp())
+    flow.is_client_translated(&Segment::parse(&mut packet).unwrap().tcp())
 }
 
 #[test]
@@ -243,6 +244,21 @@ fn afterthoughts_are_told_from_a_newer_connection() {
     };
     assert!(is_own(102, 202) && is_own(101, 201) && is_own(1, 1));
     assert!(!is_own(103, 202) && !is_own(102, 203) && !is_own(1 << 30, 202) && !is_own(102, 1 << 30));
+}
+
+#[test]
+fn after_a_restart_an_end_may_be_ahead_of_what_the_other_repeated() {
+    let mut flow = restored();
+    give(&mut flow, ToClient, FIN | ACK, 5001, 101, 0);
+    give(&mut flow, ToServer, FIN | ACK, 101, 5002, 0);
+    let mut flow = Translated::restore(&flow.record(packets::flow()));
+    assert!(flow.has_ended());
+    // The server repeats what the client has long had, and an old ACK of it confirms that.
+    give(&mut flow, ToClient, ACK, 1001, 102, 1000);
+    give(&mut flow, ToServer, ACK, 102, 2001, 0);
+    let mut bytes = Seg::from_client(ACK, C.wrapping_add(102), S.wrapping_add(5002)).bytes();
+    let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+    assert!(flow.is_afterthought(&Segment::parse(&mut packet).unwrap().tcp()));
 }
 
 #[test]

@@ -41,8 +41,10 @@ impl ServerNic {
             {
                 self.hold(key, &segment, offload).into()
             }
-            Some(Flow::Translated { flow, .. }) if flow.is_translated_elsewhere(&segment.tcp()) => {
-                self.remove(&key);
+            Some(Flow::Translated { flow, .. }) if flow.is_client_translated(&segment.tcp()) => {
+                if flow.is_doubtful() {
+                    self.remove(&key);
+                }
                 self.counters().event(Event::TranslatedElsewhere);
                 self.gateway.pass(PassReason::NoFlow).into()
             }
@@ -127,8 +129,9 @@ impl ServerNic {
         offload: Offload,
     ) -> Verdict {
         let mut held = Held::new(&self.budget);
-        if let Err(reason) = held.push(segment.bytes(), offload) {
-            return self.gateway.drop(reason);
+        if held.push(segment.bytes(), offload).is_err() {
+            // The server must hear of what can never be held, if only to refuse it.
+            return self.gateway.pass(PassReason::NoRoomToHold);
         }
         let orphan = Flow::Orphan(Orphan { held, promised, moot: false });
         if let Err(reason) = self.insert(key, orphan, now + self.limits.orphan) {
@@ -210,6 +213,9 @@ impl ServerNic {
     ) -> Verdict {
         match self.flows.get_mut(&key).map(|entry| &mut entry.value) {
             Some(Flow::Opening { opening, .. }) if opening.start().client_isn == isn => {
+                opening.ask_again(now, out);
+                let due = opening.due(&self.limits);
+                self.flows.set_deadline(&key, due);
                 return self.gateway.drop(DropReason::DuplicateSyn);
             }
             Some(Flow::Opening { opening, .. }) if opening.is_wanted() => {
@@ -222,6 +228,9 @@ impl ServerNic {
                 return Verdict::Taken;
             }
             Some(Flow::Translated { successor: Some(next), .. }) if next.start().client_isn == isn => {
+                next.ask_again(now, out);
+                let due = next.due(&self.limits);
+                self.flows.set_deadline(&key, due);
                 return self.gateway.drop(DropReason::DuplicateSyn);
             }
             Some(Flow::Translated { successor: Some(next), .. }) if next.is_wanted() => {

@@ -35,6 +35,11 @@ impl<E> Queue<E> {
         self.heap.peek().map(|Reverse((at, _, _))| *at)
     }
 
+    /// Tells how many things are to come.
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     /// Takes the next thing out.
     pub(super) fn pop(&mut self) -> Option<(Instant, E)> {
         let Reverse((at, _, slot)) = self.heap.pop()?;

@@ -77,6 +77,8 @@ pub(super) struct Connection {
     pub(super) spoke: [Instant; 2],
     /// Connections that the server accepted for it.
     pub(super) accepted: u32,
+    /// The server has accepted another one of these ports since.
+    pub(super) displaced: bool,
 }
 
 impl Connection {
@@ -128,6 +130,7 @@ impl Connections {
             superseded: false,
             spoke: [Instant::ZERO; 2],
             accepted: 0,
+            displaced: false,
         };
         Self { list: plans.iter().map(fresh).collect(), trouble: None, replayed: 0, secret: None }
     }
@@ -180,15 +183,27 @@ impl Connections {
     /// Notes wrong bytes at the receiver of what goes in `to`.
     pub(super) fn wrong_bytes(&mut self, connection: usize, to: Direction, wrong: WrongBytes) {
         let entry = &self.list[connection];
-        if to == Direction::ToServer && entry.superseded && entry.accepted > 1 {
-            // Known limit: copies of an offer and of its early data that come when a newer connection
-            // of the same ports has taken the place of theirs begin it once more.
+        // Known limit: copies of an offer and of its early data begin their connection once more if
+        // another connection of these ports has taken its place meanwhile, or if a middlebox gives
+        // the repeated SYN another ISN, which makes it another connection's.
+        let replaced = entry.superseded || entry.displaced || self.secret.is_some();
+        if to == Direction::ToServer && entry.accepted > 1 && replaced {
             self.replayed += 1;
             return;
         }
         self.complain(|| {
             format!("connection {connection} {to:?}: other bytes than were sent, from byte {}", wrong.offset)
         });
+    }
+
+    /// Notes that the server begins to accept a connection.
+    pub(super) fn accepts(&mut self, connection: usize) {
+        let ports = |connection: &Connection| (connection.plan.client_port, connection.plan.server_port);
+        let key = ports(&self.list[connection]);
+        for (index, other) in self.list.iter_mut().enumerate().filter(|(_, other)| ports(other) == key) {
+            other.displaced |= index != connection && other.accepted > 0;
+        }
+        self.list[connection].accepted += 1;
     }
 
     /// Marks an older connection as no longer anybody's concern.

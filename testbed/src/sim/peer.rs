@@ -60,6 +60,8 @@ struct Tcb {
     /// Where the peer's FIN stands.
     fin_at: Option<u32>,
     fin_received: bool,
+    /// It sent its FIN before it had the peer's.
+    closed_first: bool,
     duplicates: u8,
     rto: Duration,
     timer: Option<Instant>,
@@ -91,6 +93,7 @@ impl Tcb {
             sacked: Vec::new(),
             fin_at: None,
             fin_received: false,
+            closed_first: false,
             duplicates: 0,
             rto: FIRST_RTO,
             timer: None,
@@ -187,9 +190,8 @@ impl Peer {
         let end = self.script(index, all).send + 2;
         let tcb = &mut self.tcbs[index];
         if tcb.state == State::Open && tcb.fin_received && tcb.una == end {
-            // The client keeps the last word; it matters little who closed first.
-            let waits = self.to == Direction::ToServer;
-            tcb.state = if waits { State::TimeWait } else { State::Closed };
+            // RFC 9293 §3.6: who closed first answers for the last ACK.
+            tcb.state = if tcb.closed_first { State::TimeWait } else { State::Closed };
             tcb.timer = Some(now + TIME_WAIT);
             tcb.keepalive = None;
             let app = all.list[tcb.connection].app(self.incoming());

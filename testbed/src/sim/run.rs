@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Worlds that one thread takes at a time. Results are counted batch by batch in order.
 const BATCH: u64 = 64;
+/// Batches that may wait for one before them: with more, the other threads leave it to that one's.
+const MOST_WAITING: usize = 1024;
 
 /// What to simulate.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +97,7 @@ pub fn run(options: &SimOptions) -> Outcome {
                     let Ok(mut gathered) = state.lock() else { return };
                     gathered.take(batch, outcome, options.packets);
                     bar.set_position(gathered.total.packets.min(options.packets));
-                    if gathered.done {
+                    if gathered.done || gathered.waiting.len() > MOST_WAITING {
                         return;
                     }
                 }

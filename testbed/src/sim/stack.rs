@@ -26,6 +26,9 @@ fn tsval() -> u32 {
     TSVAL.get()
 }
 
+/// Packets the link takes at a time, as a network card's queue does: smoltcp can go on for ever.
+const ROOM: usize = 256;
+
 /// The link between smoltcp and the simulator.
 #[derive(Debug)]
 struct Link {
@@ -57,11 +60,14 @@ impl Device for Link {
     type TxToken<'a> = Room<'a>;
 
     fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Received, Room<'_>)> {
+        if self.sent.len() >= ROOM {
+            return None;
+        }
         Some((Received(self.received.pop_front()?), Room(&mut self.sent)))
     }
 
     fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Room<'_>> {
-        Some(Room(&mut self.sent))
+        (self.sent.len() < ROOM).then(|| Room(&mut self.sent))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -204,9 +210,8 @@ impl Stack {
         let Some(live) = self.live.iter_mut().find(met) else { return };
         let (client_port, server_port, isn) = syn;
         if let Some(connection) = all.of_syn(client_port, server_port, isn) {
-            let entry = &mut all.list[connection];
-            entry.accepted += 1;
-            live.stance.isn = entry.isn_of_attempt();
+            all.accepts(connection);
+            live.stance.isn = all.list[connection].isn_of_attempt();
             live.connection = Some(connection);
             live.ports = (client_port, server_port);
         }

@@ -30,8 +30,10 @@ const CLIENT: usize = 0;
 const CLIENT_NIC: usize = 1;
 const SERVER: usize = 3;
 
-/// More steps than any world needs: beyond it, something goes round in circles.
+/// More steps than any world needs, and more events than are ever to come: beyond them, something
+/// goes round in circles.
 const MOST_STEPS: u64 = 2_000_000;
+const MOST_COMING: usize = 50_000;
 
 /// What comes.
 #[derive(Debug)]
@@ -72,6 +74,7 @@ pub(super) struct World<'m> {
     /// Packets handed to engines, and to hosts.
     packets: (u64, u64),
     declared: Declared,
+    steps: u64,
     trace: bool,
     /// Reused from step to step.
     out: Vec<(Direction, Wire)>,
@@ -99,6 +102,7 @@ impl<'m> World<'m> {
             damage: Damage::default(),
             packets: (0, 0),
             declared: Declared::default(),
+            steps: 0,
             trace,
             out: Vec::new(),
             sent: Vec::new(),
@@ -360,6 +364,11 @@ impl<'m> World<'m> {
         ];
         let next = candidates.iter().filter_map(|(at, who)| at.map(|at| (at, *who))).min();
         let Some((at, who)) = next.filter(|(at, _)| *at <= until) else { return Ok(false) };
+        self.steps += 1;
+        if self.steps > MOST_STEPS || self.queue.len() > MOST_COMING {
+            let coming = self.queue.len();
+            return Err(format!("goes round in circles: {coming} events to come, next are {candidates:?}"));
+        }
         self.now = self.now.max(at);
         match who {
             0 => match self.queue.pop() {

@@ -40,8 +40,8 @@ impl Peer {
         tcp: &Tcp<'_>,
         all: &mut Connections,
     ) {
-        let entry = &mut all.list[connection];
-        entry.accepted += 1;
+        all.accepts(connection);
+        let entry = &all.list[connection];
         let stance = Stance { isn: entry.isn_of_attempt(), ..entry.plan.server_stance };
         let mut tcb = Tcb::new(connection, key, State::SynReceived, stance);
         meet(&mut tcb, tcp);

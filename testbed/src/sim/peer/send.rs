@@ -89,6 +89,7 @@ impl Peer {
             }
             let from = tcb.nxt;
             tcb.nxt += length + u32::from(fin);
+            tcb.closed_first |= fin && !tcb.fin_received;
             tcb.max = tcb.max.max(tcb.nxt);
             if tcb.timer.is_none() {
                 tcb.timer = Some(now + tcb.rto);
