@@ -45,15 +45,17 @@ pub(crate) struct Watched {
     /// Behind the last byte that the client sent.
     end: Seq<Client>,
     /// The number of a reset that answers early data the server saw before its own handshake, and
-    /// until when it may come: not once the server has said anything.
+    /// until when it may come.
     early_reset: Option<(u32, Instant)>,
+    /// An end has sent a FIN or a reset. It stays for a while, lest a late copy of the SYN be answered.
+    has_ended: bool,
 }
 
 impl Watched {
     /// Begins with the client's SYN. `awaited` is what a client that has been answered will
     /// acknowledge first, unless it has.
     pub(crate) fn new(isn: Seq<Client>, spoofed: bool, awaited: Option<u32>) -> Self {
-        Self { isn, spoofed, awaited, end: isn.plus(1), early_reset: None }
+        Self { isn, spoofed, awaited, end: isn.plus(1), early_reset: None, has_ended: false }
     }
 
     /// Lets resets with the number behind the promised ISN count as answers to early data until
@@ -65,11 +67,8 @@ impl Watched {
 
     /// Tells whether a segment from the server is a reset that answers early data. Should it be the
     /// connection's own, then the server says so again when the client repeats what it sent.
-    pub(crate) fn is_early_reset(&mut self, now: Instant, tcp: &Tcp<'_>) -> bool {
+    pub(crate) fn is_early_reset(&self, now: Instant, tcp: &Tcp<'_>) -> bool {
         let flags = tcp.flags();
-        if tcp.sequence_length() > 0 && !flags.intersects(Flags::SYN | Flags::RST) {
-            self.early_reset = None;
-        }
         flags.contains(Flags::RST)
             && !flags.contains(Flags::ACK)
             && self.early_reset.is_some_and(|(number, until)| tcp.sequence() == number && now < until)
@@ -87,17 +86,19 @@ impl Watched {
         proof
     }
 
+    /// Takes note of a FIN or a reset. Returns how many bytes the client has sent, modulo 4 GiB, if it is
+    /// the first.
+    pub(crate) fn ends(&mut self) -> Option<u32> {
+        let upload = self.end.minus(self.isn.get()).minus(1).get();
+        (!std::mem::replace(&mut self.has_ended, true)).then_some(upload)
+    }
+
     /// Takes note of a segment from the client. A reset's number may be anything.
     pub(crate) fn sent(&mut self, tcp: &Tcp<'_>) {
         let end = Seq::new(tcp.sequence()).plus(tcp.payload().len() as u32);
         if !tcp.flags().contains(Flags::RST) && end.beyond(self.end) > 0 {
             self.end = end;
         }
-    }
-
-    /// Returns how many bytes the client has sent, modulo 4 GiB.
-    pub(crate) fn upload(&self) -> u32 {
-        self.end.minus(self.isn.get()).minus(1).get()
     }
 }
 
@@ -124,8 +125,6 @@ pub(crate) struct Pending {
     pub(crate) paired: bool,
     /// Whether the SYN carries an offer or probe.
     pub(crate) probed: bool,
-    /// Whether the server's segments already come translated.
-    pub(crate) taken_over: bool,
     /// Whether the server has refused. The client learns it once it has proven that it exists.
     pub(crate) refused: bool,
     /// The spoofed SYN-ACK, to answer a repeated SYN with.
@@ -179,6 +178,12 @@ impl Flow {
             Self::Translated { kept, .. } => *kept,
             _ => Kept::default(),
         }
+    }
+
+    /// Tells whether traffic keeps it alive: not that of a client which may not exist, nor what comes
+    /// after the end.
+    pub(crate) fn lives_on(&self) -> bool {
+        self.half_open() == 0 && !matches!(self, Self::Watching(watched) if watched.has_ended)
     }
 
     /// Returns how many clients it counts for that were answered and have acknowledged nothing.

@@ -77,14 +77,7 @@ impl ClientNic {
                     self.half_open -= 1;
                 }
                 watched.sent(&segment.tcp());
-                let upload = watched.upload();
-                if entry.value.half_open() == 0 {
-                    entry.postpone(now + self.settings.limits.idle);
-                }
-                if segment.tcp().flags().intersects(Flags::FIN | Flags::RST) {
-                    self.note_upload(&key, Some(upload));
-                    self.remove(&key);
-                }
+                self.watch(now, key, &segment, Flags::FIN | Flags::RST);
                 (self.gateway.pass(PassReason::NoFlow), offload)
             }
         }
@@ -161,7 +154,7 @@ impl ClientNic {
                 self.counters().event(Event::SpoofRepeated);
                 return Verdict::Taken;
             }
-            Some(Flow::Opening(pending)) if !pending.taken_over && pending.opening.outlives(syn.isn) => {
+            Some(Flow::Opening(pending)) if pending.opening.outlives(syn.isn) => {
                 // Anybody can send a SYN: the handshake goes on until the server accepts another.
                 pending.rival = Some(syn.isn);
                 return self.gateway.pass(PassReason::RivalSyn);
@@ -257,7 +250,6 @@ impl ClientNic {
             opening,
             paired,
             probed,
-            taken_over: false,
             refused: false,
             syn_ack: spoof.syn_ack,
             rival: None,

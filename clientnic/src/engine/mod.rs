@@ -32,6 +32,8 @@ use rtt0_core::record::Record;
 use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
 use rtt0_core::translated::{Life, Translated};
+use rtt0_core::wire::segment::Segment;
+use rtt0_core::wire::tcp::Flags;
 use std::sync::Arc;
 
 /// Timers handled in one call, so that packets wait no longer than that.
@@ -210,6 +212,24 @@ impl ClientNic {
         }
     }
 
+    /// Takes note of a segment of a flow that nobody translates here. The client's FIN ends its
+    /// upload, and a reset of either end the flow.
+    fn watch(&mut self, now: Instant, key: FlowKey, segment: &Segment<'_>, ending: Flags) {
+        let limits = self.settings.limits;
+        let Some(entry) = self.flows.get_mut(&key) else { return };
+        if entry.value.lives_on() {
+            entry.postpone(now + limits.idle);
+        }
+        if segment.tcp().flags().intersects(ending)
+            && segment.checksum_ok()
+            && let Flow::Watching(watched) = &mut entry.value
+            && let Some(upload) = watched.ends()
+        {
+            self.flows.set_deadline(&key, now + limits.reset);
+            self.note_upload(&key, Some(upload));
+        }
+    }
+
     fn due(&mut self, now: Instant, key: FlowKey, out: &mut Outbox) {
         let limits = self.settings.limits;
         let Some(entry) = self.flows.get_mut(&key) else { return };
@@ -226,9 +246,6 @@ impl ClientNic {
                 self.counters().event(Event::SynResent);
             }
         } else if let Some(pending) = self.take_pending(&key) {
-            if pending.taken_over {
-                return self.replace(key, Flow::Watching(pending.watched(now, &limits)), now);
-            }
             if !pending.refused {
                 self.give_up(now, &key, &pending, Event::TimedOut, out);
             }

@@ -98,24 +98,18 @@ impl ClientNic {
                     Err(reason) => self.gateway.drop(reason),
                 }
             }
+            Flow::Watching(watched) if watched.is_early_reset(now, &segment.tcp()) => {
+                self.gateway.drop(DropReason::ResetOfEarlyData)
+            }
             Flow::Watching(watched) => {
-                if watched.is_early_reset(now, &segment.tcp()) {
-                    return self.gateway.drop(DropReason::ResetOfEarlyData);
-                }
                 let watched = *watched;
-                if entry.value.half_open() == 0 {
-                    entry.postpone(now + self.settings.limits.idle);
-                }
+                self.watch(now, key, segment, Flags::RST);
                 if self.confirms(&key, watched.isn, &segment.tcp()) {
                     if watched.spoofed {
                         return self.gateway.drop(DropReason::Confirm);
                     }
                     // Of a probe: the server repeats its SYN-ACK, so the client has to answer.
                     return Verdict::Forward;
-                }
-                if segment.tcp().flags().contains(Flags::RST) {
-                    self.note_upload(&key, Some(watched.upload()));
-                    self.remove(&key);
                 }
                 self.gateway.pass(PassReason::NoFlow)
             }
@@ -218,8 +212,11 @@ impl ClientNic {
             // ServerNIC has let data through before its confirm got here. If its numbers are of
             // the promised space, the connection lives, even should every confirm get lost.
             Reply::Stray | Reply::OldConnection { .. } if paired && is_beyond(&tcp, isn) => {
-                if let Some(Flow::Opening(pending)) = self.flows.get_mut(&key).map(|e| &mut e.value) {
-                    pending.taken_over |= tcp.sequence().wrapping_sub(promised) <= FIRST_FLIGHT;
+                if tcp.sequence().wrapping_sub(promised) <= FIRST_FLIGHT
+                    && let Some(pending) = self.take_pending(&key)
+                {
+                    let watched = pending.watched(now, &self.settings.limits);
+                    self.replace(key, Flow::Watching(watched), now);
                 }
                 self.gateway.pass(PassReason::NoFlow)
             }

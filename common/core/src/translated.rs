@@ -182,7 +182,11 @@ impl Translated {
     pub fn is_client_translated(&self, tcp: &Tcp<'_>) -> bool {
         let acknowledged = tcp.acknowledgement();
         let translated = self.translation.to_real(Seq::new(acknowledged)).get();
-        tcp.flags().contains(Flags::ACK) && self.is_of_server(acknowledged, translated)
+        // All that the server has said so far, unless some of it went by before this engine began.
+        let first = self.translation.real_isn().plus(1).get();
+        let is_sent = |number: u32| number.wrapping_sub(first) <= self.server.next.wrapping_sub(first);
+        let is_own = is_sent(acknowledged) && !is_sent(translated) && !self.is_restored;
+        tcp.flags().contains(Flags::ACK) && (is_own || self.is_of_server(acknowledged, translated))
     }
 
     /// Tells whether a segment from the server comes translated: it carries on with what the
@@ -190,6 +194,9 @@ impl Translated {
     pub fn is_server_translated(&self, tcp: &Tcp<'_>) -> bool {
         let sequence = tcp.sequence();
         let real = self.translation.to_real(Seq::new(sequence)).get();
+        if tcp.flags().is_syn_ack() {
+            return real == self.translation.real_isn().get() && sequence != real;
+        }
         !tcp.flags().contains(Flags::RST) && self.is_of_server(real, sequence)
     }
 

@@ -174,7 +174,6 @@ impl ServerNic {
 
     fn due(&mut self, now: Instant, key: FlowKey, out: &mut Outbox) {
         let Some(entry) = self.flows.get_mut(&key) else { return };
-        let ended = matches!(&entry.value, Flow::Translated { flow, .. } if flow.has_ended());
         let Some(opening) = entry.value.opening_mut() else {
             self.counters().event(Event::Expired);
             if let Some(Flow::Orphan(orphan)) = self.remove(&key) {
@@ -198,9 +197,6 @@ impl ServerNic {
         // ClientNIC has waited as long and tells the client.
         self.counters().event(Event::TimedOut);
         self.take_opening(now, key);
-        if ended {
-            self.remove(&key);
-        }
     }
 }
 

@@ -186,8 +186,8 @@ impl Connections {
         // Known limit: copies of an offer and of its early data begin their connection once more if
         // another connection of these ports has taken its place meanwhile, or if a middlebox gives
         // the repeated SYN another ISN, which makes it another connection's.
-        let replaced = entry.superseded || entry.displaced || self.secret.is_some();
-        if to == Direction::ToServer && entry.accepted > 1 && replaced {
+        let replaced = (entry.superseded || entry.displaced) && to == Direction::ToServer;
+        if entry.accepted > 1 && (replaced || self.secret.is_some()) {
             self.replayed += 1;
             return;
         }

@@ -103,6 +103,8 @@ pub(super) struct Ledger {
     fair: bool,
     /// No account can be trusted: a middlebox rewrites numbers.
     void: bool,
+    /// Ports of connections that may be mixed up.
+    mixed: Vec<(u16, u16)>,
     /// Early data that reached the server untranslated.
     pub(super) leaked: u64,
 }
@@ -110,7 +112,7 @@ pub(super) struct Ledger {
 impl Ledger {
     /// Opens an empty one.
     pub(super) fn new(v6: bool, fair: bool) -> Self {
-        Self { accounts: Vec::new(), v6, fair, void: false, leaked: 0 }
+        Self { accounts: Vec::new(), v6, fair, void: false, mixed: Vec::new(), leaked: 0 }
     }
 
     /// A NIC has lost its memory, or a connection's numbers are being rewritten: the flows
@@ -126,6 +128,14 @@ impl Ledger {
         for account in &mut self.accounts {
             let heard = account.server.iter().any(|end| end.acknowledged > 1);
             account.void |= account.client.acknowledged <= 1 && !heard;
+        }
+    }
+
+    /// Connections with these ports may be mixed up from here on.
+    pub(super) fn void(&mut self, key: (u16, u16)) {
+        self.mixed.push(key);
+        for account in self.accounts.iter_mut().filter(|account| account.ports == key) {
+            account.void = true;
         }
     }
 
@@ -181,7 +191,7 @@ impl Ledger {
         match to {
             Direction::ToServer => {
                 if !self.accounts.iter().any(|a| a.ports == key && a.client.isn == said.seq) {
-                    let void = self.void;
+                    let void = self.void || self.mixed.contains(&key);
                     let reuses = self.accounts.iter().any(|a| a.ports == key);
                     let (server, ended) = (Vec::new(), None);
                     self.accounts.push(Account { ports: key, client: end, server, void, ended, reuses });

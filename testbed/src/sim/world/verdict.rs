@@ -1,6 +1,6 @@
 //! From a world's begin to its verdict: safety at every step, liveness and leaks at the end.
 
-use super::{Declared, World};
+use super::{Declared, MIXING, World};
 use crate::sim::connection::Connection;
 use crate::sim::matrix::Matrix;
 use crate::sim::network::Damage;
@@ -144,7 +144,7 @@ impl World<'_> {
         let mut older = self.plan.connections[..index].iter();
         let mixed = older.any(|old| {
             (old.client_port, old.server_port) == (connection.plan.client_port, ports)
-                && start - old.start < Duration::from_secs(1)
+                && start - old.start < MIXING
         });
         if mixed && !self.plan.is_fair() {
             return true;
