@@ -288,8 +288,74 @@ fn an_unproven_handshake_ends_in_silence() {
 fn a_repeated_syn_gets_the_same_answer() {
     let mut nic = taught(Mode::Auto, true);
     let first = give(&mut nic, ms(100), &syn(D));
-    assert_eq!(give(&mut nic, ms(1100), &syn(D)), first[..1]);
+    assert_eq!(give(&mut nic, ms(1100), &syn(D)), first, "and the server is asked again");
     assert_eq!(nic.counters().happened(Event::SpoofRepeated), 1);
+    give(&mut nic, ms(1101), &request(D));
+    assert_eq!(give(&mut nic, ms(1102), &syn(D)), first[..1], "a late copy");
+}
+
+/// Its answers got lost, and RTT and time-outs add up to more than a handshake waits.
+#[test]
+fn a_client_that_still_asks_is_still_known() {
+    let mut nic = taught(Mode::Auto, true);
+    give(&mut nic, ms(100), &syn(D));
+    for at in [1100, 3090] {
+        pass_time(&mut nic, ms(at));
+        give(&mut nic, ms(at), &syn(D));
+    }
+    pass_time(&mut nic, ms(3200));
+    assert_eq!(give(&mut nic, ms(3200), &request(D)), [request(D)]);
+    assert_eq!(nic.pending(), 1);
+    assert!(!pass_time(&mut nic, ms(4000)).is_empty(), "the offer is repeated");
+    give(&mut nic, ms(4100), &Seg { seq: isn_promised(D), raw: confirm(D), ..syn_ack(D) });
+    assert_eq!(nic.counters().happened(Event::Confirmed), 1);
+}
+
+/// The server's answer to an older copy of the SYN, one that went to it without offer, comes ahead of
+/// ServerNIC's confirm.
+#[test]
+fn what_both_nics_translate_is_left_to_the_server_nic() {
+    let confirmed = Seg { seq: isn_promised(D), raw: confirm(D), ..syn_ack(D) };
+    let data =
+        Seg::from_server(ACK, isn_promised(D).wrapping_add(1), D + 6).ts(TSVAL, 101).payload(b"200 OK");
+    for confirm_comes in [true, false] {
+        let mut nic = taught(Mode::Auto, true);
+        give(&mut nic, ms(100), &syn(D));
+        give(&mut nic, ms(101), &request(D));
+        give(&mut nic, ms(150), &syn_ack(D));
+        assert_eq!(nic.counters().happened(Event::FellBackToSolo), 1);
+        if confirm_comes {
+            assert!(give(&mut nic, ms(151), &confirmed).is_empty());
+        }
+        assert_eq!(give(&mut nic, ms(152), &data), [data.clone()], "not translated twice");
+        assert_eq!(give(&mut nic, ms(153), &request(D)), [request(D)], "nor is what the client sends");
+        assert_eq!(nic.counters().happened(Event::TranslatedElsewhere), 1);
+    }
+}
+
+#[test]
+fn a_reset_of_early_data_may_come_after_the_confirm() {
+    let mut nic = taught(Mode::Auto, true);
+    give(&mut nic, ms(100), &syn(D));
+    give(&mut nic, ms(101), &request(D));
+    give(&mut nic, ms(150), &Seg { seq: isn_promised(D), raw: confirm(D), ..syn_ack(D) });
+    let reset = Seg::from_server(RST, isn_promised(D).wrapping_add(1), 0);
+    assert!(give(&mut nic, ms(400), &reset).is_empty());
+    assert_eq!(nic.counters().dropped(DropReason::ResetOfEarlyData), 1);
+    let own = Seg::from_server(RST | ACK, isn_promised(D).wrapping_add(1), D + 6);
+    assert_eq!(give(&mut nic, ms(401), &own), [own], "a reset of the connection's own");
+    assert_eq!(give(&mut nic, ms(1200), &reset), [reset], "the server insists");
+}
+
+#[test]
+fn a_late_copy_of_a_syn_is_not_answered_when_its_client_has_closed() {
+    let mut nic = engine(Mode::Auto);
+    give(&mut nic, ms(0), &syn(C));
+    give(&mut nic, ms(50), &syn_ack(C));
+    let fin = Seg::from_client(FIN | ACK, C + 1, Y + 1);
+    assert_eq!(give(&mut nic, ms(60), &fin), [fin]);
+    assert_eq!(give(&mut nic, ms(70), &syn(C)), [syn(C)]);
+    assert_eq!(give(&mut nic, ms(80), &syn(D)).len(), 2, "a newer one is");
 }
 
 #[test]

@@ -198,6 +198,39 @@ fn a_late_copy_of_older_early_data_does_not_end_a_closing_flow() {
     assert_eq!(give(&mut nic, ms(7), &last)[0].ack, Y + 2, "translated as before");
 }
 
+#[test]
+fn a_late_offer_without_answer_does_not_end_a_closing_flow() {
+    let mut nic = established();
+    let close = Seg { flags: FIN | ACK, seq: C.wrapping_add(6), payload: vec![], ..request() };
+    give(&mut nic, ms(4), &close);
+    give(&mut nic, ms(5), &Seg::from_server(FIN | ACK, Y + 1, C.wrapping_add(7)).ts(TSVAL, 0));
+    give(&mut nic, ms(6), &offered_syn(C.wrapping_sub(0x1000_0000)));
+    pass_time(&mut nic, ms(5_000));
+    let last =
+        Seg { flags: ACK, seq: C.wrapping_add(7), ack: s().wrapping_add(2), payload: vec![], ..request() };
+    assert_eq!(give(&mut nic, ms(5_001), &last)[0].ack, Y + 2, "translated as before");
+}
+
+/// ClientNIC has fallen back to solo, and has not seen the confirm yet.
+#[test]
+fn a_segment_that_comes_translated_passes_untouched() {
+    let mut nic = established();
+    let solo = Seg { ack: Y + 1, ts: Some((101, TSVAL)), ..request() };
+    assert_eq!(give(&mut nic, ms(10), &solo), [solo]);
+    assert_eq!(nic.counters().passed(PassReason::AlreadyTranslated), 1);
+    assert_eq!(give(&mut nic, ms(11), &request())[0].ack, Y + 1, "the flow stays");
+}
+
+/// Else nobody would ever tell its client that there is no connection.
+#[test]
+fn what_finds_no_room_to_wait_for_its_offer_passes() {
+    let limits = Limits { held_per_flow: 30, ..Limits::default() };
+    let mut nic = ServerNic::new(gateway(), keys(), limits);
+    assert_eq!(give(&mut nic, ms(1), &request()), [request()]);
+    assert_eq!(nic.counters().passed(PassReason::NoRoomToHold), 1);
+    assert_eq!(nic.flows(), 0);
+}
+
 /// The client repeats a SYN that passed unspoofed, and this time it is answered early.
 #[test]
 fn a_rival_that_becomes_a_successor_is_no_rival_of_itself() {

@@ -246,14 +246,8 @@ impl ClientNic {
         let opening = Opening::begin(spoof.start, Held::new(&self.budget), now, out);
         let due = opening.due(&self.settings.limits);
         let probed = signal.is_some();
-        let pending = Pending {
-            opening,
-            paired,
-            probed,
-            refused: false,
-            syn_ack: spoof.syn_ack,
-            rival: None,
-        };
+        let pending =
+            Pending { opening, paired, probed, refused: false, syn_ack: spoof.syn_ack, rival: None };
         // There is room: it was just looked.
         let _ = self.insert(key, Flow::Opening(Box::new(pending)), due);
         self.counters().event(if paired { Event::SpoofedPaired } else { Event::SpoofedSolo });

@@ -83,7 +83,7 @@ impl ClientNic {
                 if confirms {
                     return self.gateway.drop(DropReason::Confirm);
                 }
-                self.gateway.pass(PassReason::NoFlow)
+                self.gateway.pass(PassReason::AlreadyTranslated)
             }
             Flow::Translated { flow, .. } => {
                 let known = flow.upload().is_some();

@@ -62,6 +62,8 @@ reasons! {
         Fragment => "fragment",
         /// A segment of a flow that nobody translates here.
         NoFlow => "no_flow",
+        /// A segment that the other NIC has translated already.
+        AlreadyTranslated => "already_translated",
         /// SYN of a destination not known yet: it is learned from the real SYN-ACK.
         Learning => "learning",
         /// SYN with an option outside MSS, window scale, SACK-permitted, timestamps.
@@ -188,6 +190,7 @@ impl PassReason {
             Self::MalformedTcp
             | Self::Fragment
             | Self::NoFlow
+            | Self::AlreadyTranslated
             | Self::NoRoomToHold
             | Self::ProfileTableFull
             | Self::IcmpNoFlow

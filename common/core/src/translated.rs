@@ -261,7 +261,7 @@ impl Translated {
         if self.is_doubtful && self.server.is_known && tcp.acknowledgement() == self.server.next {
             self.is_doubtful = self.translation.hides_echo();
         }
-        let ending = if is_believable(segment) {
+        let ending = if is_believable(segment, self.is_doubtful) {
             self.client.sends(&tcp, &self.server, self.is_doubtful)
         } else {
             Ending::None
@@ -296,7 +296,7 @@ impl Translated {
         {
             return Err(DropReason::ResetOfEarlyData);
         }
-        let ending = if is_believable(segment) {
+        let ending = if is_believable(segment, self.is_doubtful) {
             self.server.sends(&tcp, &self.client, self.is_doubtful)
         } else {
             Ending::None
@@ -319,7 +319,9 @@ impl Translated {
 }
 
 /// Tells whether what a segment says of its sender may be believed. One flipped bit makes a FIN
-/// or RST of an ordinary segment, with numbers that are right; its receiver will discard it.
-fn is_believable(segment: &Segment<'_>) -> bool {
-    !segment.tcp().flags().intersects(Flags::FIN | Flags::RST) || segment.checksum_ok()
+/// or RST of an ordinary segment, with numbers that are right; its receiver will discard it. And nothing
+/// shows which numbers are right as long as the flow `is_doubtful`.
+fn is_believable(segment: &Segment<'_>, is_doubtful: bool) -> bool {
+    let matters = is_doubtful || segment.tcp().flags().intersects(Flags::FIN | Flags::RST);
+    !matters || segment.checksum_ok()
 }

@@ -224,6 +224,19 @@ fn a_client_ahead_of_what_its_server_repeats_is_not_taken_for_untranslated() {
 }
 
 #[test]
+fn after_a_restart_nothing_with_a_wrong_checksum_tells_how_far_an_end_has_come() {
+    let mut flow = restored();
+    give(&mut flow, ToClient, ACK, 201, 101, 0);
+    let mut bytes = Seg::from_client(ACK, C.wrapping_add(0x4000_0000), S.wrapping_add(201)).bytes();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+    flow.client_segment(&mut Segment::parse(&mut packet).unwrap(), &Limits::default());
+    give(&mut flow, ToServer, FIN | ACK, 101, 201, 0);
+    assert_eq!(flow.upload(), Some(100));
+}
+
+#[test]
 fn after_a_restart_an_upload_is_known_once_the_client_speaks() {
     let mut flow = restored();
     give(&mut flow, ToClient, ACK, 201, 101, 0);

@@ -44,9 +44,9 @@ impl ServerNic {
             Some(Flow::Translated { flow, .. }) if flow.is_client_translated(&segment.tcp()) => {
                 if flow.is_doubtful() {
                     self.remove(&key);
+                    self.counters().event(Event::TranslatedElsewhere);
                 }
-                self.counters().event(Event::TranslatedElsewhere);
-                self.gateway.pass(PassReason::NoFlow).into()
+                self.gateway.pass(PassReason::AlreadyTranslated).into()
             }
             Some(Flow::Translated { flow, .. }) if !flow.has_ended() => {
                 self.translate_client(now, key, segment, offload)

@@ -77,7 +77,7 @@ pub(super) struct Connection {
     pub(super) spoke: [Instant; 2],
     /// Connections that the server accepted for it.
     pub(super) accepted: u32,
-    /// The server has accepted another one of these ports since.
+    /// The server has accepted another one of these ports since, or may well have.
     pub(super) displaced: bool,
 }
 

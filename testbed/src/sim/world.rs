@@ -246,6 +246,7 @@ impl<'m> World<'m> {
             let begun = self.connections.list[old].plan.start;
             if self.now < begun + MIXING && !self.plan.is_fair() {
                 self.ledger.void(ports);
+                self.connections.list[connection].displaced = true;
             }
             self.connections.supersede(old);
         }

@@ -46,9 +46,10 @@ pub(super) fn judge_client(account: &mut Account, said: &Said, fair: bool) -> Re
         let harmless = own_ack.is_none_or(|ack| ack <= client.sent);
         return if harmless { Ok(()) } else { Err("an ACK of another space before the SYN-ACK") };
     };
-    let refusal = said.flags.contains(Flags::RST) && own_ack == Some(1) && server.is_empty();
-    if refusal {
-        // Untranslated, but true: the server refuses. Its number is outside of the window anyway.
+    let refuses = said.flags.contains(Flags::RST) && own_ack == Some(1);
+    let of_zero = |end: &End| said.seq.wrapping_sub(irs) == end.isn.wrapping_neg();
+    if refuses && (server.is_empty() || !fair && (said.seq == 0 || server.iter().any(of_zero))) {
+        // Untranslated or not, it is true: the server refuses the SYN, or a late copy of it. Its number is outside of the window anyway.
         return Ok(());
     }
     if said.flags.is_syn_ack() && own_ack == Some(1) && !fair {

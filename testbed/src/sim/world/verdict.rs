@@ -163,6 +163,10 @@ impl World<'_> {
             // older connection of these ports, the two answer each other with challenge ACKs.
             return true;
         }
+        // A server that hears nothing for longer than the client stays in TIME-WAIT is told by a reset.
+        if slow && client == Fate::Closed && connection.client.has_all() {
+            return true;
+        }
         let unlucky = !self.plan.is_fair() || reused;
         // Known limit: a reset that the server sent against early data, and that comes after the confirm.
         let unlucky_reset = self.ledger.leaked > 0 && !self.plan.is_fair();
