@@ -6,10 +6,10 @@
 //! |---|---|---|---|---|---|---|
 //! | none | Opening or Learning | pass | pass | pass | pass | – |
 //! | Learning | again | pass | learned: Watching | learned: Watching | refused | forgotten |
-//! | Opening, paired | same ISN: SYN-ACK again; else rival | copied, sent on | Watching | Translated | refused | given up |
-//! | Opening, solo | same ISN: SYN-ACK again; else rival | held | Translated | Translated | refused | given up |
-//! | Translated | pass | translated | translated | translated | translated | – |
-//! | Watching | as none | pass | consumed | pass | pass | – |
+//! | Opening, paired | same ISN: SYN-ACK and offer again; else rival | copied, sent on | Watching | Translated | refused | given up |
+//! | Opening, solo | same ISN: SYN-ACK and SYN again; else rival | held | Translated | Translated | refused | given up |
+//! | Translated | same ISN: pass; else rival | translated | Watching | translated | translated | – |
+//! | Watching | same ISN, passed: pass; else as none | pass | consumed | pass | pass | – |
 
 mod client;
 mod phase;

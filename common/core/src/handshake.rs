@@ -148,6 +148,14 @@ impl Opening {
         }
     }
 
+    /// Acts on an offer come again: somebody still waits. The SYN is not sent for each, lest one
+    /// forged by a client becomes many.
+    pub fn wait_on(&mut self, now: Instant) {
+        if !self.proven {
+            self.asked = now;
+        }
+    }
+
     /// Returns whether the SYN has been repeated: its answer then measures no RTT (Karn).
     pub fn has_repeated(&self) -> bool {
         self.sent > self.start.copies

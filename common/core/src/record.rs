@@ -13,7 +13,8 @@
 //! | 56–59 | τ |
 //! | 60–61, 62–63 | SYN-ACK: MSS, window |
 //! | 64–67, 68–71 | SYN-ACK: TSval, TSecr |
-//! | 72–119 | 0 |
+//! | 72 | the client's window scale, 0 unless both ends scale |
+//! | 73–119 | 0 |
 //! | 120–127 | SipHash-2-4 of the bytes before, under a key of zeros |
 //!
 //! Numbers are little-endian, addresses and ports as in the key. The hash finds damage; who may write
@@ -33,7 +34,7 @@ use std::hash::Hasher;
 /// whole or not at all, also if the writer is killed.
 pub const LENGTH: usize = 128;
 /// Format version; to be raised with any change of the layout.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 const HASH_AT: usize = LENGTH - 8;
 
@@ -58,6 +59,8 @@ pub struct Record {
     pub translation: Translation,
     /// The client's ISN.
     pub client_isn: Seq<Client>,
+    /// Left shift of the client's window field, 0–14; 0 unless both ends scale (RFC 7323 §2.2).
+    pub client_window_scale: u8,
     /// The real SYN-ACK's contents, with which a repeated offer is confirmed.
     pub answer: SynAck,
     /// How far it has ended.
@@ -102,6 +105,7 @@ impl Record {
         bytes[4] = parts.server_window_shift.cast_unsigned();
         bytes[5] = options.window_scale.unwrap_or(0);
         bytes[6..8].copy_from_slice(&parts.mss_limit.to_le_bytes());
+        bytes[72] = self.client_window_scale;
         bytes[8..44].copy_from_slice(&self.key.to_bytes());
         bytes[60..62].copy_from_slice(&options.mss.unwrap_or(0).to_le_bytes());
         bytes[62..64].copy_from_slice(&self.answer.window.to_le_bytes());
@@ -155,12 +159,13 @@ impl Record {
             hide_echo: has(flag::HIDE_ECHO),
             syn_ack_tsval: options.timestamps.map_or(0, |timestamps| timestamps.value),
         };
-        let scale_is_possible = options.window_scale.unwrap_or(0) <= MAX_WINDOW_SCALE;
-        let translation = Translation::from_parts(parts).filter(|_| scale_is_possible);
+        let scales_are_possible = options.window_scale.unwrap_or(0).max(bytes[72]) <= MAX_WINDOW_SCALE;
+        let translation = Translation::from_parts(parts).filter(|_| scales_are_possible);
         Ok(Some(Self {
             key: FlowKey::from_bytes(std::array::from_fn(|index| bytes[8 + index])),
             translation: translation.ok_or(NotARecord::Impossible)?,
             client_isn: Seq::new(number(52)),
+            client_window_scale: bytes[72],
             answer: SynAck { options, window: short(62), ecn: has(flag::ANSWER_ECN) },
             stage: Stage::from_bits(bytes[1]).ok_or(NotARecord::Impossible)?,
         }))

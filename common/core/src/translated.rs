@@ -111,8 +111,16 @@ impl Translated {
             translation: record.translation,
             client_isn: record.client_isn,
             answer: record.answer,
-            client: End::unknown(stage.has(Stage::CLIENT_FIN), stage.has(Stage::CLIENT_RESET)),
-            server: End::unknown(stage.has(Stage::SERVER_FIN), stage.has(Stage::SERVER_RESET)),
+            client: End::unknown(
+                record.client_window_scale,
+                stage.has(Stage::CLIENT_FIN),
+                stage.has(Stage::CLIENT_RESET),
+            ),
+            server: End::unknown(
+                record.answer.options.window_scale.unwrap_or(0),
+                stage.has(Stage::SERVER_FIN),
+                stage.has(Stage::SERVER_RESET),
+            ),
             repeats: 0,
             repeats_until: Instant::ZERO,
             is_restored: true,
@@ -123,7 +131,8 @@ impl Translated {
     /// Returns what [`Translated::restore`] needs.
     pub fn record(&self, key: FlowKey) -> Record {
         let Self { translation, client_isn, answer, .. } = *self;
-        Record { key, translation, client_isn, answer, stage: self.stage() }
+        let (client_window_scale, stage) = (self.client.scale(), self.stage());
+        Record { key, translation, client_isn, client_window_scale, answer, stage }
     }
 
     /// Returns how far it has ended.

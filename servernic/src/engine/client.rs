@@ -213,7 +213,7 @@ impl ServerNic {
     ) -> Verdict {
         match self.flows.get_mut(&key).map(|entry| &mut entry.value) {
             Some(Flow::Opening { opening, .. }) if opening.start().client_isn == isn => {
-                opening.ask_again(now, out);
+                opening.wait_on(now);
                 let due = opening.due(&self.limits);
                 self.flows.set_deadline(&key, due);
                 return self.gateway.drop(DropReason::DuplicateSyn);
@@ -228,7 +228,7 @@ impl ServerNic {
                 return Verdict::Taken;
             }
             Some(Flow::Translated { successor: Some(next), .. }) if next.start().client_isn == isn => {
-                next.ask_again(now, out);
+                next.wait_on(now);
                 let due = next.due(&self.limits);
                 self.flows.set_deadline(&key, due);
                 return self.gateway.drop(DropReason::DuplicateSyn);

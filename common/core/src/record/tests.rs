@@ -49,6 +49,7 @@ prop_compose! {
         window in any::<u16>(),
         ecn in any::<bool>(),
         stage in 0..16u8,
+        client_window_scale in 0..=MAX_WINDOW_SCALE,
     ) -> Record {
         let key: Vec<u8> = key.concat();
         let syn_ack_tsval = options.timestamps.map_or(0, |timestamps| timestamps.value);
@@ -57,6 +58,7 @@ prop_compose! {
             key: FlowKey::from_bytes(key.try_into().unwrap()),
             translation,
             client_isn: Seq::new(isn),
+            client_window_scale,
             answer: SynAck { options, window, ecn },
             stage: Stage::from_bits(stage).unwrap(),
         }

@@ -50,9 +50,14 @@ impl End {
         Self { is_known: true, next, acknowledged, edge, scale, fin: false, reset: false }
     }
 
-    /// Begins without knowing how far it has come, nor the scale of its window.
-    pub(super) fn unknown(fin: bool, reset: bool) -> Self {
-        let scale = LARGEST_SCALE;
+    /// Returns the left shift of its window field.
+    pub(super) fn scale(&self) -> u8 {
+        self.scale
+    }
+
+    /// Begins without knowing how far it has come.
+    pub(super) fn unknown(scale: u8, fin: bool, reset: bool) -> Self {
+        let scale = scale.min(LARGEST_SCALE);
         Self { is_known: false, next: 0, acknowledged: 0, edge: 0, scale, fin, reset }
     }
 
