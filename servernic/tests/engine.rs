@@ -211,6 +211,15 @@ fn a_late_offer_without_answer_does_not_end_a_closing_flow() {
     assert_eq!(give(&mut nic, ms(5_001), &last)[0].ack, Y + 2, "translated as before");
 }
 
+/// The second copy of the SYN comes when the server has ended what the first one began.
+#[test]
+fn another_connection_of_the_same_syn_is_not_translated() {
+    let mut nic = established();
+    give(&mut nic, ms(3), &Seg::from_server(RST | ACK, Y + 1, C.wrapping_add(6)));
+    assert!(give(&mut nic, ms(4), &Seg { seq: Y + 0x0100_0000, ..syn_ack() }).is_empty());
+    assert_eq!(nic.counters().dropped(DropReason::StraySegment), 1);
+}
+
 /// ClientNIC has fallen back to solo, and has not seen the confirm yet.
 #[test]
 fn a_segment_that_comes_translated_passes_untouched() {

@@ -239,6 +239,14 @@ impl Translated {
             && Seq::<Real>::new(tcp.sequence()) == self.translation.real_isn()
     }
 
+    /// Tells whether a segment from the server is a SYN-ACK to this flow's SYN that began another
+    /// connection than this one.
+    pub fn is_other_syn_ack(&self, tcp: &Tcp<'_>) -> bool {
+        tcp.flags().is_syn_ack()
+            && tcp.acknowledgement() == self.client_isn.plus(1).get()
+            && !self.is_syn_ack(tcp)
+    }
+
     /// Tells whether a segment from the client, as it came, proves that the client has seen the
     /// promised ISN. Until the server has spoken, all that a client sends acknowledges S + 1.
     pub fn is_proof(&self, tcp: &Tcp<'_>) -> bool {

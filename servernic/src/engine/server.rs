@@ -66,6 +66,10 @@ impl ServerNic {
                 self.counters().event(Event::TranslatedElsewhere);
                 self.gateway.pass(PassReason::NoFlow)
             }
+            // The server has accepted a late copy of the SYN: that connection has no client.
+            Flow::Translated { flow, .. } if flow.is_other_syn_ack(&segment.tcp()) => {
+                self.gateway.drop(DropReason::StraySegment)
+            }
             Flow::Translated { flow, .. } => match flow.server_segment(&mut segment, &self.limits, now) {
                 Ok(life) => {
                     self.counters().event(Event::Translated);

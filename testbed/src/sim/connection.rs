@@ -117,6 +117,8 @@ pub(super) struct Connections {
     pub(super) replayed: u64,
     /// That of a middlebox which rewrites ISNs, if there is or was one.
     pub(super) secret: Option<u32>,
+    /// A middlebox has begun, or ceased, to change what passes.
+    pub(super) meddled: bool,
 }
 
 impl Connections {
@@ -132,7 +134,13 @@ impl Connections {
             accepted: 0,
             displaced: false,
         };
-        Self { list: plans.iter().map(fresh).collect(), trouble: None, replayed: 0, secret: None }
+        Self {
+            list: plans.iter().map(fresh).collect(),
+            trouble: None,
+            replayed: 0,
+            secret: None,
+            meddled: false,
+        }
     }
 
     /// Finds the connection that a SYN begins: by its ISN, or, should that have been rewritten on
@@ -184,10 +192,10 @@ impl Connections {
     pub(super) fn wrong_bytes(&mut self, connection: usize, to: Direction, wrong: WrongBytes) {
         let entry = &self.list[connection];
         // Known limit: copies of an offer and of its early data begin their connection once more if
-        // another connection of these ports has taken its place meanwhile, or if a middlebox gives
-        // the repeated SYN another ISN, which makes it another connection's.
+        // another connection of these ports has taken its place meanwhile, or if a middlebox strips
+        // the repeated offer, or gives its SYN another ISN, which makes it another connection's.
         let replaced = (entry.superseded || entry.displaced) && to == Direction::ToServer;
-        if entry.accepted > 1 && (replaced || self.secret.is_some()) {
+        if entry.accepted > 1 && (replaced || self.meddled) {
             self.replayed += 1;
             return;
         }

@@ -17,8 +17,8 @@ const FIRST_RTO: Duration = Duration::from_secs(1);
 const LONGEST_RTO: Duration = Duration::from_secs(60);
 /// How long the end that closed first remembers its connection.
 const TIME_WAIT: Duration = Duration::from_secs(20);
-/// Not more often than this is a challenge answered (RFC 5961 §10).
-const CHALLENGE_INTERVAL: Duration = Duration::from_millis(100);
+/// Not more often than this is a challenge answered (RFC 5961 §10, as Linux has it).
+const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// States of RFC 9293 §3.3.2 as far as they differ here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

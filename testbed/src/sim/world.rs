@@ -221,6 +221,7 @@ impl<'m> World<'m> {
                     self.connections.secret = kind.rewrites;
                 }
                 self.middlebox.0 = kind;
+                self.connections.meddled = true;
             }
             Incident::Silent(silent) => self.silent = silent,
             Incident::Listening(listening) => self.server.set_listening(listening),

@@ -158,13 +158,17 @@ impl World<'_> {
         let slow = self.plan.server_fails(start, start + Duration::from_secs(20));
         let reused =
             self.plan.connections[..index].iter().any(|old| old.client_port == connection.plan.client_port);
-        if slow && reused && !self.plan.is_fair() {
-            // Known limit: if the reset that tells the client gets lost, and the server still has an
-            // older connection of these ports, the two answer each other with challenge ACKs.
+        let unheard = connection.server.fate == Fate::Waiting;
+        if (slow || unheard) && reused && !self.plan.is_fair() {
+            // Known limit: if the reset that tells the client gets lost, or what it says first for as
+            // long as a NIC waits for it, and the server still has an older connection of these ports, the
+            // two answer each other with challenge ACKs.
             return true;
         }
-        // A server that hears nothing for longer than the client stays in TIME-WAIT is told by a reset.
-        if slow && client == Fate::Closed && connection.client.has_all() {
+        // A server that hears no last ACK for as long as the client stays in TIME-WAIT is told by a
+        // reset, which may come before its application has read all.
+        let told = client == Fate::Closed && connection.client.has_all();
+        if told && connection.server.fate == Fate::Reset && (slow || !self.plan.is_fair()) {
             return true;
         }
         let unlucky = !self.plan.is_fair() || reused;
