@@ -1,6 +1,7 @@
 //! A flow whose handshake is done: translated both ways until it ends.
 
 use crate::flow::FlowKey;
+use crate::handshake::FIRST_FLIGHT;
 use crate::limits::Limits;
 use crate::profile::SynAck;
 use crate::reason::DropReason;
@@ -198,15 +199,19 @@ impl Translated {
         tcp.flags().contains(Flags::ACK) && (is_own || self.is_of_server(acknowledged, translated))
     }
 
-    /// Tells whether a segment from the server comes translated: it carries on with what the
-    /// client was promised. A reset that does may be the server's answer to early data.
+    /// Tells whether a segment from the server comes translated: it is the first flight of a server
+    /// that has not said anything here yet, in the numbers that the client was promised and with the
+    /// client's own, which nobody can guess who has not seen them.
     pub fn is_server_translated(&self, tcp: &Tcp<'_>) -> bool {
-        let sequence = tcp.sequence();
-        let real = self.translation.to_real(Seq::new(sequence)).get();
-        if tcp.flags().is_syn_ack() {
-            return real == self.translation.real_isn().get() && sequence != real;
-        }
-        !tcp.flags().contains(Flags::RST) && self.is_of_server(real, sequence)
+        let flags = tcp.flags();
+        let silent = self.server.is_known && self.server.next == self.translation.real_isn().plus(1).get();
+        let sent = tcp.sequence().wrapping_sub(self.translation.promised_isn().get());
+        let received = tcp.acknowledgement().wrapping_sub(self.client_isn.plus(1).get());
+        let acknowledges = received <= self.client.next.wrapping_sub(self.client_isn.plus(1).get());
+        let begins = if flags.is_syn_ack() { sent == 0 } else { (1..=FIRST_FLIGHT).contains(&sent) };
+        let differs = self.translation.promised_isn().get() != self.translation.real_isn().get();
+        let is_data = flags.contains(Flags::ACK) && !flags.contains(Flags::RST);
+        is_data && silent && differs && begins && acknowledges
     }
 
     /// Tells whether `number`, rather than `other`, is one of the server's.

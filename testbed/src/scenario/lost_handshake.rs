@@ -36,8 +36,8 @@ type Loss = (Direction, Part, u32);
 
 /// What is lost of an exchange with an answer of so many bytes.
 ///
-/// A ServerNIC's confirm is the only SYN-ACK on the long leg. It is asked for again only as long as the
-/// client acknowledges nothing of the answer.
+/// A ServerNIC's confirm is the only SYN-ACK on the long leg. It is asked for again only as long as
+/// nothing else of the server's arrives.
 const LOSSES: &[(&str, u64, &[Loss])] = &[
     ("the offer", ANSWER, &[(ToServer, Part::Syn, 1)]),
     ("the offer, twice", ANSWER, &[(ToServer, Part::Syn, 2)]),
@@ -47,9 +47,14 @@ const LOSSES: &[(&str, u64, &[Loss])] = &[
     ("the first ACK and the request", ANSWER, &[(ToServer, Part::BareAck, 1), (ToServer, Part::Data, 1)]),
     ("the confirm", ANSWER, &[(ToClient, Part::SynAck, 1)]),
     (
-        "the confirm, twice, and a short answer",
+        "the confirm, the server's first ACK, and a short answer",
         SHORT_ANSWER,
-        &[(ToClient, Part::SynAck, 2), (ToClient, Part::Data, 1), (ToClient, Part::Fin, 1)],
+        &[
+            (ToClient, Part::SynAck, 1),
+            (ToClient, Part::BareAck, 1),
+            (ToClient, Part::Data, 1),
+            (ToClient, Part::Fin, 1),
+        ],
     ),
     ("the first of the answer", ANSWER, &[(ToClient, Part::Data, 1)]),
     ("confirm and first of the answer", ANSWER, &[(ToClient, Part::SynAck, 1), (ToClient, Part::Data, 1)]),

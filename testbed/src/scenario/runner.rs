@@ -126,13 +126,13 @@ fn table(outcomes: &[Outcome]) -> Table {
     }
     table.set_header(["scenario", "outcome", "seconds", "compared with kernel", "seen"]);
     for outcome in outcomes {
-        let seen = outcome.error.clone().unwrap_or_else(|| outcome.notes.join("\n"));
+        let seen: Vec<_> = outcome.error.iter().chain(&outcome.notes).map(String::as_str).collect();
         table.add_row([
             outcome.scenario.to_owned(),
             word(outcome),
             format!("{:.1}", outcome.seconds),
             comparison(outcome),
-            seen,
+            seen.join("\n"),
         ]);
     }
     table

@@ -40,6 +40,9 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const TRANSIENT: Duration = Duration::from_millis(1500);
 /// Noise of the goodput, as a share.
 const NOISE: f64 = 0.05;
+/// Share of the processors' time that must be left under kernel forwarding, for the daemons. The flood,
+/// the delay line and all four hosts run on the same ones.
+const SPARE: f64 = 0.15;
 /// Most that a daemon's memory may grow, in KiB. Its bounds allow some 30 MiB.
 const MEMORY_KIB: u64 = 64 << 10;
 
@@ -59,6 +62,8 @@ struct Seen {
     memory: Vec<(&'static str, [u64; 3])>,
     /// Packets that the server received for each SYN of the flood.
     amplification: f64,
+    /// Share of the processors' time that was left during the flood.
+    idle: f64,
     counts: Option<(Counts, Counts)>,
 }
 
@@ -68,16 +73,43 @@ fn run(report: &mut Report) -> anyhow::Result<()> {
         Err(_) => DURATION,
     };
     let plain = flood(None, duration).context("under kernel forwarding")?;
-    note(report, "kernel", &plain)?;
+    note(report, "kernel", &plain);
+    let strong = plain.idle >= SPARE;
+    if !strong {
+        report.lacks("faster processors: kernel forwarding alone takes all of them");
+    }
     for (name, mode) in [("paired", NicMode::Paired), ("solo", NicMode::Solo)] {
         let seen = flood(Some(mode), duration).context(name)?;
-        note(report, name, &seen)?;
-        judge(&seen, &plain, duration).context(name)?;
+        note(report, name, &seen);
+        judge_bounds(&seen).context(name)?;
+        if strong {
+            judge_service(&seen, &plain, duration).context(name)?;
+        }
     }
     Ok(())
 }
 
-fn judge(seen: &Seen, plain: &Seen, duration: Duration) -> anyhow::Result<()> {
+/// What must hold on any machine.
+fn judge_bounds(seen: &Seen) -> anyhow::Result<()> {
+    // One connection may have been under way at the end.
+    let begun = seen.made + seen.failed.len() as u64 + 1;
+    ensure!(
+        seen.completed <= begun,
+        "the server completed {} handshakes, but clients began {begun}",
+        seen.completed
+    );
+    for (daemon, [before, most, _]) in &seen.memory {
+        ensure!(most - before < MEMORY_KIB, "{daemon} grew from {before} KiB to {most} KiB");
+    }
+    // Each SYN costs the server three packets at most; nearly all cost it one.
+    ensure!(seen.amplification < 1.5, "the server received {:.2} packets for each SYN", seen.amplification);
+    let recovered = seen.goodput[2] / seen.goodput[0];
+    ensure!(recovered > 1.0 - NOISE, "after the flood the flows got {recovered:.2} of their goodput back");
+    Ok(())
+}
+
+/// What must hold where there is enough time for both the flood and the daemons.
+fn judge_service(seen: &Seen, plain: &Seen, duration: Duration) -> anyhow::Result<()> {
     let rate = f64::from(RATE);
     ensure!(seen.rate > 0.9 * rate, "only {:.0} SYN/s arrived: this machine can't make the flood", seen.rate);
     let kept = |seen: &Seen| seen.goodput[1] / seen.goodput[0];
@@ -86,8 +118,6 @@ fn judge(seen: &Seen, plain: &Seen, duration: Duration) -> anyhow::Result<()> {
     // the kernel; then the figure is noted only.
     let least = if cfg!(debug_assertions) { 0.0 } else { least };
     ensure!(kept(seen) >= least, "flows kept {:.2} of their goodput, not {least:.2}", kept(seen));
-    let recovered = seen.goodput[2] / seen.goodput[0];
-    ensure!(recovered > 1.0 - NOISE, "after the flood the flows got {recovered:.2} of their goodput back");
     ensure!(
         seen.failed.is_empty(),
         "{} new connections failed: {}",
@@ -100,30 +130,26 @@ fn judge(seen: &Seen, plain: &Seen, duration: Duration) -> anyhow::Result<()> {
         seen.completed,
         seen.made
     );
-    for (daemon, [before, most, _]) in &seen.memory {
-        ensure!(most - before < MEMORY_KIB, "{daemon} grew from {before} KiB to {most} KiB");
-    }
-    // Each SYN costs the server three packets at most; nearly all cost it one.
-    ensure!(seen.amplification < 1.5, "the server received {:.2} packets for each SYN", seen.amplification);
     Ok(())
 }
 
-fn note(report: &mut Report, name: &str, seen: &Seen) -> anyhow::Result<()> {
+fn note(report: &mut Report, name: &str, seen: &Seen) {
     let [before, during, after] = seen.goodput;
     report.note(format!(
         "{name}: {:.0} SYN/s; goodput {:.1} Mbit/s before, x{:.2} during, x{:.2} after; {} of {} new connections, \
-         first byte {:.1} ms (median), {:.1} at most; server completed {} of {} handshakes, received {:.2} packets per SYN",
+         first byte {:.1} ms (median), {:.1} at most; server completed {} of {} handshakes, received {:.2} packets per SYN; {:.0} % of the processors idle",
         seen.rate,
         before * 8e-6,
         during / before,
         after / before,
         seen.first_bytes.len(),
         seen.first_bytes.len() + seen.failed.len(),
-        ms(median(&seen.first_bytes)?),
+        ms(median(&seen.first_bytes).unwrap_or_default()),
         ms(seen.first_bytes.iter().copied().max().unwrap_or_default()),
         seen.completed,
         seen.made,
         seen.amplification,
+        seen.idle * 100.0,
     ));
     let mib = |kib: &u64| *kib as f64 / 1024.0;
     for (daemon, [before, most, after]) in &seen.memory {
@@ -142,7 +168,6 @@ fn note(report: &mut Report, name: &str, seen: &Seen) -> anyhow::Result<()> {
             passed(client) + passed(server),
         ));
     }
-    Ok(())
 }
 
 fn flood(nics: Option<NicMode>, duration: Duration) -> anyhow::Result<Seen> {
@@ -159,6 +184,7 @@ fn flood(nics: Option<NicMode>, duration: Duration) -> anyhow::Result<Seen> {
     let far = |lab: &Lab| packets_received(&lab.topology().server, ETH0);
     let flood = Flood::start(&lab.topology().client, lab.target(), RATE)?;
     let (arrived, reached, began) = (lan(&lab)?, far(&lab)?, Instant::now());
+    let processors = ProcessorTime::read()?;
     let stop = AtomicBool::new(false);
     let (during, outcomes) = thread::scope(|scope| -> anyhow::Result<_> {
         let clients = scope.spawn(|| connect_until(&lab, &stop));
@@ -169,6 +195,7 @@ fn flood(nics: Option<NicMode>, duration: Duration) -> anyhow::Result<Seen> {
     })?;
     let (arrived, reached) = ((lan(&lab)? - arrived) as f64, (far(&lab)? - reached) as f64);
     let rate = arrived / began.elapsed().as_secs_f64();
+    let idle = processors.idle_since()?;
     drop(flood);
     thread::sleep(Duration::from_secs(1));
     let after = goodput(&paced, QUIET);
@@ -186,7 +213,7 @@ fn flood(nics: Option<NicMode>, duration: Duration) -> anyhow::Result<Seen> {
     let counts = lab.take_nics().map(|nics| nics.stop()).transpose()?;
     let goodput = [before, during, after];
     let amplification = reached / arrived;
-    Ok(Seen { rate, goodput, first_bytes, failed, completed, made, memory, amplification, counts })
+    Ok(Seen { rate, goodput, first_bytes, failed, completed, made, memory, amplification, idle, counts })
 }
 
 /// Makes one connection after the other; returns the times to first byte, and what failed.
@@ -223,6 +250,26 @@ fn packets_received(host: &Host, interface: &str) -> anyhow::Result<u64> {
     let line = lines.into_iter().find_map(|(name, counts)| (name == interface).then_some(counts));
     let packets = line.and_then(|line| line.split_whitespace().nth(1));
     packets.context("no such interface")?.parse().context("no number")
+}
+
+/// Processor time so far: all of it, and what was idle (proc(5), /proc/stat).
+struct ProcessorTime {
+    total: u64,
+    idle: u64,
+}
+
+impl ProcessorTime {
+    fn read() -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string("/proc/stat")?;
+        let line = text.lines().next().context("/proc/stat is empty")?;
+        let ticks: Vec<u64> = line.split_whitespace().skip(1).map_while(|tick| tick.parse().ok()).collect();
+        Ok(Self { total: ticks.iter().sum(), idle: *ticks.get(3).context("/proc/stat has no idle time")? })
+    }
+
+    fn idle_since(&self) -> anyhow::Result<f64> {
+        let now = Self::read()?;
+        Ok((now.idle - self.idle) as f64 / (now.total - self.total).max(1) as f64)
+    }
 }
 
 /// Resident memory of both daemons.
