@@ -295,7 +295,7 @@ impl Topology {
     /// Measures the path RTT and returns it.
     ///
     /// # Errors
-    /// It is off `rtt` by more than 2 % + 0.3 ms, three times in a row; or it cannot be measured.
+    /// It is off `rtt` by more than 2 % + 0.3 ms for ten seconds; or it cannot be measured.
     pub fn verify_rtt(&self, rtt: Duration) -> anyhow::Result<Duration> {
         self.verify_rtt_to(SERVER.v4.into(), rtt)
     }
@@ -307,12 +307,13 @@ impl Topology {
     pub fn verify_rtt_to(&self, address: IpAddr, rtt: Duration) -> anyhow::Result<Duration> {
         let tolerance = rtt.mul_f64(TOLERANCE.0) + TOLERANCE.1;
         let mut measured = Duration::ZERO;
-        // Another program may have had the processor for a moment.
-        for _ in 0..3 {
+        // Another program, or another guest of this machine's, may have the processor for a while.
+        for _ in 0..10 {
             measured = self.measure_rtt_to(address)?;
             if measured.abs_diff(rtt) <= tolerance {
                 return Ok(measured);
             }
+            std::thread::sleep(Duration::from_secs(1));
         }
         bail!(
             "the path RTT is {measured:.2?} instead of {rtt:.2?} (tolerance {tolerance:.2?}): \

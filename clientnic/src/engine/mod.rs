@@ -245,10 +245,10 @@ impl ClientNic {
             if out.len() > sent {
                 self.counters().event(Event::SynResent);
             }
-        } else if let Some(pending) = self.take_pending(&key) {
-            if !pending.refused {
-                self.give_up(now, &key, &pending, Event::TimedOut, out);
-            }
+        } else if let Some(pending) = self.take_pending(&key)
+            && !pending.refused
+        {
+            self.give_up(now, &key, &pending, Event::TimedOut, out);
         }
     }
 }

@@ -108,6 +108,7 @@ fn judge(seen: &[Sighting]) -> anyhow::Result<()> {
                 let here = flow.iter().filter(|s| s.device == device && s.to_server == to_server);
                 let here: Vec<&Sighting> = here.copied().collect();
                 sent_once(&here, device).with_context(|| format!("{device}, to server: {to_server}"))?;
+                acknowledged_as_often(&here, &flow).with_context(|| device.to_owned())?;
             }
         }
         for (near, far) in LINKS {
@@ -169,9 +170,23 @@ fn sent_once(here: &[&Sighting], device: &str) -> anyhow::Result<()> {
         ensure!(offset == next, "data at {offset} where {next} was due: repeated or lost");
         next += length;
     }
-    for (index, one) in here.iter().enumerate() {
-        let again = here[..index].iter().any(|other| one.equals(other));
-        ensure!(!again || one.flags.contains(Flags::SYN), "twice: {one:?}");
+    Ok(())
+}
+
+/// No bare ACK is there more often than its host sent it. A host may send the same twice: its peer's
+/// own packets may have overtaken one another, between its processors.
+fn acknowledged_as_often(here: &[&Sighting], flow: &[&Sighting]) -> anyhow::Result<()> {
+    // What the client has sent so far: neither NIC changes it.
+    let number = |s: &Sighting| if s.to_server { s.sequence } else { s.acknowledgement };
+    let is_bare = |s: &Sighting| s.payload == 0 && !s.flags.intersects(Flags::SYN | Flags::FIN);
+    for one in here.iter().filter(|one| is_bare(one)) {
+        let same = |other: &&&Sighting| {
+            is_bare(other) && other.to_server == one.to_server && number(other) == number(one)
+        };
+        let host = if one.to_server { "client:eth0" } else { "server:eth0" };
+        let sent = flow.iter().filter(|s| s.device == host && s.outgoing).filter(same).count();
+        let seen = here.iter().filter(same).count();
+        ensure!(seen <= sent, "{seen} times and sent {sent} times: {one:?}");
     }
     Ok(())
 }
@@ -226,7 +241,9 @@ mod tests {
     }
 
     fn judged(seen: &[Sighting]) -> anyhow::Result<()> {
-        sent_once(&seen.iter().collect::<Vec<_>>(), "client:eth0")
+        let (sent, seen) = (clean(), seen.iter().collect::<Vec<_>>());
+        acknowledged_as_often(&seen, &sent.iter().collect::<Vec<_>>())?;
+        sent_once(&seen, "client:eth0")
     }
 
     #[test]
