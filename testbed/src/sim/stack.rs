@@ -67,7 +67,7 @@ impl Device for Link {
     }
 
     fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Room<'_>> {
-        (self.sent.len() < ROOM).then(|| Room(&mut self.sent))
+        (self.sent.len() < ROOM).then_some(Room(&mut self.sent))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
