@@ -100,6 +100,7 @@ fn record(number: u32) -> Record {
         key: FlowKey::new(client, ([10, 1, 2, 10].into(), 80), Direction::ToServer),
         translation: Translation::new(agreement, true).unwrap().0,
         client_isn: Seq::new(number),
+        client_window_scale: 7,
         answer,
         stage: Stage::default(),
     }
