@@ -223,6 +223,26 @@ fn a_client_ahead_of_what_its_server_repeats_is_not_taken_for_untranslated() {
     assert!(is_elsewhere(&flow, Y.wrapping_add(10_000)) && is_elsewhere(&flow, Y.wrapping_add(20_000)));
 }
 
+/// Whether a segment with the server's first byte comes translated, in a flow with this real ISN.
+fn comes_translated(real: u32, seq: u32, ack: u32) -> bool {
+    let mut bytes = Seg::from_server(ACK, seq, ack).payload(b"220").bytes();
+    let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+    flow_with(real).is_server_translated(&Segment::parse(&mut packet).unwrap().tcp())
+}
+
+#[test]
+fn a_first_flight_in_promised_numbers_comes_translated_and_one_in_real_numbers_never_does() {
+    let first = C.wrapping_add(1);
+    assert!(comes_translated(Y, S + 1, first));
+    assert!(!comes_translated(Y, S + 1, first.wrapping_add(1)), "acknowledges what nobody sent");
+    assert!(!comes_translated(Y, S.wrapping_sub(1), first) && !comes_translated(Y, S + (2 << 20), first));
+    for distance in [0, 1, 1000, 1 << 20, 1 << 21, 1 << 31] {
+        for real in [S.wrapping_add(distance), S.wrapping_sub(distance)] {
+            assert!(!comes_translated(real, real.wrapping_add(1), first), "{distance}");
+        }
+    }
+}
+
 #[test]
 fn after_a_restart_nothing_with_a_wrong_checksum_tells_how_far_an_end_has_come() {
     let mut flow = restored();
