@@ -52,9 +52,7 @@ impl ClientNic {
             Flow::Opening(pending)
                 if pending.is_taken_over_unseen(&segment.tcp()) && segment.checksum_ok() =>
             {
-                if let Some(pending) = self.take_pending(&key) {
-                    self.replace(key, Flow::Watching(pending.watched(now, &self.settings.limits)), now);
-                }
+                self.hand_over(now, key);
                 self.client_segment(now, key, segment, offload, out)
             }
             Flow::Opening(_) => (self.gateway.pass(PassReason::NoFlow), offload),

@@ -199,6 +199,13 @@ impl ClientNic {
         }
     }
 
+    /// Leaves a handshake to ServerNIC, which shows that it has made it.
+    fn hand_over(&mut self, now: Instant, key: FlowKey) {
+        if let Some(pending) = self.take_pending(&key) {
+            self.replace(key, Flow::Watching(pending.watched(now, &self.settings.limits)), now);
+        }
+    }
+
     fn live(&mut self, now: Instant, key: FlowKey, life: Life) {
         self.keep(&key);
         match life {

@@ -212,11 +212,8 @@ impl ClientNic {
             // ServerNIC has let data through before its confirm got here. If its numbers are of
             // the promised space, the connection lives, even should every confirm get lost.
             Reply::Stray | Reply::OldConnection { .. } if paired && is_beyond(&tcp, isn) => {
-                if tcp.sequence().wrapping_sub(promised) <= FIRST_FLIGHT
-                    && let Some(pending) = self.take_pending(&key)
-                {
-                    let watched = pending.watched(now, &self.settings.limits);
-                    self.replace(key, Flow::Watching(watched), now);
+                if tcp.sequence().wrapping_sub(promised) <= FIRST_FLIGHT {
+                    self.hand_over(now, key);
                 }
                 self.gateway.pass(PassReason::NoFlow)
             }

@@ -211,13 +211,15 @@ impl ServerNic {
         segment: &Segment<'_>,
         out: &mut Outbox,
     ) -> Verdict {
+        if let Some(opening) = self.flows.get_mut(&key).and_then(|entry| entry.value.opening_mut())
+            && opening.start().client_isn == isn
+        {
+            opening.wait_on(now);
+            let due = opening.due(&self.limits);
+            self.flows.set_deadline(&key, due);
+            return self.gateway.drop(DropReason::DuplicateSyn);
+        }
         match self.flows.get_mut(&key).map(|entry| &mut entry.value) {
-            Some(Flow::Opening { opening, .. }) if opening.start().client_isn == isn => {
-                opening.wait_on(now);
-                let due = opening.due(&self.limits);
-                self.flows.set_deadline(&key, due);
-                return self.gateway.drop(DropReason::DuplicateSyn);
-            }
             Some(Flow::Opening { opening, .. }) if opening.is_wanted() => {
                 return self.gateway.drop(DropReason::OfferTooEarly);
             }
@@ -226,12 +228,6 @@ impl ServerNic {
                 self.counters().event(Event::OfferRepeated);
                 self.confirm(key, isn, offer, promised.get(), &answer, out);
                 return Verdict::Taken;
-            }
-            Some(Flow::Translated { successor: Some(next), .. }) if next.start().client_isn == isn => {
-                next.wait_on(now);
-                let due = next.due(&self.limits);
-                self.flows.set_deadline(&key, due);
-                return self.gateway.drop(DropReason::DuplicateSyn);
             }
             Some(Flow::Translated { successor: Some(next), .. }) if next.is_wanted() => {
                 return self.gateway.drop(DropReason::OfferTooEarly);

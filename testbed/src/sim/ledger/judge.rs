@@ -49,7 +49,8 @@ pub(super) fn judge_client(account: &mut Account, said: &Said, fair: bool) -> Re
     let refuses = said.flags.contains(Flags::RST) && own_ack == Some(1);
     let of_zero = |end: &End| said.seq.wrapping_sub(irs) == end.isn.wrapping_neg();
     if refuses && (server.is_empty() || !fair && (said.seq == 0 || server.iter().any(of_zero))) {
-        // Untranslated or not, it is true: the server refuses the SYN, or a late copy of it. Its number is outside of the window anyway.
+        // Untranslated or not, it is true: the server refuses the SYN, or a late copy of it. Its
+        // number is outside of the window anyway.
         return Ok(());
     }
     if said.flags.is_syn_ack() && own_ack == Some(1) && !fair {
