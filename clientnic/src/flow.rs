@@ -4,6 +4,7 @@ use rtt0_core::handshake::{FIRST_FLIGHT, Opening};
 use rtt0_core::journal::Kept;
 use rtt0_core::limits::Limits;
 use rtt0_core::profile::Offered;
+use rtt0_core::rival::Rival;
 use rtt0_core::seq::{Client, Promised, Seq};
 use rtt0_core::time::Instant;
 use rtt0_core::translate::Translation;
@@ -22,7 +23,7 @@ pub(crate) enum Flow {
         /// The flow.
         flow: Translated,
         /// A newer SYN of the same 4-tuple that went to the server unspoofed.
-        rival: Option<Seq<Client>>,
+        rival: Option<Rival>,
         /// What the journal knows of it.
         kept: Kept,
         /// Whether the client has acknowledged the promised ISN.
@@ -130,7 +131,7 @@ pub(crate) struct Pending {
     /// The spoofed SYN-ACK, to answer a repeated SYN with.
     pub(crate) syn_ack: Vec<u8>,
     /// A newer SYN of the same 4-tuple that went to the server unspoofed.
-    pub(crate) rival: Option<Seq<Client>>,
+    pub(crate) rival: Option<Rival>,
 }
 
 impl Pending {
@@ -160,7 +161,7 @@ impl Pending {
 
 impl Flow {
     /// A solo flow as it begins; `rival` has come while its handshake lasted.
-    pub(crate) fn translated(flow: Translated, rival: Option<Seq<Client>>, kept: Kept, proven: bool) -> Self {
+    pub(crate) fn translated(flow: Translated, rival: Option<Rival>, kept: Kept, proven: bool) -> Self {
         Self::Translated { flow, rival, kept, proven }
     }
 

@@ -4,6 +4,7 @@ use rtt0_core::handshake::Opening;
 use rtt0_core::held::Held;
 use rtt0_core::journal::Kept;
 use rtt0_core::offer::KeyId;
+use rtt0_core::rival::Rival;
 use rtt0_core::seq::{Client, Promised, Seq};
 use rtt0_core::translate::Translation;
 use rtt0_core::translated::Translated;
@@ -21,7 +22,7 @@ pub(crate) enum Flow {
         /// The handshake.
         opening: Box<Opening>,
         /// A newer SYN of the same 4-tuple that went to the server unspoofed.
-        rival: Option<Rival>,
+        rival: Option<Newer>,
     },
     /// An established flow.
     Translated {
@@ -30,7 +31,7 @@ pub(crate) enum Flow {
         /// A newer handshake of the same 4-tuple that will replace it if the server accepts.
         successor: Option<Box<Opening>>,
         /// A newer SYN of the same 4-tuple that went to the server unspoofed.
-        rival: Option<Rival>,
+        rival: Option<Newer>,
         /// What the journal knows of it.
         kept: Kept,
         /// Whether the client has acknowledged the promised ISN.
@@ -67,28 +68,28 @@ pub(crate) struct Probe {
 
 /// An unspoofed SYN on the 4-tuple of another connection.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rival {
-    /// The client's ISN.
-    pub(crate) isn: Seq<Client>,
+pub(crate) struct Newer {
+    /// The SYN, and its answer.
+    pub(crate) rival: Rival,
     /// The key of its probe, if it carried one.
     pub(crate) probe: Option<KeyId>,
 }
 
-impl Rival {
-    /// Tells whether a segment from the server accepts this SYN.
-    pub(crate) fn is_answered_by(&self, tcp: &Tcp<'_>) -> bool {
-        tcp.flags().is_syn_ack() && tcp.acknowledgement() == self.isn.plus(1).get()
+impl Newer {
+    /// Returns its probe, if it carried one.
+    pub(crate) fn probe(&self) -> Option<Probe> {
+        self.probe.map(|key| Probe { isn: self.rival.isn(), key })
     }
 }
 
 impl Flow {
     /// An established flow as it begins; `rival` has come while its handshake lasted.
-    pub(crate) fn translated(flow: Translated, rival: Option<Rival>, kept: Kept, proven: bool) -> Self {
+    pub(crate) fn translated(flow: Translated, rival: Option<Newer>, kept: Kept, proven: bool) -> Self {
         Self::Translated { flow, successor: None, rival, kept, proven }
     }
 
     /// Returns the newer SYN that went to the server unspoofed, if there is one.
-    pub(crate) fn rival(&self) -> Option<Rival> {
+    pub(crate) fn rival(&self) -> Option<Newer> {
         match self {
             Self::Opening { rival, .. } | Self::Translated { rival, .. } => *rival,
             Self::Orphan(_) | Self::Probed(_) => None,

@@ -364,12 +364,17 @@ fn an_old_connection_is_reset_once_the_client_has_proven_itself() {
 }
 
 #[test]
-fn an_unspoofed_syn_replaces_a_flow_when_the_server_accepts_it() {
+fn an_unspoofed_syn_replaces_a_flow_when_both_ends_go_on_with_it() {
     let mut nic = established();
     let new = C.wrapping_add(9_000);
     assert_eq!(give(&mut nic, ms(10), &plain_syn(new)), [plain_syn(new)]);
     let accepted = Seg { ack: new.wrapping_add(1), seq: 9, ..syn_ack() };
     assert_eq!(give(&mut nic, ms(11), &accepted), [accepted]);
+    // Both may be forged: the flow is translated on.
+    let ack = Seg::from_client(ACK, C.wrapping_add(6), s().wrapping_add(1)).ts(102, promised_tsval());
+    assert_eq!(give(&mut nic, ms(12), &ack)[0].ack, Y + 1);
+    let newer = Seg::from_client(ACK, new.wrapping_add(1), 10).ts(102, 7);
+    assert_eq!(give(&mut nic, ms(13), &newer), [newer]);
     assert_eq!(nic.flows(), 0);
 }
 

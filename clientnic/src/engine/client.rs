@@ -11,7 +11,9 @@ use rtt0_core::offer::Kind;
 use rtt0_core::packet::{Offload, Outbox};
 use rtt0_core::profile::{Knowledge, Outlook};
 use rtt0_core::reason::{Event, PassReason};
+use rtt0_core::rival::Rival;
 use rtt0_core::seq::{Client, Seq};
+use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
 use rtt0_core::wire::segment::Segment;
 use rtt0_core::wire::tcp::Flags;
@@ -56,6 +58,11 @@ impl ClientNic {
                 self.client_segment(now, key, segment, offload, out)
             }
             Flow::Opening(_) => (self.gateway.pass(PassReason::NoFlow), offload),
+            Flow::Translated { rival: Some(rival), .. }
+                if rival.is_carried_on(&segment.tcp(), Direction::ToServer) && segment.checksum_ok() =>
+            {
+                (self.rival_wins(&key), offload)
+            }
             Flow::Translated { flow, proven, .. } => {
                 if !*proven && flow.is_proof(&segment.tcp()) {
                     *proven = true;
@@ -154,7 +161,7 @@ impl ClientNic {
             }
             Some(Flow::Opening(pending)) if pending.opening.outlives(syn.isn) => {
                 // Anybody can send a SYN: the handshake goes on until the server accepts another.
-                pending.rival = Some(syn.isn);
+                pending.rival = Some(Rival::new(syn.isn));
                 return self.gateway.pass(PassReason::RivalSyn);
             }
             // Doubled or late; the server answers it once more, and that is not for us to promise.
@@ -165,7 +172,7 @@ impl ClientNic {
                 return self.gateway.pass(PassReason::NoFlow);
             }
             Some(Flow::Translated { flow, rival, .. }) if !flow.has_ended() => {
-                *rival = Some(syn.isn);
+                *rival = Some(Rival::new(syn.isn));
                 return self.gateway.pass(PassReason::RivalSyn);
             }
             // The server has had it unspoofed: what it answers is the client's, whatever has become
@@ -194,9 +201,11 @@ impl ClientNic {
     fn pass_syn(&mut self, key: &FlowKey, isn: Seq<Client>, reason: PassReason) -> Verdict {
         match self.flows.get_mut(key).map(|entry| &mut entry.value) {
             Some(Flow::Opening(pending)) if pending.opening.start().client_isn != isn => {
-                pending.rival = Some(isn);
+                pending.rival = Some(Rival::new(isn));
             }
-            Some(Flow::Translated { flow, rival, .. }) if flow.client_isn() != isn => *rival = Some(isn),
+            Some(Flow::Translated { flow, rival, .. }) if flow.client_isn() != isn => {
+                *rival = Some(Rival::new(isn))
+            }
             _ => {}
         }
         self.gateway.pass(reason)

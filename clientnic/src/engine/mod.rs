@@ -206,6 +206,13 @@ impl ClientNic {
         }
     }
 
+    /// The ends have a newer connection, so the older one is no more.
+    fn rival_wins(&mut self, key: &FlowKey) -> Verdict {
+        self.remove(key);
+        self.counters().event(Event::FlowReplaced);
+        self.gateway.pass(PassReason::NoFlow)
+    }
+
     fn live(&mut self, now: Instant, key: FlowKey, life: Life) {
         self.keep(&key);
         match life {

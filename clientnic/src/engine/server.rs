@@ -48,18 +48,23 @@ impl ClientNic {
                 self.learned(now, key, learning, segment)
             }
             Flow::Opening(_) if !segment.checksum_ok() => self.gateway.drop(DropReason::StraySegment),
-            Flow::Opening(pending) if pending.rival.is_some_and(|rival| accepts(&segment.tcp(), rival)) => {
-                self.remove(&key);
-                self.counters().event(Event::FlowReplaced);
-                self.gateway.pass(PassReason::NoFlow)
+            Flow::Opening(pending)
+                if pending.rival.is_some_and(|rival| rival.is_answered_by(&segment.tcp())) =>
+            {
+                self.rival_wins(&key)
             }
             Flow::Opening(_) => self.opening_reply(now, key, segment, out),
+            // The answer may be as forged as the SYN.
             Flow::Translated { rival: Some(rival), .. }
-                if segment.checksum_ok() && accepts(&segment.tcp(), *rival) =>
+                if rival.is_answered_by(&segment.tcp()) && segment.checksum_ok() =>
             {
-                self.remove(&key);
-                self.counters().event(Event::FlowReplaced);
-                self.gateway.pass(PassReason::NoFlow)
+                rival.answered(&segment.tcp());
+                self.gateway.pass(PassReason::RivalSyn)
+            }
+            Flow::Translated { rival: Some(rival), .. }
+                if rival.is_carried_on(&segment.tcp(), Direction::ToClient) && segment.checksum_ok() =>
+            {
+                self.rival_wins(&key)
             }
             // Only a client's ACK makes a server speak, and none went by that acknowledges what was
             // promised: there is a connection that nobody was to translate.

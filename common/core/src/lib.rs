@@ -14,6 +14,7 @@ pub mod packet;
 pub mod profile;
 pub mod reason;
 pub mod record;
+pub mod rival;
 pub mod seq;
 pub mod service;
 pub mod time;

@@ -351,6 +351,21 @@ fn data_behind_a_fin_shows_that_it_was_forged() {
 }
 
 #[test]
+fn a_fin_amid_what_was_sent_was_forged() {
+    for (first, second) in [(ToServer, ToClient), (ToClient, ToServer)] {
+        let mut flow = talked();
+        let at = |to| if to == ToServer { (101, 201) } else { (201, 101) };
+        let (seq, ack) = at(first);
+        give(&mut flow, first, ACK | PSH, seq, ack, 1000);
+        // Before it is acknowledged, so that its receiver would look at the numbers.
+        assert_eq!(give(&mut flow, first, FIN | ACK, seq + 99, ack, 0), goes());
+        let (seq, ack) = at(second);
+        assert_eq!(give(&mut flow, second, FIN | ACK, seq, ack + 1000, 0), goes(), "half closed");
+        assert!(!flow.has_ended());
+    }
+}
+
+#[test]
 fn a_fin_counts_wherever_its_window_is_and_not_beyond() {
     // 500 bytes are open, and a window promised by a SYN-ACK is at most 65,535 wider.
     for (seq, counts) in [(201, true), (701, true), (65_000, true), (80_000, false)] {

@@ -1,7 +1,7 @@
 //! What comes from the client's side: offers and probes, early data to hold, segments to translate.
 
 use super::{Decision, ServerNic};
-use crate::flow::{Flow, Orphan, Probe, Rival};
+use crate::flow::{Flow, Newer, Orphan};
 use rtt0_core::engine::Verdict;
 use rtt0_core::flow::FlowKey;
 use rtt0_core::handshake::{Opening, Start, limit_payload};
@@ -10,7 +10,9 @@ use rtt0_core::offer::{Found, Kind, Offer};
 use rtt0_core::packet::{Offload, Outbox};
 use rtt0_core::profile::Offered;
 use rtt0_core::reason::{DropReason, Event, PassReason};
+use rtt0_core::rival::Rival;
 use rtt0_core::seq::{Client, Promised, Seq};
+use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
 use rtt0_core::wire::options::SynOptions;
 use rtt0_core::wire::segment::Segment;
@@ -40,6 +42,13 @@ impl ServerNic {
                     && flow.translation().promised_isn() != next.start().promised_isn =>
             {
                 self.hold(key, &segment, offload).into()
+            }
+            Some(Flow::Translated { rival: Some(newer), .. })
+                if newer.rival.is_carried_on(&segment.tcp(), Direction::ToServer)
+                    && segment.checksum_ok() =>
+            {
+                self.rival_wins(&key);
+                self.gateway.pass(PassReason::NoFlow).into()
             }
             Some(Flow::Translated { flow, .. }) if flow.is_client_translated(&segment.tcp()) => {
                 if flow.is_doubtful() {
@@ -154,12 +163,12 @@ impl ServerNic {
             Found::Authentic(offer) if offer.kind == Kind::Probe => {
                 // Who stands back does not see the answer.
                 let probe = Some(offer.key).filter(|_| !self.standing_back);
-                self.plain_syn(now, key, Rival { isn, probe }, out);
+                self.plain_syn(now, key, Newer { rival: Rival::new(isn), probe }, out);
                 self.forward_stripped(segment, out)
             }
             Found::Nothing => {
                 let queued = out.len();
-                self.plain_syn(now, key, Rival { isn, probe: None }, out);
+                self.plain_syn(now, key, Newer { rival: Rival::new(isn), probe: None }, out);
                 let verdict = self.gateway.pass(PassReason::Learning);
                 // Behind the reset that makes way for it, if one was needed.
                 if out.len() > queued { self.forward_stripped(segment, out) } else { verdict }
@@ -168,32 +177,32 @@ impl ServerNic {
                 // An option of ours that proves nothing: the server must not see it either.
                 let event = if found == Found::Unknown { Event::OfferUnknown } else { Event::OfferForged };
                 self.counters().event(event);
-                self.plain_syn(now, key, Rival { isn, probe: None }, out);
+                self.plain_syn(now, key, Newer { rival: Rival::new(isn), probe: None }, out);
                 self.forward_stripped(segment, out)
             }
         }
     }
 
     /// A SYN that the client has not been answered: the server will do it.
-    fn plain_syn(&mut self, now: Instant, key: FlowKey, rival: Rival, out: &mut Outbox) {
+    fn plain_syn(&mut self, now: Instant, key: FlowKey, newer: Newer, out: &mut Outbox) {
+        let isn = newer.rival.isn();
         match self.flows.get_mut(&key).map(|entry| &mut entry.value) {
-            Some(Flow::Translated { rival: slot, flow, .. }) if flow.client_isn() != rival.isn => {
+            Some(Flow::Translated { rival: slot, flow, .. }) if flow.client_isn() != isn => {
                 // Anybody can send a SYN: the flow goes on until the server accepts the new one.
-                *slot = Some(rival);
+                *slot = Some(newer);
                 self.counters().pass(PassReason::RivalSyn);
             }
             Some(Flow::Translated { .. }) => {}
-            Some(Flow::Opening { opening, rival: slot }) if opening.outlives(rival.isn) => {
-                *slot = Some(rival);
+            Some(Flow::Opening { opening, rival: slot }) if opening.outlives(isn) => {
+                *slot = Some(newer);
                 self.counters().pass(PassReason::RivalSyn);
             }
             Some(_) | None => {
                 if let Some(Flow::Opening { opening, .. }) = self.remove(&key) {
                     opening.abandon(out);
                 }
-                if let Some(key_id) = rival.probe {
-                    let probed = Flow::Probed(Probe { isn: rival.isn, key: key_id });
-                    if let Err(reason) = self.insert(key, probed, now + self.limits.learning) {
+                if let Some(probe) = newer.probe() {
+                    if let Err(reason) = self.insert(key, Flow::Probed(probe), now + self.limits.learning) {
                         self.counters().pass(reason);
                     }
                 }

@@ -8,7 +8,7 @@
 //! | Orphan | Opening | Probed | pass | held | pass | pass |
 //! | Probed | Opening | Probed | forgotten | verified: Orphan | confirm added | forgotten |
 //! | Opening | same ISN: dropped; else waits | rival | rival | held | Translated, or rival's: replaced | refused |
-//! | Translated | same ISN: confirm; else successor | rival | rival | translated | rival's: replaced | translated |
+//! | Translated | same ISN: confirm; else successor | rival | rival | translated; rival's: replaced | rival's: passed | translated |
 
 mod client;
 mod phase;

@@ -61,14 +61,14 @@ impl ServerNic {
             Flow::Orphan(_) => view(Phase::Orphan, None, None),
             Flow::Probed(probe) => view(Phase::Probed, Some(probe.isn), None),
             Flow::Opening { opening, rival } => {
-                let newer = rival.map(|rival| rival.isn);
+                let newer = rival.map(|newer| newer.rival.isn());
                 view(Phase::Opening, Some(opening.start().client_isn), newer)
             }
             Flow::Translated { flow, successor, rival, .. } => {
                 let isn = Some(flow.client_isn());
                 match (successor, rival) {
                     (Some(next), _) => view(Phase::Succeeded, isn, Some(next.start().client_isn)),
-                    (None, Some(rival)) => view(Phase::Rivalled, isn, Some(rival.isn)),
+                    (None, Some(newer)) => view(Phase::Rivalled, isn, Some(newer.rival.isn())),
                     (None, None) if flow.has_ended() => view(Phase::Ended, isn, None),
                     (None, None) => view(Phase::Translated, isn, None),
                 }

@@ -1,7 +1,7 @@
 //! What the server sends: answers to our handshakes, SYN-ACKs to confirm, segments to translate.
 
 use super::ServerNic;
-use crate::flow::{Flow, Probe, Rival};
+use crate::flow::{Flow, Newer, Probe};
 use rtt0_core::engine::Verdict;
 use rtt0_core::flow::FlowKey;
 use rtt0_core::handshake::{Context, Opening, Reply};
@@ -33,12 +33,18 @@ impl ServerNic {
             Flow::Orphan(_) => self.gateway.pass(PassReason::NoFlow),
             Flow::Probed(probe) => {
                 let probe = *probe;
-                self.answer_probe(key, probe, &segment, out)
+                if let Some(verdict) = self.answer_probe(key, probe, &segment, out) {
+                    return verdict;
+                }
+                if acknowledges(&segment, probe.isn) {
+                    self.remove(&key);
+                }
+                self.gateway.pass(PassReason::NoFlow)
             }
             Flow::Opening { .. } if !segment.checksum_ok() => self.gateway.drop(DropReason::StraySegment),
-            Flow::Opening { rival: Some(rival), .. } if rival.is_answered_by(&segment.tcp()) => {
-                let rival = *rival;
-                self.plain_syn_wins(now, key, rival, &segment, out)
+            Flow::Opening { rival: Some(newer), .. } if newer.rival.is_answered_by(&segment.tcp()) => {
+                let newer = *newer;
+                self.plain_syn_wins(now, key, newer, &segment, out)
             }
             Flow::Opening { opening, rival } => match opening.judge(&segment.tcp()) {
                 // What the rival has provoked: if its sender is the client, it clears the way.
@@ -51,11 +57,20 @@ impl ServerNic {
                 let reply = next.judge(&segment.tcp());
                 self.reply(now, key, reply, out)
             }
-            Flow::Translated { rival: Some(rival), .. }
-                if segment.checksum_ok() && rival.is_answered_by(&segment.tcp()) =>
+            // The answer may be as forged as the SYN.
+            Flow::Translated { rival: Some(newer), .. }
+                if newer.rival.is_answered_by(&segment.tcp()) && segment.checksum_ok() =>
             {
-                let rival = *rival;
-                self.plain_syn_wins(now, key, rival, &segment, out)
+                newer.rival.answered(&segment.tcp());
+                let confirmed = newer.probe().and_then(|probe| self.answer_probe(key, probe, &segment, out));
+                confirmed.unwrap_or_else(|| self.gateway.pass(PassReason::RivalSyn))
+            }
+            Flow::Translated { rival: Some(newer), .. }
+                if newer.rival.is_carried_on(&segment.tcp(), Direction::ToClient)
+                    && segment.checksum_ok() =>
+            {
+                self.rival_wins(&key);
+                self.gateway.pass(PassReason::NoFlow)
             }
             // Only a client's ACK makes a server speak, and none went by that acknowledges what was
             // promised: there is a connection that nobody was to translate.
@@ -81,47 +96,50 @@ impl ServerNic {
         }
     }
 
-    /// The server accepts the newer connection, so the older one is no more.
+    /// The ends have a newer connection, so the older one is no more.
+    pub(super) fn rival_wins(&mut self, key: &FlowKey) {
+        self.remove(key);
+        self.counters().event(Event::FlowReplaced);
+    }
+
+    /// The server answers the newer SYN and not that of the handshake under way.
     fn plain_syn_wins(
         &mut self,
         now: Instant,
         key: FlowKey,
-        rival: Rival,
+        newer: Newer,
         segment: &Segment<'_>,
         out: &mut Outbox,
     ) -> Verdict {
-        self.remove(&key);
-        self.counters().event(Event::FlowReplaced);
-        let Some(key_id) = rival.probe else { return self.gateway.pass(PassReason::NoFlow) };
-        let probe = Probe { isn: rival.isn, key: key_id };
-        // The table has just lost a flow.
-        let _ = self.insert(key, Flow::Probed(probe), now + self.limits.learning);
-        self.answer_probe(key, probe, segment, out)
+        self.rival_wins(&key);
+        let confirmed = newer.probe().and_then(|probe| {
+            // The table has just lost a flow.
+            let _ = self.insert(key, Flow::Probed(probe), now + self.limits.learning);
+            self.answer_probe(key, probe, segment, out)
+        });
+        confirmed.unwrap_or_else(|| self.gateway.pass(PassReason::NoFlow))
     }
 
-    /// Adds the confirm to a SYN-ACK that answers a probe.
+    /// Adds the confirm to a SYN-ACK that answers a probe; `None` for any other segment.
     fn answer_probe(
-        &mut self,
+        &self,
         key: FlowKey,
         probe: Probe,
         segment: &Segment<'_>,
         out: &mut Outbox,
-    ) -> Verdict {
+    ) -> Option<Verdict> {
         let tcp = segment.tcp();
-        let answers = tcp.flags().contains(Flags::ACK) && tcp.acknowledgement() == probe.isn.plus(1).get();
         // A fragment can't be made longer, nor a SYN-ACK that is full of data (TCP Fast Open).
         let is_whole = !segment.is_fragment() && segment.bytes().len() <= LARGEST_SYN_ACK;
-        if !answers || !tcp.flags().is_syn_ack() || !segment.checksum_ok() || !is_whole {
-            if answers {
-                self.remove(&key);
-            }
-            return self.gateway.pass(PassReason::NoFlow);
+        let answers = acknowledges(segment, probe.isn) && tcp.flags().is_syn_ack() && segment.checksum_ok();
+        if !answers || !is_whole {
+            return None;
         }
         let offer = Offer { kind: Kind::Confirm, key: probe.key, promise: Default::default() };
         let confirm = offer.encode(&self.keys, &key, probe.isn);
         let mut options = tcp.option_bytes().to_vec();
         let Some(confirm) = confirm.filter(|c| options.len() + c.len() <= 40) else {
-            return self.gateway.pass(PassReason::NoOptionSpace);
+            return Some(self.gateway.pass(PassReason::NoOptionSpace));
         };
         // In front, where an end-of-list in the server's options can't hide it.
         options.splice(0..0, confirm);
@@ -129,7 +147,7 @@ impl ServerNic {
         out.build(Offload::default(), |bytes| {
             segment.write_with_options(&options, tcp.flags(), bytes);
         });
-        Verdict::Taken
+        Some(Verdict::Taken)
     }
 
     /// Acts on an ICMP error: it ends a handshake of ours, or its sender's numbers are put back.
@@ -199,7 +217,7 @@ impl ServerNic {
             self.counters().event(Event::FlowReplaced);
         }
         let (client_isn, promised) = (opening.start().client_isn, opening.start().promised_isn);
-        let rival = rival.filter(|rival| rival.isn != client_isn);
+        let rival = rival.filter(|newer| newer.rival.isn() != client_isn);
         let offer = Offer { kind: Kind::Confirm, key: opening.start().key, promise: opening.start().promise };
         let proven = opening.is_proven();
         let rest = if proven { self.limits.idle } else { self.limits.unacknowledged };
@@ -238,6 +256,12 @@ impl ServerNic {
         };
         out.build(Offload::default(), |bytes| control.write(&options, bytes));
     }
+}
+
+/// Tells whether a segment from the server acknowledges this SYN and nothing more.
+fn acknowledges(segment: &Segment<'_>, isn: Seq<Client>) -> bool {
+    let tcp = segment.tcp();
+    tcp.flags().contains(Flags::ACK) && tcp.acknowledgement() == isn.plus(1).get()
 }
 
 /// Tells whether a segment from the server concerns a successor rather than the flow it would

@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod curl;
+pub mod established;
 pub mod haproxy;
 pub mod http;
 pub mod installed;

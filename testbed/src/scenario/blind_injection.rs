@@ -79,8 +79,9 @@ const EARLY: Dialogue = Dialogue {
 /// How many of these there are.
 const EARLY_CONNECTIONS: u16 = 20;
 
-/// How many more of these may be harmed than under kernel forwarding, by chance.
-const CHANCE: usize = 6;
+/// How many more of these may be harmed than under kernel forwarding, by chance. About a third of them
+/// are, either way: two such counts differ with a standard deviation of 3.
+const CHANCE: usize = 10;
 
 fn run(report: &mut Report) -> anyhow::Result<()> {
     let worlds =
@@ -96,11 +97,12 @@ fn attack(case: Case, mode: NicMode, report: &mut Report) -> anyhow::Result<()> 
     });
     let what = format!("{case}, {mode:?}");
     let (kernel, nics) = (kernel.context("under kernel forwarding")?, nics.with_context(|| what.clone())?);
-    for ((dialogue, kernel), nics) in DIALOGUES.iter().zip(&kernel.seen).zip(&nics.seen) {
+    for ((dialogue, kernel), seen) in DIALOGUES.iter().zip(&kernel.seen).zip(&nics.seen) {
         let observation = |seen: &Seen| Observation { seen: seen.clone(), endings: Default::default() };
         let name = format!("{what}: {}", dialogue.name);
         ensure!(!is_harmed(kernel), "{name}: even plain TCP was harmed: {kernel}");
-        report.compare(&name, &observation(kernel), &observation(nics), None)?;
+        let compared = report.compare(&name, &observation(kernel), &observation(seen), None);
+        compared.with_context(|| format!("{:?}", nics.counts))?;
     }
     let harmed = |world: &World| world.early.iter().filter(|seen| is_harmed(seen)).count();
     let (plain, ours) = (harmed(&kernel), harmed(&nics));

@@ -6,6 +6,7 @@ use crate::compare::choice::IpVersion;
 use crate::nic::{Counts, NicMode, Nics};
 use crate::process::Process;
 use crate::program::client::{self, Ask, Exchange, FetchError, Request};
+use crate::program::established::await_established;
 use crate::program::server::{Server, ServerConfig};
 use crate::program::stream;
 use anyhow::{Context, bail, ensure};
@@ -28,7 +29,7 @@ const BYTES: u64 = 50_000;
 const PACE: u32 = 8_000;
 /// Over what time they begin.
 const BEGINNINGS: Duration = Duration::from_millis(600);
-/// How long after the last has begun the daemon dies.
+/// How long after the last is established the daemon dies.
 const HEAD_START: Duration = Duration::from_millis(600);
 /// How long it is dead.
 const OUTAGE: Duration = Duration::from_secs(1);
@@ -92,8 +93,10 @@ fn transfers(case: Case, mode: NicMode, blow: Blow) -> anyhow::Result<String> {
     let began = Instant::now();
     let (outage, outcomes) = thread::scope(|scope| {
         let transfers = scope.spawn(|| make(&lab, &requests, BEGINNINGS));
-        thread::sleep(BEGINNINGS + HEAD_START);
-        let outage = strike(&lab, &mut nics, blow);
+        let outage = await_established(&lab.topology().server, SLOW_PORT, TRANSFERS, BOUND).and_then(|()| {
+            thread::sleep(HEAD_START);
+            strike(&lab, &mut nics, blow)
+        });
         let outcomes = transfers.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok::<_, anyhow::Error>((outage?, outcomes?))
     })?;

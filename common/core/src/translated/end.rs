@@ -115,7 +115,8 @@ impl End {
             // Who has more to say has not said goodbye.
             self.fin = false;
         }
-        self.fin |= tcp.flags().contains(Flags::FIN);
+        // Nothing lies behind a FIN: one amid what was sent is not this end's.
+        self.fin |= tcp.flags().contains(Flags::FIN) && !is_before(behind, self.next);
         forward(&mut self.next, behind);
         forward(&mut self.acknowledged, tcp.acknowledgement());
         forward(&mut self.edge, edge);
