@@ -1,8 +1,10 @@
 //! What a flow can be to ClientNIC.
 
+use rtt0_core::flow::FlowKey;
 use rtt0_core::handshake::{FIRST_FLIGHT, Opening};
 use rtt0_core::journal::Kept;
 use rtt0_core::limits::Limits;
+use rtt0_core::offload::{Offloaded, Progress, Share};
 use rtt0_core::profile::Offered;
 use rtt0_core::rival::Rival;
 use rtt0_core::seq::{Client, Promised, Seq};
@@ -28,6 +30,8 @@ pub(crate) enum Flow {
         kept: Kept,
         /// Whether the client has acknowledged the promised ISN.
         proven: bool,
+        /// Whether the kernel forwards it.
+        share: Share,
     },
     /// Somebody else's business, but for the size of its upload.
     Watching(Watched),
@@ -50,13 +54,23 @@ pub(crate) struct Watched {
     early_reset: Option<(u32, Instant)>,
     /// An end has sent a FIN or a reset. It stays for a while, lest a late copy of the SYN be answered.
     has_ended: bool,
+    /// Whether the kernel forwards it.
+    pub(crate) share: Share,
 }
 
 impl Watched {
     /// Begins with the client's SYN. `awaited` is what a client that has been answered will
     /// acknowledge first, unless it has.
     pub(crate) fn new(isn: Seq<Client>, spoofed: bool, awaited: Option<u32>) -> Self {
-        Self { isn, spoofed, awaited, end: isn.plus(1), early_reset: None, has_ended: false }
+        Self {
+            isn,
+            spoofed,
+            awaited,
+            end: isn.plus(1),
+            early_reset: None,
+            has_ended: false,
+            share: Share::default(),
+        }
     }
 
     /// Lets resets with the number behind the promised ISN count as answers to early data until
@@ -73,6 +87,28 @@ impl Watched {
         flags.contains(Flags::RST)
             && !flags.contains(Flags::ACK)
             && self.early_reset.is_some_and(|(number, until)| tcp.sequence() == number && now < until)
+    }
+
+    /// Goes on with a flow that the kernel has forwarded while no engine ran.
+    pub(crate) fn adopted(flow: &Offloaded) -> Self {
+        let mut watched = Self::new(flow.client_isn, true, None);
+        watched.resume(&flow.progress);
+        watched.share.hand();
+        watched
+    }
+
+    /// Returns what a fast path needs of it, `None` while it has to stay: its client may not exist, or it
+    /// has ended.
+    pub(crate) fn offloaded(&self, key: FlowKey) -> Option<Offloaded> {
+        (self.awaited.is_none() && !self.has_ended).then(|| Offloaded::passing(key, self.isn, self.end))
+    }
+
+    /// Takes over what a fast path has seen the client send.
+    pub(crate) fn resume(&mut self, progress: &Progress) {
+        let end = progress.client_end();
+        if end.beyond(self.end) > 0 {
+            self.end = end;
+        }
     }
 
     /// Tells whether a segment from the client proves for the first time that it exists.
@@ -162,7 +198,7 @@ impl Pending {
 impl Flow {
     /// A solo flow as it begins; `rival` has come while its handshake lasted.
     pub(crate) fn translated(flow: Translated, rival: Option<Rival>, kept: Kept, proven: bool) -> Self {
-        Self::Translated { flow, rival, kept, proven }
+        Self::Translated { flow, rival, kept, proven, share: Share::default() }
     }
 
     /// Returns its translation, if it has one.
@@ -185,6 +221,42 @@ impl Flow {
     /// after the end.
     pub(crate) fn lives_on(&self) -> bool {
         self.half_open() == 0 && !matches!(self, Self::Watching(watched) if watched.has_ended)
+    }
+
+    /// Returns who forwards it.
+    pub(crate) fn share(&mut self) -> Option<&mut Share> {
+        match self {
+            Self::Translated { share, .. } | Self::Watching(Watched { share, .. }) => Some(share),
+            Self::Learning(_) | Self::Opening(_) => None,
+        }
+    }
+
+    /// Tells whether the kernel forwards it.
+    pub(crate) fn is_handed(&self) -> bool {
+        match self {
+            Self::Translated { share, .. } | Self::Watching(Watched { share, .. }) => share.is_handed(),
+            Self::Learning(_) | Self::Opening(_) => false,
+        }
+    }
+
+    /// Returns what a fast path needs of it, `None` while it has to stay.
+    pub(crate) fn offloaded(&self, key: FlowKey) -> Option<Offloaded> {
+        match self {
+            Self::Translated { flow, rival, proven: true, .. } => {
+                flow.offloaded(key).filter(|_| rival.is_none_or(|rival| !rival.is_answered()))
+            }
+            Self::Watching(watched) => watched.offloaded(key),
+            _ => None,
+        }
+    }
+
+    /// Takes over what a fast path has seen of it.
+    pub(crate) fn resume(&mut self, progress: &Progress) {
+        match self {
+            Self::Translated { flow, .. } => flow.resume(progress),
+            Self::Watching(watched) => watched.resume(progress),
+            Self::Learning(_) | Self::Opening(_) => {}
+        }
     }
 
     /// Returns how many clients it counts for that were answered and have acknowledged nothing.

@@ -4,6 +4,7 @@ use rtt0_core::handshake::Opening;
 use rtt0_core::held::Held;
 use rtt0_core::journal::Kept;
 use rtt0_core::offer::KeyId;
+use rtt0_core::offload::Share;
 use rtt0_core::rival::Rival;
 use rtt0_core::seq::{Client, Promised, Seq};
 use rtt0_core::translate::Translation;
@@ -36,6 +37,8 @@ pub(crate) enum Flow {
         kept: Kept,
         /// Whether the client has acknowledged the promised ISN.
         proven: bool,
+        /// Whether the kernel forwards it.
+        share: Share,
     },
 }
 
@@ -85,7 +88,7 @@ impl Newer {
 impl Flow {
     /// An established flow as it begins; `rival` has come while its handshake lasted.
     pub(crate) fn translated(flow: Translated, rival: Option<Newer>, kept: Kept, proven: bool) -> Self {
-        Self::Translated { flow, successor: None, rival, kept, proven }
+        Self::Translated { flow, successor: None, rival, kept, proven, share: Share::default() }
     }
 
     /// Returns the newer SYN that went to the server unspoofed, if there is one.
@@ -119,6 +122,11 @@ impl Flow {
             Self::Translated { kept, .. } => *kept,
             _ => Kept::default(),
         }
+    }
+
+    /// Tells whether the kernel forwards it.
+    pub(crate) fn is_handed(&self) -> bool {
+        matches!(self, Self::Translated { share, .. } if share.is_handed())
     }
 
     /// Returns how many servers' answers a client that exists waits for.

@@ -34,6 +34,7 @@ impl ClientNic {
         out: &mut Outbox,
     ) -> (Verdict, Offload) {
         if segment.tcp().flags().is_syn() {
+            self.consult(now, &key, Flags::SYN);
             let queued = out.len();
             let verdict = self.syn(now, key, &segment, out);
             if verdict == Verdict::Forward && out.len() > queued {
@@ -43,6 +44,7 @@ impl ClientNic {
             }
             return (verdict, offload);
         }
+        self.consult(now, &key, segment.tcp().flags());
         let Some(entry) = self.flows.get_mut(&key) else {
             return (self.gateway.pass(PassReason::NoFlow), offload);
         };
@@ -75,6 +77,7 @@ impl ClientNic {
                 self.counters().event(Event::Translated);
                 self.note_upload(&key, upload);
                 self.live(now, key, life);
+                self.hand_when_due(&key);
                 (Verdict::Forward, offload)
             }
             Flow::Watching(watched) => {
@@ -83,6 +86,7 @@ impl ClientNic {
                 }
                 watched.sent(&segment.tcp());
                 self.watch(now, key, &segment, Flags::FIN | Flags::RST);
+                self.hand_when_due(&key);
                 (self.gateway.pass(PassReason::NoFlow), offload)
             }
         }

@@ -12,6 +12,7 @@
 //! | Watching | same ISN, passed: pass; else as none | pass | consumed | pass | pass | – |
 
 mod client;
+mod offload;
 mod phase;
 mod server;
 
@@ -25,6 +26,7 @@ use rtt0_core::held::HoldBudget;
 use rtt0_core::journal::{Journal, Slot};
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::Keys;
+use rtt0_core::offload::{FastPath, Offloaded};
 use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::profile::Profiles;
 use rtt0_core::reason::{Counters, Event, PassReason};
@@ -78,6 +80,7 @@ pub struct ClientNic {
     standing_back: bool,
     budget: Arc<HoldBudget>,
     journal: Journal,
+    fast_path: Option<Box<dyn FastPath>>,
 }
 
 impl ClientNic {
@@ -98,6 +101,7 @@ impl ClientNic {
             standing_back: false,
             budget,
             journal,
+            fast_path: None,
         }
     }
 
@@ -138,7 +142,7 @@ impl ClientNic {
         self.half_open += half_open;
         self.awaited += awaited;
         if let Some(old) = old {
-            self.forget(&old);
+            self.forget(&key, &old);
         }
         self.keep(&key);
         Ok(())
@@ -160,12 +164,15 @@ impl ClientNic {
 
     fn remove(&mut self, key: &FlowKey) -> Option<Flow> {
         let flow = self.flows.remove(key)?;
-        self.forget(&flow);
+        self.forget(key, &flow);
         Some(flow)
     }
 
     /// Takes a flow that has left the table off the accounts.
-    fn forget(&mut self, flow: &Flow) {
+    fn forget(&mut self, key: &FlowKey, flow: &Flow) {
+        if let Some(fast_path) = self.fast_path.as_mut().filter(|_| flow.is_handed()) {
+            let _ = fast_path.recall(key);
+        }
         self.pending -= flow.pending();
         self.half_open -= flow.half_open();
         self.awaited -= flow.awaited();
@@ -245,6 +252,9 @@ impl ClientNic {
     }
 
     fn due(&mut self, now: Instant, key: FlowKey, out: &mut Outbox) {
+        if self.is_in_use(now, &key) {
+            return;
+        }
         let limits = self.settings.limits;
         let Some(entry) = self.flows.get_mut(&key) else { return };
         let Flow::Opening(pending) = &mut entry.value else {
@@ -320,6 +330,18 @@ impl Engine for ClientNic {
             self.journal.forget(kept);
         }
         restored
+    }
+
+    fn accelerate(&mut self, fast_path: Box<dyn FastPath>) {
+        self.fast_path = Some(fast_path);
+    }
+
+    fn fast_path(&mut self) -> Option<&mut dyn FastPath> {
+        Some(self.fast_path.as_mut()?.as_mut())
+    }
+
+    fn adopt(&mut self, now: Instant, flow: &Offloaded) -> bool {
+        self.take_over(now, flow)
     }
 
     fn stand_back(&mut self, back: bool) {

@@ -41,6 +41,7 @@ impl ClientNic {
         segment: &mut Segment<'_>,
         out: &mut Outbox,
     ) -> Verdict {
+        self.consult(now, &key, segment.tcp().flags());
         let Some(entry) = self.flows.get_mut(&key) else { return self.gateway.pass(PassReason::NoFlow) };
         match &mut entry.value {
             Flow::Learning(learning) => {
@@ -59,7 +60,7 @@ impl ClientNic {
                 if rival.is_answered_by(&segment.tcp()) && segment.checksum_ok() =>
             {
                 rival.answered(&segment.tcp());
-                self.gateway.pass(PassReason::RivalSyn)
+                self.gateway.pass(PassReason::NoFlow)
             }
             Flow::Translated { rival: Some(rival), .. }
                 if rival.is_carried_on(&segment.tcp(), Direction::ToClient) && segment.checksum_ok() =>
@@ -98,6 +99,7 @@ impl ClientNic {
                         self.counters().event(Event::Translated);
                         self.note_upload(&key, upload);
                         self.live(now, key, life);
+                        self.hand_when_due(&key);
                         Verdict::Forward
                     }
                     Err(reason) => self.gateway.drop(reason),
@@ -109,6 +111,7 @@ impl ClientNic {
             Flow::Watching(watched) => {
                 let watched = *watched;
                 self.watch(now, key, segment, Flags::RST);
+                self.hand_when_due(&key);
                 if self.confirms(&key, watched.isn, &segment.tcp()) {
                     if watched.spoofed {
                         return self.gateway.drop(DropReason::Confirm);

@@ -14,6 +14,7 @@
 
 use crate::journal::{Journal, Slot};
 use crate::offer::Keys;
+use crate::offload::{FastPath, Offloaded};
 use crate::packet::{Outbox, Packet};
 use crate::reason::{Counters, DropReason};
 use crate::record::Record;
@@ -59,6 +60,21 @@ pub trait Engine {
     /// packet, with the journal open, in the order of the slots. Returns whether the engine took
     /// it; if not, the record is of no more use.
     fn restore(&mut self, _now: Instant, _slot: Slot, _record: &Record) -> bool {
+        false
+    }
+
+    /// Hands established flows to `fast_path` from now on.
+    fn accelerate(&mut self, _fast_path: Box<dyn FastPath>) {}
+
+    /// Returns the fast path, if there is one; see [`FastPath::settle`].
+    fn fast_path(&mut self) -> Option<&mut dyn FastPath> {
+        None
+    }
+
+    /// Goes on with a flow that a fast path has kept through the absence of an engine. To be called
+    /// after [`Engine::restore`] and before the first packet. Returns whether the engine knows it; if
+    /// not, it is to be taken out.
+    fn adopt(&mut self, _now: Instant, _flow: &Offloaded) -> bool {
         false
     }
 

@@ -10,6 +10,7 @@ pub mod held;
 pub mod journal;
 pub mod limits;
 pub mod offer;
+pub mod offload;
 pub mod packet;
 pub mod profile;
 pub mod reason;

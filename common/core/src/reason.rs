@@ -162,6 +162,12 @@ reasons! {
         Expired => "expired",
         /// A flow that an engine before this one established is translated on.
         Restored => "restored",
+        /// An established flow was handed to the kernel.
+        Handed => "handed",
+        /// A flow was taken back from the kernel, to judge what begins or ends a connection.
+        Recalled => "recalled",
+        /// A flow that the kernel went on with while no daemon ran was found again.
+        Adopted => "adopted",
         /// A restored flow, or a handshake whose answer did not come by, turned out to be translated
         /// by the other NIC, or by nobody: let go.
         TranslatedElsewhere => "translated_elsewhere",

@@ -38,6 +38,11 @@ impl Rival {
         self.answer = Some(Seq::new(tcp.sequence()));
     }
 
+    /// Tells whether anything has answered it.
+    pub fn is_answered(&self) -> bool {
+        self.answer.is_some()
+    }
+
     /// Tells whether a segment that travels in `direction` shows that both ends have the newer
     /// connection: it is of its first flight.
     pub fn is_carried_on(&self, tcp: &Tcp<'_>, direction: Direction) -> bool {

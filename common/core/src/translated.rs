@@ -3,6 +3,7 @@
 use crate::flow::FlowKey;
 use crate::handshake::FIRST_FLIGHT;
 use crate::limits::Limits;
+use crate::offload::{Offloaded, Progress};
 use crate::profile::SynAck;
 use crate::reason::DropReason;
 use crate::record::Record;
@@ -11,7 +12,7 @@ use crate::time::Instant;
 use crate::translate::Translation;
 use crate::wire::segment::Segment;
 use crate::wire::tcp::{Flags, Tcp};
-use end::{End, Ending};
+pub(crate) use end::{End, Ending};
 use std::time::Duration;
 
 mod end;
@@ -39,6 +40,22 @@ impl Stage {
     /// Reads [`Stage::bits`]; `None` if others are set.
     pub fn from_bits(bits: u8) -> Option<Self> {
         (bits < 1 << 4).then_some(Self(bits))
+    }
+
+    pub(crate) fn of(client: &End, server: &End) -> Self {
+        let bits = [
+            (client.fin, Self::CLIENT_FIN),
+            (server.fin, Self::SERVER_FIN),
+            (client.reset, Self::CLIENT_RESET),
+            (server.reset, Self::SERVER_RESET),
+        ];
+        Self(bits.into_iter().fold(0, |stage, (set, bit)| if set { stage | bit } else { stage }))
+    }
+
+    /// Returns the client's FIN, the server's, the client's reset, the server's.
+    pub(crate) fn parts(self) -> (bool, bool, bool, bool) {
+        let has = |bit| self.has(bit);
+        (has(Self::CLIENT_FIN), has(Self::SERVER_FIN), has(Self::CLIENT_RESET), has(Self::SERVER_RESET))
     }
 
     fn has(self, bit: u8) -> bool {
@@ -138,13 +155,7 @@ impl Translated {
 
     /// Returns how far it has ended.
     pub fn stage(&self) -> Stage {
-        let bits = [
-            (self.client.fin, Stage::CLIENT_FIN),
-            (self.server.fin, Stage::SERVER_FIN),
-            (self.client.reset, Stage::CLIENT_RESET),
-            (self.server.reset, Stage::SERVER_RESET),
-        ];
-        Stage(bits.into_iter().fold(0, |stage, (set, bit)| if set { stage | bit } else { stage }))
+        Stage::of(&self.client, &self.server)
     }
 
     /// Returns the translation.
@@ -274,6 +285,29 @@ impl Translated {
         };
         behind(&self.client, tcp.sequence())
             && (!tcp.flags().contains(Flags::ACK) || behind(&self.server, acknowledged))
+    }
+
+    /// Returns what a fast path needs of it, `None` while it has to stay: its segments have to be cut,
+    /// an echo may have to be hidden, it has ended, or nobody knows how far its ends have come.
+    pub fn offloaded(&self, key: FlowKey) -> Option<Offloaded> {
+        let is_constant = !self.translation.hides_echo() && self.translation.payload_limit(0).is_none();
+        let is_known = self.client.is_known && self.server.is_known && !self.is_doubtful;
+        let ends = (self.client, self.server);
+        (is_constant && is_known && !self.has_ended())
+            .then(|| Offloaded::new(key, self.client_isn, Some(self.translation), ends))
+    }
+
+    /// Takes over what a fast path knows of how far its ends have come.
+    pub fn resume(&mut self, progress: &Progress) {
+        self.client.merge(&progress.client);
+        self.server.merge(&progress.server);
+        self.is_doubtful = false;
+    }
+
+    /// Tells whether a fast path has this very flow.
+    pub fn is_same(&self, offloaded: &Offloaded) -> bool {
+        let same = |other: &Translation| self.translation.promised_isn() == other.promised_isn();
+        self.client_isn == offloaded.client_isn && offloaded.translation.as_ref().is_some_and(same)
     }
 
     /// Rewrites a segment from the client. Returns what became of the flow.

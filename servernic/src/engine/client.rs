@@ -34,8 +34,10 @@ impl ServerNic {
         out: &mut Outbox,
     ) -> Decision {
         if segment.tcp().flags().is_syn() {
+            self.consult(now, &key, Flags::SYN);
             return self.syn(now, key, &segment, out).into();
         }
+        self.consult(now, &key, segment.tcp().flags());
         match self.flows.get_mut(&key).map(|entry| &mut entry.value) {
             Some(Flow::Translated { flow, successor: Some(next), .. })
                 if next.owns(&segment.tcp())
@@ -346,12 +348,18 @@ impl ServerNic {
         offload: Offload,
     ) -> Decision {
         let Some(entry) = self.flows.get_mut(&key) else { return Verdict::Forward.into() };
-        let Flow::Translated { flow, proven, .. } = &mut entry.value else { return Verdict::Forward.into() };
+        let Flow::Translated { flow, proven, share, .. } = &mut entry.value else {
+            return Verdict::Forward.into();
+        };
         *proven |= flow.is_proof(&segment.tcp());
         let life = flow.client_segment(&mut segment, &self.limits);
         let offload = limit_payload(offload, &segment, flow);
+        let is_due = share.is_due();
         self.counters().event(Event::Translated);
         self.live(now, key, life);
+        if is_due {
+            self.hand(&key);
+        }
         Decision { verdict: Verdict::Forward, gso_size: offload.gso_size }
     }
 }

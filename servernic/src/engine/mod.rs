@@ -11,6 +11,7 @@
 //! | Translated | same ISN: confirm; else successor | rival | rival | translated; rival's: replaced | rival's: passed | translated |
 
 mod client;
+mod offload;
 mod phase;
 mod server;
 
@@ -25,6 +26,7 @@ use rtt0_core::held::HoldBudget;
 use rtt0_core::journal::{Journal, Slot};
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::Keys;
+use rtt0_core::offload::{FastPath, Offloaded};
 use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::reason::{Counters, Event, PassReason};
 use rtt0_core::record::Record;
@@ -48,6 +50,7 @@ pub struct ServerNic {
     standing_back: bool,
     budget: Arc<HoldBudget>,
     journal: Journal,
+    fast_path: Option<Box<dyn FastPath>>,
 }
 
 impl ServerNic {
@@ -64,6 +67,7 @@ impl ServerNic {
             standing_back: false,
             budget,
             journal: Journal::default(),
+            fast_path: None,
         }
     }
 
@@ -95,7 +99,7 @@ impl ServerNic {
         self.pending += pending;
         self.awaited += awaited;
         if let Some(old) = old {
-            self.forget(&old);
+            self.forget(&key, &old);
         }
         self.keep(&key);
         Ok(())
@@ -103,12 +107,15 @@ impl ServerNic {
 
     fn remove(&mut self, key: &FlowKey) -> Option<Flow> {
         let flow = self.flows.remove(key)?;
-        self.forget(&flow);
+        self.forget(key, &flow);
         Some(flow)
     }
 
     /// Takes a flow that has left the table off the accounts.
-    fn forget(&mut self, flow: &Flow) {
+    fn forget(&mut self, key: &FlowKey, flow: &Flow) {
+        if let Some(fast_path) = self.fast_path.as_mut().filter(|_| flow.is_handed()) {
+            let _ = fast_path.recall(key);
+        }
         self.pending -= flow.pending();
         self.awaited -= flow.awaited();
         self.journal.forget(flow.kept());
@@ -173,6 +180,9 @@ impl ServerNic {
     }
 
     fn due(&mut self, now: Instant, key: FlowKey, out: &mut Outbox) {
+        if self.is_in_use(now, &key) {
+            return;
+        }
         let Some(entry) = self.flows.get_mut(&key) else { return };
         let Some(opening) = entry.value.opening_mut() else {
             self.counters().event(Event::Expired);
@@ -267,6 +277,18 @@ impl Engine for ServerNic {
             self.journal.forget(kept);
         }
         restored
+    }
+
+    fn accelerate(&mut self, fast_path: Box<dyn FastPath>) {
+        self.fast_path = Some(fast_path);
+    }
+
+    fn fast_path(&mut self) -> Option<&mut dyn FastPath> {
+        Some(self.fast_path.as_mut()?.as_mut())
+    }
+
+    fn adopt(&mut self, now: Instant, flow: &Offloaded) -> bool {
+        self.take_over(now, flow)
     }
 
     fn stand_back(&mut self, back: bool) {

@@ -28,6 +28,7 @@ impl ServerNic {
         mut segment: Segment<'_>,
         out: &mut Outbox,
     ) -> Verdict {
+        self.consult(now, &key, segment.tcp().flags());
         let Some(entry) = self.flows.get_mut(&key) else { return self.gateway.pass(PassReason::NoFlow) };
         match &mut entry.value {
             Flow::Orphan(_) => self.gateway.pass(PassReason::NoFlow),
@@ -63,7 +64,7 @@ impl ServerNic {
             {
                 newer.rival.answered(&segment.tcp());
                 let confirmed = newer.probe().and_then(|probe| self.answer_probe(key, probe, &segment, out));
-                confirmed.unwrap_or_else(|| self.gateway.pass(PassReason::RivalSyn))
+                confirmed.unwrap_or_else(|| self.gateway.pass(PassReason::NoFlow))
             }
             Flow::Translated { rival: Some(newer), .. }
                 if newer.rival.is_carried_on(&segment.tcp(), Direction::ToClient)
@@ -85,14 +86,20 @@ impl ServerNic {
             Flow::Translated { flow, .. } if flow.is_other_syn_ack(&segment.tcp()) => {
                 self.gateway.drop(DropReason::StraySegment)
             }
-            Flow::Translated { flow, .. } => match flow.server_segment(&mut segment, &self.limits, now) {
-                Ok(life) => {
-                    self.counters().event(Event::Translated);
-                    self.live(now, key, life);
-                    Verdict::Forward
+            Flow::Translated { flow, share, .. } => {
+                match flow.server_segment(&mut segment, &self.limits, now) {
+                    Ok(life) => {
+                        let is_due = share.is_due();
+                        self.counters().event(Event::Translated);
+                        self.live(now, key, life);
+                        if is_due {
+                            self.hand(&key);
+                        }
+                        Verdict::Forward
+                    }
+                    Err(reason) => self.gateway.drop(reason),
                 }
-                Err(reason) => self.gateway.drop(reason),
-            },
+            }
         }
     }
 

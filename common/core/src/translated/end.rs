@@ -12,12 +12,12 @@ const LARGEST_SCALE: u8 = 14;
 
 /// Enough to know whether a segment is an end's own. Only what its peer would accept counts
 /// (RFC 9293 §3.10.7.4, RFC 5961), so that what is made up blindly changes nothing here either.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct End {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
     /// Whether the numbers mean anything yet: not before the first segment after a restart.
-    pub(super) is_known: bool,
+    pub(crate) is_known: bool,
     /// SND.NXT: behind the last byte it sent, or behind its FIN.
-    pub(super) next: u32,
+    pub(crate) next: u32,
     /// The most it has acknowledged: its RCV.NXT.
     acknowledged: u32,
     /// The right edge of the window that it has opened furthest: RCV.NXT + RCV.WND.
@@ -25,14 +25,14 @@ pub(super) struct End {
     /// Left shift of its window field.
     scale: u8,
     /// It has sent its FIN.
-    pub(super) fin: bool,
+    pub(crate) fin: bool,
     /// It has reset the connection, or somebody has in its name.
-    pub(super) reset: bool,
+    pub(crate) reset: bool,
 }
 
 /// What a segment of an end did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(crate) enum Ending {
     /// It ended nothing.
     None,
     /// It is the end's first FIN.
@@ -45,13 +45,46 @@ pub(super) enum Ending {
 
 impl End {
     /// Begins behind its SYN, with a `window` in bytes; later ones come shifted by `scale`.
-    pub(super) fn new(next: u32, acknowledged: u32, window: u32, scale: u8) -> Self {
+    pub(crate) fn new(next: u32, acknowledged: u32, window: u32, scale: u8) -> Self {
         let (edge, scale) = (acknowledged.wrapping_add(window), scale.min(LARGEST_SCALE));
         Self { is_known: true, next, acknowledged, edge, scale, fin: false, reset: false }
     }
 
+    /// Goes on where a fast path has seen it last: [`End::numbers`], the scale, whether it has sent a
+    /// FIN and whether a reset.
+    pub(crate) fn resumed(
+        [next, acknowledged, edge]: [u32; 3],
+        scale: u8,
+        (fin, reset): (bool, bool),
+    ) -> Self {
+        Self { is_known: true, next, acknowledged, edge, scale, fin, reset }
+    }
+
+    /// Returns SND.NXT, RCV.NXT and the right edge of its window.
+    pub(crate) fn numbers(&self) -> [u32; 3] {
+        [self.next, self.acknowledged, self.edge]
+    }
+
+    /// Goes on from where two accounts of it say that it is: whichever is ahead, and `other`'s of its
+    /// ending.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        if self.is_known {
+            forward(&mut self.next, other.next);
+            forward(&mut self.acknowledged, other.acknowledged);
+            forward(&mut self.edge, other.edge);
+            (self.fin, self.reset) = (other.fin, other.reset);
+        } else {
+            *self = *other;
+        }
+    }
+
+    /// Takes note of a segment of a flow of which nothing else is known.
+    pub(crate) fn reaches(&mut self, tcp: &Tcp<'_>) {
+        forward(&mut self.next, tcp.sequence().wrapping_add(tcp.payload().len() as u32));
+    }
+
     /// Returns the left shift of its window field.
-    pub(super) fn scale(&self) -> u8 {
+    pub(crate) fn scale(&self) -> u8 {
         self.scale
     }
 
@@ -63,7 +96,7 @@ impl End {
 
     /// Takes note of a segment that this end sent to `peer`. While nothing shows that what is
     /// known of the two is right, each segment counts more than all before it.
-    pub(super) fn sends(&mut self, tcp: &Tcp<'_>, peer: &Self, is_doubtful: bool) -> Ending {
+    pub(crate) fn sends(&mut self, tcp: &Tcp<'_>, peer: &Self, is_doubtful: bool) -> Ending {
         if tcp.flags().contains(Flags::RST) {
             let own = self.would_reset_at(tcp.sequence(), peer);
             self.reset |= own;

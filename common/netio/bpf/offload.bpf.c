@@ -1,0 +1,501 @@
+// Established flows, translated on the kernel's own forwarding path.
+//
+//   ingress ──▶ tap: `captured` ──▶ tc: `forward` ──▶ guard ──▶ routing ──▶ egress
+//               leaves out what         rewrites a handed flow's
+//               `forward` will take     segments and marks them
+//
+// What each segment of a handed flow becomes is said by rtt0_core::offload::Offloaded::apply; a test holds
+// this program against it, byte by byte. Here is only what comes often: any other segment (IP options or
+// extension headers, fragments, unusual TCP options, SYN, FIN, RST, URG, an expiring TTL, more than the
+// smallest MTU) is left to the daemon. While no daemon runs, SYN, FIN and RST are judged here too.
+
+#include <linux/bpf.h>
+#include <stdbool.h>
+
+#define SECTION(name) __attribute__((section(name), used))
+#define INLINE static inline __attribute__((always_inline))
+
+// Helpers by their numbers in linux/bpf.h, so that no header of another project is needed.
+static void *(*map_lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
+static long (*map_delete)(void *map, const void *key) = (void *)BPF_FUNC_map_delete_elem;
+static long (*load_bytes)(const struct __sk_buff *, __u32 at, void *to, __u32 length) =
+	(void *)BPF_FUNC_skb_load_bytes;
+static long (*store_bytes)(struct __sk_buff *, __u32 at, const void *from, __u32 length, __u64 flags) =
+	(void *)BPF_FUNC_skb_store_bytes;
+static long (*l4_csum_replace)(struct __sk_buff *, __u32 at, __u64 from, __u64 to, __u64 flags) =
+	(void *)BPF_FUNC_l4_csum_replace;
+static __s64 (*csum_diff)(__be32 *from, __u32 from_size, __be32 *to, __u32 to_size, __wsum seed) =
+	(void *)BPF_FUNC_csum_diff;
+static __u64 (*ktime_coarse)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
+static long (*tail_call)(void *context, void *programs, __u32 index) = (void *)BPF_FUNC_tail_call;
+
+// One look-up serves both directions: see rtt0_core::offload::layout.
+struct key {
+	__u32 lower[4], higher[4];
+	__u16 lower_port, higher_port;
+};
+
+// How far an end has come: rtt0_core's translated::End.
+struct end {
+	__u32 next, acknowledged, edge;
+	__u8 scale, zero[3];
+};
+
+struct flow {
+	__u32 delta, tsval_offset, client_isn, real_isn;
+	__u8 flags;
+	__s8 client_shift, server_shift;
+	__u8 stage;
+	struct end client, server;
+	__u32 zero;
+	__u64 last_used;
+	struct { __u64 packets, bytes; } to_server, to_client;
+};
+
+enum { CLIENT_IS_LOWER = 1, TRANSLATED = 2, TIMESTAMPS = 4, ERASE_SACK = 8 };
+enum { CLIENT_FIN = 1, SERVER_FIN = 2, CLIENT_RESET = 4, SERVER_RESET = 8 };
+
+// A served destination; an IPv4 one is IPv4-mapped. Words in network byte order.
+struct rule {
+	__u32 prefix[4], mask[4];
+	__u16 first_port, last_port;
+};
+
+struct settings {
+	__u32 rules;       // how many
+	__u32 largest;     // bytes of an IP packet that every interface carries
+	__u32 mark;        // of what is forwarded here
+	__u32 let_through; // 1: unsigned SYNs, 2: unsigned SYN-ACKs too
+	__u32 signature;   // what a signed one's options begin with
+};
+
+enum { FORWARDED_PACKETS, FORWARDED_BYTES, LEFT_TO_DAEMON, FORGOTTEN, COUNTERS };
+
+struct {
+	int (*type)[BPF_MAP_TYPE_HASH];
+	int (*max_entries)[1 << 20];
+	int (*map_flags)[BPF_F_NO_PREALLOC];
+	struct key *key;
+	struct flow *value;
+} flows SECTION(".maps");
+
+struct {
+	int (*type)[BPF_MAP_TYPE_ARRAY];
+	int (*max_entries)[1];
+	__u32 *key;
+	struct settings *value;
+} settings SECTION(".maps");
+
+struct {
+	int (*type)[BPF_MAP_TYPE_ARRAY];
+	int (*max_entries)[64];
+	__u32 *key;
+	struct rule *value;
+} rules SECTION(".maps");
+
+struct {
+	int (*type)[BPF_MAP_TYPE_PERCPU_ARRAY];
+	int (*max_entries)[COUNTERS];
+	__u32 *key;
+	__u64 *value;
+} counters SECTION(".maps");
+
+// Holds `attended` for as long as the daemon lives: the kernel empties a program array when the last
+// process that has it open is gone, and this one is never pinned.
+struct {
+	int (*type)[BPF_MAP_TYPE_PROG_ARRAY];
+	int (*max_entries)[1];
+	__u32 *key;
+	__u32 *value;
+} daemon SECTION(".maps");
+
+enum { ETHERNET = 14, IPV4 = 20, IPV6 = 40, TCP = 20, OPTIONS = 40, PROTOCOL_TCP = 6 };
+enum { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32 };
+enum { LARGEST_FLIGHT = 64 << 20, PROMISED_WINDOW = 1 << 16 };
+
+struct packet {
+	__u32 source[4], destination[4];
+	__u32 length;    // of the IP packet
+	__u32 tcp;       // where the TCP header begins, from the frame's first byte
+	__u32 header;    // length of the TCP header
+	__u32 payload;
+	__u8 bytes[TCP + OPTIONS] __attribute__((aligned(4)));
+};
+
+INLINE __u16 u16_at(const __u8 *p) { return p[0] << 8 | p[1]; }
+INLINE __u32 u32_at(const __u8 *p) { return (__u32)p[0] << 24 | p[1] << 16 | p[2] << 8 | p[3]; }
+INLINE void put_u16(__u8 *p, __u16 v) { p[0] = v >> 8; p[1] = v; }
+INLINE void put_u32(__u8 *p, __u32 v) { p[0] = v >> 24; p[1] = v >> 16; p[2] = v >> 8; p[3] = v; }
+INLINE __u16 swap16(__u16 v) { return __builtin_bswap16(v); }
+INLINE __u32 swap32(__u32 v) { return __builtin_bswap32(v); }
+
+INLINE void count(__u32 which, __u64 amount)
+{
+	__u64 *counter = map_lookup(&counters, &which);
+	if (counter)
+		*counter += amount;
+}
+
+// Reads the IP header: a TCP segment without anything unusual up to there.
+INLINE bool read_ip(const struct __sk_buff *skb, struct packet *packet)
+{
+	if (skb->protocol == swap16(0x0800)) {
+		__u8 ip[IPV4];
+		if (load_bytes(skb, ETHERNET, ip, sizeof ip) || ip[0] != 0x45 || ip[9] != PROTOCOL_TCP)
+			return false;
+		// More fragments, or a later one; an expiring TTL.
+		if (u16_at(ip + 6) & 0x3fff || ip[8] <= 1)
+			return false;
+		packet->length = u16_at(ip + 2);
+		packet->tcp = ETHERNET + IPV4;
+		packet->source[2] = packet->destination[2] = swap32(0xffff);
+		__builtin_memcpy(&packet->source[3], ip + 12, 4);
+		__builtin_memcpy(&packet->destination[3], ip + 16, 4);
+		return true;
+	}
+	if (skb->protocol == swap16(0x86dd)) {
+		__u8 ip[IPV6];
+		if (load_bytes(skb, ETHERNET, ip, sizeof ip) || ip[0] >> 4 != 6 || ip[6] != PROTOCOL_TCP)
+			return false;
+		if (ip[7] <= 1)
+			return false;
+		packet->length = IPV6 + u16_at(ip + 4);
+		packet->tcp = ETHERNET + IPV6;
+		__builtin_memcpy(packet->source, ip + 8, 16);
+		__builtin_memcpy(packet->destination, ip + 24, 16);
+		return true;
+	}
+	return false;
+}
+
+// Reads the fixed part of the TCP header, and the lengths.
+INLINE bool read_tcp(const struct __sk_buff *skb, struct packet *packet)
+{
+	if (!read_ip(skb, packet) || load_bytes(skb, packet->tcp, packet->bytes, TCP))
+		return false;
+	packet->header = (packet->bytes[12] >> 4) * 4;
+	__u32 headers = packet->tcp - ETHERNET + packet->header;
+	if (packet->header < TCP || packet->length < headers || packet->length > skb->len - ETHERNET)
+		return false;
+	packet->payload = packet->length - headers;
+	return true;
+}
+
+// Where timestamps and SACK blocks lie in the options, in the layout that all current systems send:
+// NOP NOP timestamps, NOP NOP SACK, both, or nothing.
+struct layout {
+	bool timestamps;
+	__u32 sack;   // offset of the first edge in the TCP header, 0 for none
+	__u32 edges;
+};
+
+INLINE bool read_options(const struct __sk_buff *skb, struct packet *packet, struct layout *layout)
+{
+	__u32 at = TCP, length = packet->header - TCP;
+	if (length == 0)
+		return true;
+	if (length > OPTIONS || load_bytes(skb, packet->tcp + TCP, packet->bytes + TCP, length))
+		return false;
+	if (length >= 12 && u32_at(packet->bytes + TCP) == 0x0101080a) {
+		layout->timestamps = true;
+		at += 12;
+		length -= 12;
+	}
+	if (length == 0)
+		return true;
+	if (length < 12)
+		return false;
+	const __u8 *sack = packet->bytes + (layout->timestamps ? TCP + 12 : TCP);
+	if (sack[0] != 1 || sack[1] != 1 || sack[2] != 5 || sack[3] != length - 2 || (length - 4) % 8)
+		return false;
+	layout->sack = at + 4;
+	layout->edges = (length - 4) / 4;
+	return true;
+}
+
+// Tells whether the source is the lower end.
+INLINE bool make_key(const struct packet *packet, struct key *key)
+{
+	__u16 source = *(__u16 *)packet->bytes, destination = *(__u16 *)(packet->bytes + 2);
+	bool lower = swap16(source) < swap16(destination);
+#pragma unroll
+	for (int i = 3; i >= 0; i--) {
+		__u32 a = swap32(packet->source[i]), b = swap32(packet->destination[i]);
+		if (a != b)
+			lower = a < b;
+	}
+	__builtin_memcpy(key->lower, lower ? packet->source : packet->destination, 16);
+	__builtin_memcpy(key->higher, lower ? packet->destination : packet->source, 16);
+	key->lower_port = lower ? source : destination;
+	key->higher_port = lower ? destination : source;
+	return lower;
+}
+
+// A segment that neither begins nor ends a connection.
+INLINE bool is_ordinary(__u8 flags) { return (flags & (SYN | FIN | RST | ACK | URG)) == ACK; }
+
+// A super-packet leaves in segments of gso_size.
+INLINE bool fits(const struct __sk_buff *skb, const struct packet *packet, const struct settings *s)
+{
+	__u32 length = packet->length;
+	if (skb->gso_size)
+		length = packet->tcp - ETHERNET + packet->header + skb->gso_size;
+	return length <= s->largest;
+}
+
+// Translated::End::accepts: RFC 9293 §3.10.7.4, RFC 5961.
+INLINE bool accepts(const struct end *end, __u32 sequence, __u32 length, __u32 acknowledgement)
+{
+	__s64 first = (__s32)(sequence - end->acknowledged);
+	__u64 room = (__u64)(end->edge - end->acknowledged) + PROMISED_WINDOW;
+	if (room > 0xffffffff)
+		room = 0xffffffff;
+	return first + length >= 0 && first <= (__s64)room && end->next - acknowledgement <= LARGEST_FLIGHT;
+}
+
+INLINE bool is_before(__u32 a, __u32 b) { return (__s32)(a - b) < 0; }
+
+INLINE void advance(__u32 *from, __u32 to)
+{
+	if (is_before(*from, to))
+		*from = to;
+}
+
+// Translated::End::sends, with the numbers that the server's space knows.
+INLINE void sends(struct flow *flow, struct end *end, const struct end *peer, __u8 fin, __u8 reset,
+		  const __u8 *tcp, __u32 payload)
+{
+	__u32 sequence = u32_at(tcp + 4), acknowledgement = u32_at(tcp + 8);
+	if (tcp[13] & RST) {
+		if (sequence == end->next || sequence == peer->acknowledged)
+			flow->stage |= reset;
+		return;
+	}
+	__u32 length = payload + !!(tcp[13] & FIN) + !!(tcp[13] & SYN);
+	if (!(tcp[13] & ACK) || !accepts(peer, sequence, length, acknowledgement))
+		return;
+	__u32 next = end->next, last = sequence + payload, behind = sequence + length;
+	__u8 stage = flow->stage;
+	if (stage & fin && payload && !is_before(last, next))
+		stage &= ~fin;
+	if (tcp[13] & FIN && !is_before(behind, next))
+		stage |= fin;
+	if (is_before(next, behind))
+		stage &= ~reset;
+	else if (flow->stage & fin && !(stage & fin))
+		stage &= ~reset;
+	flow->stage = stage;
+	advance(&end->next, behind);
+	advance(&end->acknowledged, acknowledgement);
+	advance(&end->edge, acknowledgement + ((__u32)u16_at(tcp + 14) << (end->scale & 31)));
+}
+
+// RFC 7323 §2.2.
+INLINE void shift_window(__u8 *tcp, __s8 left)
+{
+	if (!left)
+		return;
+	__u32 window = u16_at(tcp + 14);
+	window = left > 0 ? window << (left & 31) : window >> (-left & 31);
+	put_u16(tcp + 14, window > 0xffff ? 0xffff : window);
+}
+
+// Translation::client_to_server.
+INLINE void to_server(const struct flow *flow, __u8 *tcp, const struct layout *layout)
+{
+	if (tcp[13] & ACK)
+		put_u32(tcp + 8, u32_at(tcp + 8) - flow->delta);
+	shift_window(tcp, flow->client_shift);
+	if (layout->timestamps && flow->flags & TIMESTAMPS) {
+		__u32 echo = u32_at(tcp + TCP + 8);
+		put_u32(tcp + TCP + 8, echo ? echo - flow->tsval_offset : 0);
+	}
+	if (!layout->sack)
+		return;
+	__u8 *sack = tcp + (layout->timestamps ? TCP + 16 : TCP + 4);
+	if (flow->flags & ERASE_SACK)
+		sack[-2] = sack[-1] = 1;
+#pragma unroll
+	for (__u32 i = 0; i < 8; i++) {
+		if (i >= layout->edges || (layout->timestamps && i >= 6))
+			break;
+		put_u32(sack + 4 * i, flow->flags & ERASE_SACK ? 0x01010101 : u32_at(sack + 4 * i) - flow->delta);
+	}
+}
+
+// Translation::server_to_client.
+INLINE void to_client(const struct flow *flow, __u8 *tcp, const struct layout *layout)
+{
+	put_u32(tcp + 4, u32_at(tcp + 4) + flow->delta);
+	shift_window(tcp, flow->server_shift);
+	if (layout->timestamps && flow->flags & TIMESTAMPS)
+		put_u32(tcp + TCP + 4, u32_at(tcp + TCP + 4) + flow->tsval_offset);
+}
+
+enum { NEXT = -1 };
+
+// A SYN or SYN-ACK while no daemon runs: Offloaded::unattended_syn.
+INLINE bool is_newer(const struct flow *flow, const __u8 *tcp, bool from_client)
+{
+	bool reset = flow->stage & (CLIENT_RESET | SERVER_RESET);
+	bool closed = (flow->stage & (CLIENT_FIN | SERVER_FIN)) == (CLIENT_FIN | SERVER_FIN);
+	if (from_client)
+		return reset || closed;
+	bool own = flow->flags & TRANSLATED && u32_at(tcp + 4) == flow->real_isn &&
+		   u32_at(tcp + 8) == flow->client_isn + 1;
+	return !own && (tcp[13] & (FIN | SYN | RST | ACK)) == (SYN | ACK);
+}
+
+SECTION("classifier") int forward(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	struct layout layout = {};
+	struct key key;
+	__u32 zero = 0;
+	// Of another host, or of a VLAN whose own interface sees it later.
+	if (skb->pkt_type != 0 || skb->vlan_present || !read_tcp(skb, &packet))
+		return NEXT;
+	bool from_lower = make_key(&packet, &key);
+	struct flow *flow = map_lookup(&flows, &key);
+	struct settings *s = map_lookup(&settings, &zero);
+	if (!flow || !s)
+		return NEXT;
+	bool from_client = from_lower == !!(flow->flags & CLIENT_IS_LOWER);
+	__u8 flags = packet.bytes[13];
+	if (!read_options(skb, &packet, &layout) || !fits(skb, &packet, s)) {
+		count(LEFT_TO_DAEMON, 1);
+		return NEXT;
+	}
+	if (!is_ordinary(flags)) {
+		count(LEFT_TO_DAEMON, 1);
+		tail_call(skb, &daemon, 0);
+		if (flags & SYN) {
+			if (is_newer(flow, packet.bytes, from_client)) {
+				map_delete(&flows, &key);
+				count(FORGOTTEN, 1);
+			}
+			return NEXT;
+		}
+	}
+	flow->last_used = ktime_coarse();
+	if (from_client) {
+		flow->to_server.packets += 1;
+		flow->to_server.bytes += packet.length;
+	} else {
+		flow->to_client.packets += 1;
+		flow->to_client.bytes += packet.length;
+	}
+	if (flow->flags & TRANSLATED) {
+		__u8 old[TCP + OPTIONS] __attribute__((aligned(4)));
+		__builtin_memcpy(old, packet.bytes, sizeof old);
+		if (from_client) {
+			to_server(flow, packet.bytes, &layout);
+			sends(flow, &flow->client, &flow->server, CLIENT_FIN, CLIENT_RESET, packet.bytes,
+			      packet.payload);
+		} else {
+			sends(flow, &flow->server, &flow->client, SERVER_FIN, SERVER_RESET, packet.bytes,
+			      packet.payload);
+			to_client(flow, packet.bytes, &layout);
+		}
+		__u32 length = packet.header;
+		if (length < TCP || length > TCP + OPTIONS)
+			return NEXT;
+		__s64 difference = csum_diff((void *)old, length & 60, (void *)packet.bytes, length & 60, 0);
+		if (store_bytes(skb, packet.tcp, packet.bytes, length, 0) ||
+		    l4_csum_replace(skb, packet.tcp + 16, 0, difference, 0))
+			return NEXT;
+	} else if (from_client && !(flags & RST)) {
+		advance(&flow->client.next, u32_at(packet.bytes + 4) + packet.payload);
+	}
+	skb->mark = s->mark;
+	count(FORWARDED_PACKETS, 1);
+	count(FORWARDED_BYTES, packet.length);
+	return NEXT;
+}
+
+// What `forward` does not judge itself for as long as there is a daemon.
+SECTION("classifier") int attended(struct __sk_buff *skb)
+{
+	(void)skb;
+	return NEXT;
+}
+
+INLINE bool is_served(const struct rule *rule, const __u32 *address, __u16 port)
+{
+	__u32 other = 0;
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		other |= (address[i] ^ rule->prefix[i]) & rule->mask[i];
+	return !other && port >= rule->first_port && port <= rule->last_port;
+}
+
+enum way { OTHERS, TO_SERVER, TO_CLIENT };
+
+// Services::direction; what is served at both ends is nobody's, but here either will do.
+INLINE enum way way_of(const struct packet *packet, const struct settings *s)
+{
+	__u16 source = u16_at(packet->bytes), destination = u16_at(packet->bytes + 2);
+	for (__u32 i = 0; i < 64 && i < s->rules; i++) {
+		struct rule *rule = map_lookup(&rules, &i);
+		if (!rule)
+			break;
+		if (is_served(rule, packet->destination, destination))
+			return TO_SERVER;
+		if (is_served(rule, packet->source, source))
+			return TO_CLIENT;
+	}
+	return OTHERS;
+}
+
+// claim::Bypass::includes: a SYN or SYN-ACK that does not begin its options with the signalling option.
+INLINE bool is_let_through(const struct __sk_buff *skb, const struct packet *packet, bool is_to_server,
+			   const struct settings *s)
+{
+	__u8 kin = packet->bytes[13] & (FIN | SYN | RST | ACK);
+	if (!s->let_through || kin != (is_to_server ? SYN : SYN | ACK) || (!is_to_server && s->let_through < 2))
+		return false;
+	__u8 option[4];
+	if (packet->header == TCP)
+		return true;
+	if (load_bytes(skb, packet->tcp + TCP, option, sizeof option))
+		return false;
+	return u32_at(option) != s->signature;
+}
+
+// The filter of the daemon's packet socket: takes what rtt0_core::claim claims, and more where that
+// needs a longer look (the engine drops it), but for what `forward` takes. The program runs at the tap, before
+// `forward`; between the two a flow may be handed or recalled, and then a segment is sent twice or lost.
+SECTION("socket") int captured(struct __sk_buff *skb)
+{
+	const int all = 0x40000;
+	struct packet packet = {};
+	struct layout layout = {};
+	struct key key;
+	__u32 zero = 0;
+	struct settings *s = map_lookup(&settings, &zero);
+	if (!s)
+		return all;
+	// Nobody forwards what is for another host.
+	if (skb->pkt_type != 0)
+		return 0;
+	if (skb->protocol != swap16(0x0800) && skb->protocol != swap16(0x86dd))
+		return 0;
+	if (!read_tcp(skb, &packet)) {
+		// Other protocols than TCP and ICMP are nobody's here, where that is easily seen.
+		__u8 protocol = PROTOCOL_TCP;
+		__u32 at = skb->protocol == swap16(0x0800) ? ETHERNET + 9 : ETHERNET + 6;
+		load_bytes(skb, at, &protocol, 1);
+		return protocol == 17 ? 0 : all;
+	}
+	enum way way = way_of(&packet, s);
+	if (way == OTHERS || is_let_through(skb, &packet, way == TO_SERVER, s))
+		return 0;
+	if (skb->vlan_present || !is_ordinary(packet.bytes[13]))
+		return all;
+	make_key(&packet, &key);
+	if (!map_lookup(&flows, &key) || !read_options(skb, &packet, &layout) || !fits(skb, &packet, s))
+		return all;
+	return 0;
+}
+
+char terms[] SECTION("license") = "Dual MIT/GPL";

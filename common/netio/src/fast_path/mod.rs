@@ -1,0 +1,411 @@
+//! Established flows, forwarded by the kernel: a BPF program at the interfaces' ingress.
+//!
+//! The program (`bpf/offload.bpf.c`, of which the compiled object is part of this crate) rewrites the
+//! segments of the flows in its map as the translator would, marks them, and lets the kernel forward them;
+//! the guard lets through what is marked. The same object has the captures' filter, which leaves out
+//! exactly those segments. What begins or ends a connection, and all that is odd, goes to the engine.
+//!
+//! With a BPF file system map and program are pinned: they outlive the process, however it ends, and the
+//! next one goes on with them. While there is none the program also translates FIN and RST, so that
+//! connections can end. What tells it is a program array that only the process holds open.
+//!
+//! A flow that is handed or recalled changes hands between the two programs' runs for a packet now and
+//! then: that packet is sent twice, or not at all and then sent again by its sender.
+
+mod path;
+mod pins;
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, ProgramArray};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, SocketFilter};
+use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
+use rtt0_core::claim::Bypass;
+use rtt0_core::offer;
+use rtt0_core::offload::{KERNEL_KEY, KERNEL_VALUE, Offloaded};
+use rtt0_core::service::{Prefix, Services};
+
+use crate::emit::EMIT_MARK;
+pub use path::KernelPath;
+use pins::Pins;
+
+/// The compiled programs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/offload.bpf.o");
+/// Most rules that the captures' filter can hold.
+const MOST_RULES: usize = 64;
+
+type Key = [u8; KERNEL_KEY];
+type Value = [u8; KERNEL_VALUE];
+type Flows = HashMap<MapData, Key, Value>;
+
+/// Why the kernel can't forward established flows. The daemon then does it.
+#[derive(Debug, thiserror::Error)]
+pub enum OffloadError {
+    /// The kernel refuses BPF, or the object.
+    #[error("the kernel does not take the BPF programs (they need CAP_BPF and CAP_NET_ADMIN)")]
+    Load(#[from] EbpfError),
+    /// A program can't be loaded or attached.
+    #[error(
+        "the kernel does not take the BPF program '{name}' (tcx needs Linux 6.6, CAP_BPF and CAP_NET_ADMIN)"
+    )]
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// What the kernel said.
+        source: ProgramError,
+    },
+    /// A map can't be used.
+    #[error("the BPF map '{name}' can't be used")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// What the kernel said.
+        source: MapError,
+    },
+    /// The object lacks a program or map: it is of another version.
+    #[error("the BPF object has no '{0}'")]
+    Missing(&'static str),
+    /// More service rules than the filter holds.
+    #[error("{0} service rules, and the kernel's filter holds {MOST_RULES}; merge some")]
+    TooManyRules(usize),
+    /// Only frames with an Ethernet header are understood.
+    #[error("interface '{0}' is not Ethernet")]
+    NotEthernet(String),
+}
+
+/// What `settings` holds: `struct settings`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Settings {
+    rules: u32,
+    largest: u32,
+    mark: u32,
+    let_through: u32,
+    signature: u32,
+}
+
+/// `struct rule`; addresses in network byte order, IPv4 as IPv4-mapped.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rule {
+    prefix: [u8; 16],
+    mask: [u8; 16],
+    ports: [u16; 2],
+}
+
+// SAFETY: both consist of integers without padding, so that any bytes are valid and none is uninitialised.
+unsafe impl Pod for Settings {}
+// SAFETY: as above.
+unsafe impl Pod for Rule {}
+
+/// Choices for the offload.
+#[derive(Debug, Clone)]
+pub struct OffloadOptions<'a> {
+    /// The captured interfaces.
+    pub interfaces: &'a [String],
+    /// What is served.
+    pub services: &'a Services,
+    /// The largest IP packet in bytes that every interface carries; what is larger is the engine's.
+    pub largest: u16,
+    /// Most flows the kernel holds.
+    pub flows: usize,
+    /// A folder on a BPF file system, for what is to outlive the process.
+    pub pins: Option<&'a Path>,
+}
+
+/// What the kernel has done by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OffloadCounts {
+    /// Packets forwarded; a super-packet counts as one.
+    pub packets: u64,
+    /// Bytes of those, from the IP header on.
+    pub bytes: u64,
+    /// Segments of its flows that it has left to the engine.
+    pub left: u64,
+    /// Flows taken out because another connection had begun while no engine ran.
+    pub forgotten: u64,
+}
+
+/// The programs at work. Dropping it takes away what is not pinned.
+pub struct KernelOffload {
+    ebpf: Ebpf,
+    settings: Arc<Mutex<Array<MapData, Settings>>>,
+    pins: Option<Pins>,
+    /// Holds `attended` for as long as this lives.
+    daemon: ProgramArray<MapData>,
+}
+
+impl fmt::Debug for KernelOffload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KernelOffload").field("pins", &self.pins).finish_non_exhaustive()
+    }
+}
+
+impl KernelOffload {
+    /// Loads the programs and attaches the one that forwards to the interfaces' ingress. With `pins`,
+    /// takes over what an earlier process has left there.
+    ///
+    /// # Errors
+    /// [`OffloadError`]; then nothing has changed.
+    pub fn start(options: &OffloadOptions<'_>) -> Result<Self, OffloadError> {
+        let rules = rules(options.services)?;
+        let not_ethernet = options.interfaces.iter().find(|name| !is_ethernet(name));
+        if let Some(name) = not_ethernet {
+            return Err(OffloadError::NotEthernet(name.clone()));
+        }
+        let pins = options.pins.and_then(Pins::open);
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries("flows", u32::try_from(options.flows).unwrap_or(u32::MAX));
+        let path = pins.as_ref().map(Pins::flows);
+        if let Some(path) = &path {
+            loader.map_pin_path("flows", path.as_path());
+        }
+        let mut ebpf = loader.load(OBJECT)?;
+        let mut settings: Array<MapData, Settings> = take(&mut ebpf, "settings")?;
+        let first = Settings {
+            rules: rules.len() as u32,
+            largest: options.largest.into(),
+            mark: EMIT_MARK,
+            let_through: 0,
+            signature: u32::from_be_bytes(offer::PREFIX),
+        };
+        settings.set(0, first, 0).map_err(map_error("settings"))?;
+        let mut table: Array<MapData, Rule> = take(&mut ebpf, "rules")?;
+        for (index, rule) in (0..).zip(rules) {
+            table.set(index, rule, 0).map_err(map_error("rules"))?;
+        }
+        let filter: &mut SocketFilter = program(&mut ebpf, "captured")?;
+        filter.load().map_err(program_error("captured"))?;
+        let attended: &mut SchedClassifier = program(&mut ebpf, "attended")?;
+        attended.load().map_err(program_error("attended"))?;
+        let attended = attended.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(program_error("attended"))?;
+        let mut daemon: ProgramArray<MapData> = take(&mut ebpf, "daemon")?;
+        daemon.set(0, &attended, 0).map_err(map_error("daemon"))?;
+        let forward: &mut SchedClassifier = program(&mut ebpf, "forward")?;
+        forward.load().map_err(program_error("forward"))?;
+        for interface in options.interfaces {
+            attach(forward, interface, pins.as_ref()).map_err(program_error("forward"))?;
+        }
+        let settings = Arc::new(Mutex::new(settings));
+        Ok(Self { ebpf, settings, pins, daemon })
+    }
+
+    /// Tells where the flows are pinned, if they outlive this process.
+    pub fn pinned(&self) -> Option<&Path> {
+        self.pins.as_ref().map(Pins::folder)
+    }
+
+    /// Has a captures' socket leave out what the kernel forwards: setsockopt(SO_ATTACH_BPF).
+    ///
+    /// # Errors
+    /// [`OffloadError::Program`].
+    pub fn filter(&self, capture: impl AsFd) -> Result<(), OffloadError> {
+        let filter = self.ebpf.program("captured").ok_or(OffloadError::Missing("captured"))?;
+        let filter: &SocketFilter = filter.try_into().map_err(program_error("captured"))?;
+        filter.attach(capture).map_err(program_error("captured"))
+    }
+
+    /// Returns what switches the captures' filter while a flood lasts.
+    pub fn switch(&self) -> FilterSwitch {
+        FilterSwitch { settings: Arc::clone(&self.settings) }
+    }
+
+    /// Returns another way to the flows, for an engine.
+    ///
+    /// # Errors
+    /// [`OffloadError::Map`].
+    pub fn path(&self) -> Result<KernelPath, OffloadError> {
+        Ok(KernelPath::new(self.flows()?))
+    }
+
+    /// Hands `take` every flow that the kernel has; it returns whether there is an engine for it. All
+    /// others are taken out. Returns how many were kept and how many taken out.
+    ///
+    /// # Errors
+    /// [`OffloadError::Map`].
+    pub fn adopt(&self, mut take: impl FnMut(&Offloaded) -> bool) -> Result<(usize, usize), OffloadError> {
+        let mut flows = self.flows()?;
+        let keys: Vec<Key> = flows.keys().filter_map(Result::ok).collect();
+        let mut kept = 0;
+        for key in &keys {
+            let flow = flows.get(key, 0).ok().and_then(|value| Offloaded::from_kernel(key, &value));
+            if flow.is_some_and(|flow| take(&flow)) {
+                kept += 1;
+            } else {
+                // It may have gone by itself.
+                let _ = flows.remove(key);
+            }
+        }
+        Ok((kept, keys.len() - kept))
+    }
+
+    /// Returns what the kernel has done since [`KernelOffload::start`].
+    ///
+    /// # Errors
+    /// [`OffloadError::Map`].
+    pub fn counts(&self) -> Result<OffloadCounts, OffloadError> {
+        let map = self.ebpf.map("counters").ok_or(OffloadError::Missing("counters"))?;
+        let counters: PerCpuArray<_, u64> = map.try_into().map_err(map_error("counters"))?;
+        let read = |index| -> Result<u64, OffloadError> {
+            let values = counters.get(&index, 0).map_err(map_error("counters"))?;
+            Ok(values.iter().sum())
+        };
+        Ok(OffloadCounts { packets: read(0)?, bytes: read(1)?, left: read(2)?, forgotten: read(3)? })
+    }
+
+    /// Runs the forwarding program on an Ethernet frame addressed to the loopback interface, without
+    /// sending anything (BPF_PROG_TEST_RUN). `gso_size` is that of a super-packet, 0 for none. Returns the
+    /// frame, and whether it is marked as forwarded.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn trial(&self, frame: &[u8], gso_size: u16) -> Result<(Vec<u8>, bool), OffloadError> {
+        let forward = self.ebpf.program("forward").ok_or(OffloadError::Missing("forward"))?;
+        let forward: &SchedClassifier = forward.try_into().map_err(program_error("forward"))?;
+        path::trial(forward, frame, gso_size).map_err(program_error("forward"))
+    }
+
+    /// Has the kernel act from now on as if this process had died.
+    ///
+    /// # Errors
+    /// [`OffloadError::Map`].
+    pub fn abandon(&mut self) -> Result<(), OffloadError> {
+        self.daemon.clear_index(&0).map_err(map_error("daemon"))
+    }
+
+    /// Ends the offload as a daemon does that stops. If the kernel still has flows and they are pinned,
+    /// they go on; returns how many. Otherwise nothing is left.
+    pub fn stop(self) -> usize {
+        let flows = self.flows().map_or(0, |flows| flows.keys().filter(Result::is_ok).count());
+        let Some(pins) = self.pins else { return 0 };
+        if flows == 0 {
+            pins.remove();
+        }
+        flows
+    }
+
+    fn flows(&self) -> Result<Flows, OffloadError> {
+        let map = self.ebpf.map("flows").ok_or(OffloadError::Missing("flows"))?;
+        path::another(map).map_err(map_error("flows"))
+    }
+}
+
+/// Switches what the captures leave out while a flood of SYNs lasts.
+#[derive(Clone)]
+pub struct FilterSwitch {
+    settings: Arc<Mutex<Array<MapData, Settings>>>,
+}
+
+impl fmt::Debug for FilterSwitch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FilterSwitch").finish_non_exhaustive()
+    }
+}
+
+impl FilterSwitch {
+    /// Has the captures leave out what the kernel is to forward by itself.
+    ///
+    /// # Errors
+    /// The kernel's; then nothing has changed.
+    pub fn leave_out(&self, bypass: Bypass) -> io::Result<()> {
+        let let_through = match bypass {
+            Bypass::Nothing => 0,
+            Bypass::Syns => 1,
+            Bypass::Handshakes => 2,
+        };
+        self.change(|settings| settings.let_through = let_through)
+    }
+
+    /// Sets the largest IP packet in bytes that every interface carries.
+    ///
+    /// # Errors
+    /// The kernel's; then nothing has changed.
+    pub fn set_largest(&self, largest: u16) -> io::Result<()> {
+        self.change(|settings| settings.largest = largest.into())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Settings)) -> io::Result<()> {
+        let mut map = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = map.get(&0, 0).map_err(io::Error::other)?;
+        let mut new = old;
+        change(&mut new);
+        if new == old { Ok(()) } else { map.set(0, new, 0).map_err(io::Error::other) }
+    }
+}
+
+/// Attaches the program, or has the link that an earlier process has pinned use it.
+fn attach(program: &mut SchedClassifier, interface: &str, pins: Option<&Pins>) -> Result<(), ProgramError> {
+    if let Some(link) = pins.and_then(|pins| pins.link(interface)) {
+        if program.attach_to_link(link).is_ok() {
+            return Ok(());
+        }
+        // Of an interface that is no more.
+        if let Some(pins) = pins {
+            pins.remove_link(interface);
+        }
+    }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program.attach_with_options(interface, TcAttachType::Ingress, options)?;
+    if let Some(pins) = pins {
+        let link: SchedClassifierLink = program.take_link(id)?;
+        let link = pins.keep_link(interface, link)?;
+        program.attach_to_link(link)?;
+    }
+    Ok(())
+}
+
+fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<M, OffloadError> {
+    let map = ebpf.take_map(name).ok_or(OffloadError::Missing(name))?;
+    M::try_from(map).map_err(map_error(name))
+}
+
+fn program<'e, P>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&'e mut P, OffloadError>
+where
+    &'e mut P: TryFrom<&'e mut aya::programs::Program, Error = ProgramError>,
+{
+    let program = ebpf.program_mut(name).ok_or(OffloadError::Missing(name))?;
+    program.try_into().map_err(program_error(name))
+}
+
+fn map_error(name: &'static str) -> impl Fn(MapError) -> OffloadError {
+    move |source| OffloadError::Map { name, source }
+}
+
+fn program_error(name: &'static str) -> impl Fn(ProgramError) -> OffloadError {
+    move |source| OffloadError::Program { name, source }
+}
+
+fn rules(services: &Services) -> Result<Vec<Rule>, OffloadError> {
+    if services.rules().len() > MOST_RULES {
+        return Err(OffloadError::TooManyRules(services.rules().len()));
+    }
+    let rule = |service: &rtt0_core::service::Service| {
+        let (prefix, mask) = mapped(&service.prefix);
+        Rule { prefix, mask, ports: [*service.ports.start(), *service.ports.end()] }
+    };
+    Ok(services.rules().iter().map(rule).collect())
+}
+
+/// Returns a prefix's address and mask, those of IPv4 in IPv4-mapped form.
+fn mapped(prefix: &Prefix) -> ([u8; 16], [u8; 16]) {
+    let (address, length) = match prefix.address() {
+        IpAddr::V4(address) => (address.to_ipv6_mapped(), 96 + u32::from(prefix.length())),
+        IpAddr::V6(address) => (address, prefix.length().into()),
+    };
+    let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
+    (address.octets(), mask.to_be_bytes())
+}
+
+fn is_ethernet(interface: &str) -> bool {
+    let kind = std::fs::read_to_string(format!("/sys/class/net/{interface}/type"));
+    kind.is_ok_and(|kind| kind.trim() == libc::ARPHRD_ETHER.to_string())
+}

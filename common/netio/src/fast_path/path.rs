@@ -1,0 +1,103 @@
+//! An engine's way to the flows in the kernel.
+
+use std::os::fd::AsFd;
+
+use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::programs::{ProgramError, SchedClassifier, TestRunOptions};
+use rtt0_core::flow::FlowKey;
+use rtt0_core::offload::{FastPath, KernelKey, Offloaded, Progress};
+
+use super::{Flows, Key, Value};
+
+/// The flows in the kernel, as one engine reaches them. Every call is a system call or two (bpf(2)).
+#[derive(Debug)]
+pub struct KernelPath {
+    flows: Flows,
+    /// Handed and not yet settled.
+    waiting: Vec<(Key, Value)>,
+    is_failing: bool,
+}
+
+impl KernelPath {
+    pub(super) fn new(flows: Flows) -> Self {
+        Self { flows, waiting: Vec::new(), is_failing: false }
+    }
+
+    fn read(&self, key: &FlowKey) -> Option<Progress> {
+        let key = KernelKey::from(key).bytes;
+        let value = self.flows.get(&key, 0).ok()?;
+        Offloaded::from_kernel(&key, &value).map(|flow| flow.progress)
+    }
+}
+
+impl FastPath for KernelPath {
+    fn hand(&mut self, flow: &Offloaded) {
+        let (key, value) = flow.to_kernel();
+        self.waiting.push((key.bytes, value));
+    }
+
+    fn look(&mut self, key: &FlowKey) -> Option<Progress> {
+        self.read(key)
+    }
+
+    fn recall(&mut self, key: &FlowKey) -> Option<Progress> {
+        let bytes = KernelKey::from(key).bytes;
+        if let Some(index) = self.waiting.iter().position(|(waiting, _)| *waiting == bytes) {
+            self.waiting.swap_remove(index);
+            return None;
+        }
+        let progress = self.read(key);
+        if progress.is_some() {
+            // The program removes flows too, but not while this process lives.
+            let _ = self.flows.remove(&bytes);
+        }
+        progress
+    }
+
+    fn settle(&mut self) {
+        for (key, value) in self.waiting.drain(..) {
+            let inserted = self.flows.insert(key, value, 0);
+            if let Err(error) = &inserted
+                && !self.is_failing
+            {
+                tracing::warn!(%error, "the kernel takes no more flows: the daemon forwards them");
+            }
+            self.is_failing = inserted.is_err();
+        }
+    }
+}
+
+/// Opens a map once more.
+pub(super) fn another(map: &Map) -> Result<Flows, MapError> {
+    let Map::HashMap(data) = map else {
+        return Err(MapError::InvalidMapType { map_type: 0 });
+    };
+    let fd = data.fd().as_fd().try_clone_to_owned()?;
+    HashMap::try_from(Map::HashMap(MapData::from_fd(fd)?))
+}
+
+/// Length of `struct __sk_buff`, and where its `mark` and `gso_size` are (linux/bpf.h).
+const CONTEXT: usize = 192;
+const MARK_AT: usize = 8;
+const GSO_SIZE_AT: usize = 176;
+
+/// Runs a program on a frame; returns the frame and whether it is marked.
+pub(super) fn trial(
+    program: &SchedClassifier,
+    frame: &[u8],
+    gso_size: u16,
+) -> Result<(Vec<u8>, bool), ProgramError> {
+    use aya::programs::TestRun;
+    let mut context = [0; CONTEXT];
+    context[GSO_SIZE_AT..GSO_SIZE_AT + 4].copy_from_slice(&u32::from(gso_size).to_ne_bytes());
+    let (mut frame_out, mut context_out) = (vec![0; frame.len()], [0; CONTEXT]);
+    program.test_run(TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut frame_out),
+        ctx_in: Some(&context),
+        ctx_out: Some(&mut context_out),
+        ..TestRunOptions::new()
+    })?;
+    let is_marked = context_out[MARK_AT..MARK_AT + 4] != [0; 4];
+    Ok((frame_out, is_marked))
+}

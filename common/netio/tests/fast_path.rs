@@ -1,0 +1,277 @@
+//! The kernel's program against what `Offloaded::apply` says, byte by byte (BPF_PROG_TEST_RUN). Needs
+//! root: a user namespace may not load BPF.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use rtt0_core::flow::FlowKey;
+use rtt0_core::limits::Limits;
+use rtt0_core::offer::Promise;
+use rtt0_core::offload::{Applied, FastPath, Offloaded};
+use rtt0_core::packet::{Offload, Packet};
+use rtt0_core::profile::SynAck;
+use rtt0_core::seq::Seq;
+use rtt0_core::service::{Direction, Services};
+use rtt0_core::time::Instant;
+use rtt0_core::translate::{Agreement, Translation};
+use rtt0_core::translated::Translated;
+use rtt0_core::wire::build::Control;
+use rtt0_core::wire::options::{SynOptions, Timestamps};
+use rtt0_core::wire::segment::Segment;
+use rtt0_core::wire::tcp::Flags;
+use rtt0_netio::fast_path::{KernelOffload, KernelPath, OffloadOptions};
+
+const LARGEST: u16 = 1500;
+
+/// A connection, and what is sent on it.
+#[derive(Debug, Clone)]
+struct Trial {
+    is_v6: bool,
+    client_is_lower: bool,
+    client_isn: u32,
+    promised_isn: u32,
+    real_isn: u32,
+    timestamps: bool,
+    sack_refused: bool,
+    client_scale: u8,
+    promised_scale: u8,
+    real_scale: u8,
+    is_translated: bool,
+    is_attended: bool,
+    segments: Vec<Sent>,
+}
+
+/// A segment; its numbers are near the ends' own.
+#[derive(Debug, Clone)]
+struct Sent {
+    to_server: bool,
+    flags: u16,
+    sequence: i32,
+    acknowledgement: i32,
+    window: u16,
+    payload: usize,
+    timestamps: Option<(u32, u32)>,
+    sack: Vec<u32>,
+    is_corrupt: bool,
+    gso_size: u16,
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    let near = prop_oneof![6 => -1..3000i32, 1 => -100_000..100_000i32, 1 => any::<i32>()];
+    let usual = Flags::ACK.bits();
+    let flags = prop_oneof![6 => Just(usual), 2 => Just((Flags::ACK | Flags::PSH).bits()), 3 => 0u16..64];
+    let acknowledged = prop_oneof![2 => Just(0), 1 => near.clone()];
+    let numbers = (any::<bool>(), flags, near, acknowledged, any::<u16>(), 0usize..100);
+    let echo = prop_oneof![Just(0), any::<u32>()];
+    let options = (prop::option::of((any::<u32>(), echo)), prop::collection::vec(any::<u32>(), 0..5));
+    (numbers, options, prop::bool::weighted(0.1), prop_oneof![3 => Just(0u16), 1 => 1u16..2000]).prop_map(
+        |(
+            (to_server, flags, sequence, acknowledgement, window, payload),
+            (timestamps, sack),
+            is_corrupt,
+            gso_size,
+        )| Sent {
+            to_server,
+            flags,
+            sequence,
+            acknowledgement,
+            window,
+            payload,
+            timestamps,
+            sack,
+            is_corrupt,
+            gso_size,
+        },
+    )
+}
+
+fn trial() -> impl Strategy<Value = Trial> {
+    let isn = prop_oneof![any::<u32>(), Just(u32::MAX), Just(0)];
+    (
+        [0.5, 0.5, 0.5, 0.5, 0.8, 0.7].map(prop::bool::weighted),
+        [isn.clone(), isn.clone(), isn],
+        [0u8..15, 0..15, 0..15],
+        prop::collection::vec(sent(), 1..12),
+    )
+        .prop_map(|(choices, isns, scales, segments)| {
+            let [is_v6, client_is_lower, timestamps, sack_refused, is_translated, is_attended] = choices;
+            let [client_isn, promised_isn, real_isn] = isns;
+            let [client_scale, promised_scale, real_scale] = scales;
+            Trial {
+                is_v6,
+                client_is_lower,
+                client_isn,
+                promised_isn,
+                real_isn,
+                timestamps,
+                sack_refused,
+                client_scale,
+                promised_scale,
+                real_scale,
+                is_translated,
+                is_attended,
+                segments,
+            }
+        })
+}
+
+impl Trial {
+    /// The client's end and the server's.
+    fn ends(&self) -> [(IpAddr, u16); 2] {
+        let lower: IpAddr = if self.is_v6 { "fd00::1" } else { "10.1.0.1" }.parse().unwrap();
+        let higher: IpAddr = if self.is_v6 { "fd00:0:1::" } else { "10.1.2.0" }.parse().unwrap();
+        // The same address at both ends once in a while, so that ports decide.
+        let (lower, higher) = if self.client_isn % 5 == 0 { (lower, lower) } else { (lower, higher) };
+        if self.client_is_lower { [(lower, 80), (higher, 40_000)] } else { [(higher, 40_000), (lower, 80)] }
+    }
+
+    fn flow(&self) -> Offloaded {
+        let [client, server] = self.ends();
+        let key = FlowKey::new(client, server, Direction::ToServer);
+        let client_isn = Seq::new(self.client_isn);
+        if !self.is_translated {
+            return Offloaded::passing(key, client_isn, client_isn.plus(1));
+        }
+        let promise = Promise {
+            mss: 1460,
+            window_scale: Some(self.promised_scale),
+            sack: true,
+            tsval: self.timestamps.then_some(77),
+            ..Promise::default()
+        };
+        let options = SynOptions {
+            mss: Some(1460),
+            window_scale: Some(self.real_scale),
+            sack_permitted: !self.sack_refused,
+            timestamps: self.timestamps.then_some(Timestamps { value: u32::MAX - 5, echo: 3 }),
+        };
+        let answer = SynAck { options, window: 500, ecn: false };
+        let agreement = Agreement {
+            promised_isn: Seq::new(self.promised_isn),
+            real_isn: Seq::new(self.real_isn),
+            promise: &promise,
+            answer: &answer,
+            client_window_scale: self.client_scale,
+        };
+        let (translation, _) = Translation::new(agreement, false).unwrap();
+        let limits = Limits::default();
+        Translated::new(translation, client_isn, self.client_scale, answer, 0, &limits, Instant::ZERO)
+            .offloaded(key)
+            .unwrap()
+    }
+
+    fn packet(&self, sent: &Sent) -> Vec<u8> {
+        let [client, server] = self.ends();
+        let (source, destination) = if sent.to_server { (client, server) } else { (server, client) };
+        let (own, other) = match sent.to_server {
+            true => (self.client_isn, self.promised_isn),
+            false => (self.real_isn, self.client_isn),
+        };
+        let mut options = Vec::new();
+        if let Some((value, echo)) = sent.timestamps {
+            options.extend([1, 1, 8, 10]);
+            options.extend([value, echo].iter().flat_map(|number| number.to_be_bytes()));
+        }
+        let blocks = (sent.sack.len() / 2).min(if sent.timestamps.is_some() { 3 } else { 4 });
+        if blocks > 0 {
+            options.extend([1, 1, 5, 2 + 8 * blocks as u8]);
+            options.extend(sent.sack[..blocks * 2].iter().flat_map(|edge| edge.to_be_bytes()));
+        }
+        let mut bytes = Vec::new();
+        Control {
+            source,
+            destination,
+            sequence: own.wrapping_add(1).wrapping_add_signed(sent.sequence),
+            acknowledgement: other.wrapping_add(1).wrapping_add_signed(sent.acknowledgement),
+            flags: Flags::from_bits(sent.flags),
+            window: sent.window,
+        }
+        .write(&options, &mut bytes);
+        bytes.resize(bytes.len() + sent.payload, 0x5a);
+        let length = bytes.len() as u16;
+        if self.is_v6 {
+            bytes[4..6].copy_from_slice(&(length - 40).to_be_bytes());
+        } else {
+            bytes[2..4].copy_from_slice(&length.to_be_bytes());
+            rtt0_core::wire::ipv4::Ipv4::unverified(&mut bytes[..]).unwrap().fill_checksum();
+        }
+        let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+        Segment::parse(&mut packet).unwrap().fill_checksum();
+        if sent.is_corrupt {
+            *bytes.last_mut().unwrap() ^= 0x40;
+        }
+        bytes
+    }
+
+    /// What the kernel leaves to the engine besides what `Offloaded::apply` does: it is larger than what
+    /// every interface carries.
+    fn is_too_large(&self, sent: &Sent, packet: &[u8]) -> bool {
+        let headers = packet.len() - sent.payload;
+        let length = if sent.gso_size == 0 { packet.len() } else { headers + usize::from(sent.gso_size) };
+        length > LARGEST.into()
+    }
+}
+
+fn check(kernel: &KernelOffload, path: &mut KernelPath, trial: &Trial) -> Result<(), TestCaseError> {
+    let mut expected = trial.flow();
+    path.hand(&expected);
+    path.settle();
+    for sent in &trial.segments {
+        let mut bytes = trial.packet(sent);
+        let mut frame = vec![0; 12];
+        frame.extend(if trial.is_v6 { [0x86, 0xdd] } else { [0x08, 0x00] });
+        frame.extend(&bytes);
+        let (seen, is_marked) = kernel.trial(&frame, sent.gso_size).unwrap();
+        let direction = if sent.to_server { Direction::ToServer } else { Direction::ToClient };
+        let applied = if trial.is_too_large(sent, &bytes) {
+            Applied::ToEngine
+        } else {
+            let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+            let mut segment = Segment::parse(&mut packet).unwrap();
+            expected.apply(Instant::ZERO, direction, &mut segment, trial.is_attended)
+        };
+        prop_assert_eq!(is_marked, applied == Applied::Forwarded, "{:?}", sent);
+        prop_assert_eq!(&seen[14..], &bytes[..], "{:?}", sent);
+        let progress = path.look(&expected.key);
+        if applied == Applied::Forgotten {
+            prop_assert_eq!(progress, None);
+            return Ok(());
+        }
+        let mut progress = progress.expect("the flow is in the kernel");
+        progress.last_used = Instant::ZERO;
+        prop_assert_eq!(progress, expected.progress, "{:?}", sent);
+    }
+    prop_assert!(path.recall(&expected.key).is_some());
+    prop_assert_eq!(path.look(&expected.key), None);
+    Ok(())
+}
+
+#[test]
+fn the_kernel_does_with_every_segment_what_the_translator_does() {
+    let services = Services::default();
+    let options =
+        OffloadOptions { interfaces: &[], services: &services, largest: LARGEST, flows: 1000, pins: None };
+    let mut kernel = match KernelOffload::start(&options) {
+        Ok(kernel) => kernel,
+        Err(error) if !rustix::process::geteuid().is_root() => {
+            println!("SKIPPED: BPF needs root: {error}");
+            return;
+        }
+        Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
+    };
+    for is_attended in [true, false] {
+        if !is_attended {
+            kernel.abandon().unwrap();
+        }
+        let path = RefCell::new(kernel.path().unwrap());
+        let mut runner =
+            TestRunner::new(Config { cases: 3000, failure_persistence: None, ..Config::default() });
+        let trials = trial().prop_map(|trial| Trial { is_attended, ..trial });
+        runner.run(&trials, |trial| check(&kernel, &mut path.borrow_mut(), &trial)).unwrap();
+    }
+    let counts = kernel.counts().unwrap();
+    assert!(counts.packets > 1000 && counts.left > 1000 && counts.forgotten > 0, "{counts:?}");
+}
