@@ -302,6 +302,7 @@ impl<E: Engine> Worker<E> {
         for capture in &self.captures {
             capture.check(&self.counters)?;
         }
+        self.emitter.look();
         let suspect = self.captures.iter().any(Capture::is_suspect);
         self.check_due = suspect.then_some(now + CHECK_PERIOD);
         Ok(())

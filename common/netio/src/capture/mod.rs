@@ -24,14 +24,16 @@ use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::service::Services;
 
 use crate::counters::IoCounters;
+pub(crate) use socket::SendingSocket;
 pub use socket::Filters;
 
 /// Most packets that one batch holds.
 pub const MAX_BATCH: usize = 64;
 
 /// Bytes a packet may have with its virtio-net and link headers: a little more than the largest
-/// IP packet. Larger ones (BIG TCP) are counted as truncated.
-const SLOT: usize = 66 * 1024;
+/// IP packet. Larger ones (BIG TCP) are counted as truncated. An odd number of cache lines: the
+/// beginnings of the slots, which is all that small packets use, then don't compete for a few sets.
+const SLOT: usize = 66 * 1024 + 64;
 
 /// How packets are taken from the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

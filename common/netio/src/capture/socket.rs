@@ -77,6 +77,35 @@ impl PacketSocket {
     }
 }
 
+/// A packet socket that only sends, whole frames with a virtio-net header before them.
+#[derive(Debug)]
+pub(crate) struct SendingSocket(OwnedFd);
+
+impl SendingSocket {
+    /// Opens one on `interface` of the calling thread's namespace: socket(2) (CAP_NET_RAW), bind(2),
+    /// setsockopt(PACKET_VNET_HDR).
+    pub(crate) fn open(interface: &str) -> io::Result<Self> {
+        let index = interface_index(interface).map_err(io::Error::other)?;
+        // SAFETY: socket(2) takes no pointers; a result of 0 or more is a descriptor nobody else owns.
+        let fd = unsafe {
+            match libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0)
+            {
+                -1 => return Err(io::Error::last_os_error()),
+                fd => OwnedFd::from_raw_fd(fd),
+            }
+        };
+        set_option(&fd, PACKET_VNET_HDR, 1)?;
+        bind(&fd, index, 0)?;
+        Ok(Self(fd))
+    }
+}
+
+impl From<SendingSocket> for OwnedFd {
+    fn from(socket: SendingSocket) -> Self {
+        socket.0
+    }
+}
+
 /// The filters of a capture, one for each bypass.
 #[derive(Debug)]
 pub struct Filters {
