@@ -110,6 +110,7 @@ impl Path {
             let options = WorkerOptions {
                 name: "measured".to_owned(),
                 realtime_priority: Some(priority).filter(|priority| *priority > 0),
+                ..WorkerOptions::default()
             };
             (Worker::spawn(Router::default(), captures, emitter, None, &options).unwrap(), guard)
         };
