@@ -19,6 +19,8 @@ use std::mem;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::DEVICE_PREFIX;
 use crate::capture::SendingSocket;
@@ -37,6 +39,8 @@ const NAMES: u32 = 64;
 const FAR_END: &str = "in0";
 /// Largest that the kernel takes for a veth; super-packets need not fit, but their headers say so.
 const VETH_MTU: u32 = 65_535;
+/// How long a carrier is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Length of an Ethernet header in bytes.
 const ETHERNET_HEADER: usize = 14;
 
@@ -83,8 +87,8 @@ pub(super) struct Entrance {
     device: String,
     /// What precedes an IPv4 packet; an IPv6 one differs in the EtherType. Empty on a TUN device.
     link_header: Vec<u8>,
-    /// Holds the far end.
-    _namespace: Option<Namespace>,
+    /// Holds the far end of a veth pair.
+    far: Option<Namespace>,
 }
 
 impl Entrance {
@@ -94,6 +98,7 @@ impl Entrance {
     /// [`EntranceError`]; nothing is left then. A TUN device needs `/dev/net/tun` and CAP_NET_ADMIN, a
     /// veth pair CAP_NET_ADMIN and CAP_SYS_ADMIN.
     pub(super) fn open(way: Way) -> Result<Self, EntranceError> {
+        let system = |call| move |source| EntranceError::System { call, source };
         let entrance = match way {
             Way::Tun => Self::open_tun()?,
             Way::Veth => Self::open_veth()?,
@@ -102,6 +107,10 @@ impl Entrance {
         let links = Links::here()?;
         links.bring_up(&entrance.device)?;
         links.add_host_address(&entrance.device, ADDRESS)?;
+        if let Some(there) = &entrance.far {
+            wait_for_carrier(&entrance.device);
+            there.enter(|| wait_for_carrier(FAR_END)).map_err(system("setns(2)"))?;
+        }
         Ok(entrance)
     }
 
@@ -127,7 +136,7 @@ impl Entrance {
         }
         let name = request.ifr_name.iter().take_while(|byte| **byte != 0);
         let device = name.map(|byte| char::from(byte.cast_unsigned())).collect();
-        Ok(Self { fd, way: Way::Tun, device, link_header: Vec::new(), _namespace: None })
+        Ok(Self { fd, way: Way::Tun, device, link_header: Vec::new(), far: None })
     }
 
     fn open_veth() -> Result<Self, EntranceError> {
@@ -145,7 +154,7 @@ impl Entrance {
         link_header.extend((libc::ETH_P_IP as u16).to_be_bytes());
         let open = || SendingSocket::open(FAR_END);
         let socket = there.enter(open).map_err(system("setns(2)"))?.map_err(system("socket(AF_PACKET)"))?;
-        Ok(Self { fd: socket.into(), way: Way::Veth, device, link_header, _namespace: Some(there) })
+        Ok(Self { fd: socket.into(), way: Way::Veth, device, link_header, far: Some(there) })
     }
 
     fn set_parameters(&self) -> Result<(), EntranceError> {
@@ -217,6 +226,16 @@ fn add_pair(here: &Namespace, there: &Namespace) -> Result<String, LinkError> {
             }
             outcome => return outcome.map(|()| name),
         }
+    }
+}
+
+/// Waits until a device can send, for [`PATIENCE`] at most: a veth notices its carrier some time after
+/// both ends are up, and loses what is sent until then.
+fn wait_for_carrier(device: &str) {
+    let start = Instant::now();
+    let is_running = || pnet_datalink::interfaces().iter().any(|link| link.name == device && link.is_running());
+    while !is_running() && start.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
