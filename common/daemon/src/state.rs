@@ -142,3 +142,6 @@ impl Place {
         store
     }
 }
+
+#[cfg(test)]
+mod tests;

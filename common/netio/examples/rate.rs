@@ -26,7 +26,7 @@ use rtt0_core::service::Services;
 use rtt0_core::time::Instant as CoreInstant;
 use rtt0_core::wire::ipv4::Ipv4;
 use rtt0_netio::capture::{Capture, CaptureOptions};
-use rtt0_netio::emit::{EMIT_MARK, Emitter};
+use rtt0_netio::emit::{EMIT_MARK, Emitter, Way};
 use rtt0_netio::guard::Guard;
 use rtt0_netio::links::Links;
 use rtt0_netio::netns::Namespace;
@@ -39,7 +39,8 @@ const SERVER: [u8; 4] = [10, 1, 2, 10];
 const NOBODY: [u8; 4] = [10, 1, 2, 99];
 const PORT: u16 = 443;
 
-const HELP: &str = "rate [WORD…]: on | off | small | kernel | user | seconds=2 | rounds=5 | priority=10";
+const HELP: &str = "rate [WORD…]: on | off | small | kernel | user | way=tun | way=veth | way=cut |
+  seconds=2 | rounds=5 | priority=10";
 
 /// Forwards every packet, its hop limit decremented.
 #[derive(Default)]
@@ -99,17 +100,17 @@ impl Path {
         Some(Self { client, router, server, to_router })
     }
 
-    fn worker(&self, priority: u8) -> (WorkerHandle, Guard) {
+    fn worker(&self, plan: &Plan) -> (WorkerHandle, Guard) {
         let services = Services::new(vec!["10.1.2.0/24:443".parse().unwrap()], Vec::new());
         let spawn = || {
             let open = |link| Capture::open(link, &services, &CaptureOptions::default()).unwrap();
             let captures = vec![open("west0"), open("east0")];
-            let emitter = Emitter::open().unwrap();
+            let emitter = Emitter::open_with(&plan.ways).unwrap();
             let interfaces = ["west0".to_owned(), "east0".to_owned()];
             let guard = Guard::install(&interfaces, &services, EMIT_MARK).unwrap();
             let options = WorkerOptions {
                 name: "measured".to_owned(),
-                realtime_priority: Some(priority).filter(|priority| *priority > 0),
+                realtime_priority: Some(plan.priority).filter(|priority| *priority > 0),
                 ..WorkerOptions::default()
             };
             (Worker::spawn(Router::default(), captures, emitter, None, &options).unwrap(), guard)
@@ -236,6 +237,7 @@ struct Plan {
     time: Duration,
     priority: u8,
     only: Option<String>,
+    ways: Vec<Way>,
 }
 
 fn bulk(plan: &Plan, offloads: bool) {
@@ -247,7 +249,7 @@ fn bulk(plan: &Plan, offloads: bool) {
         if plan.only.as_deref() == Some("kernel") {
             continue;
         }
-        let (worker, guard) = path.worker(plan.priority);
+        let (worker, guard) = path.worker(plan);
         let served = path.bulk(plan.time);
         let stats = worker.stats().clone();
         times.push(processor_time("measured") * 1e6 / stats.received.value() as f64);
@@ -275,7 +277,7 @@ fn small(plan: &Plan) {
     for _ in 0..plan.rounds {
         let (_, arrived) = path.small(plan.time, f64::MAX);
         let rate = arrived as f64 / plan.time.as_secs_f64();
-        let (worker, guard) = path.worker(plan.priority);
+        let (worker, guard) = path.worker(plan);
         let (sent, arrived) = path.small(plan.time, rate);
         times.push(processor_time("measured") * 1e6 / worker.stats().received.value() as f64);
         losses.push(1.0 - arrived as f64 / sent as f64);
@@ -297,13 +299,16 @@ fn small(plan: &Plan) {
 }
 
 fn main() {
-    let mut plan = Plan { rounds: 5, time: Duration::from_secs(2), priority: 10, only: None };
+    let mut plan = Plan { rounds: 5, time: Duration::from_secs(2), priority: 10, only: None, ways: vec![Way::Tun] };
     let mut what = Vec::new();
     for word in std::env::args().skip(1) {
         match word.split_once('=') {
             Some(("seconds", value)) => plan.time = Duration::from_secs_f64(value.parse().unwrap()),
             Some(("rounds", value)) => plan.rounds = value.parse().unwrap(),
             Some(("priority", value)) => plan.priority = value.parse().unwrap(),
+            Some(("way", "tun")) => plan.ways = vec![Way::Tun],
+            Some(("way", "veth")) => plan.ways = vec![Way::Veth],
+            Some(("way", "cut")) => plan.ways = Vec::new(),
             None if ["on", "off", "small"].contains(&word.as_str()) => what.push(word),
             None if ["kernel", "user"].contains(&word.as_str()) => plan.only = Some(word),
             _ => return println!("{HELP}"),
