@@ -8,7 +8,6 @@ mod spoof;
 use clap::Args;
 use engine::{ClientNic, Mode, Settings};
 use rtt0_core::gateway::Gateway;
-use rtt0_core::limits::Limits;
 use rtt0_core::profile::{ProfileLimits, Profiles};
 use rtt0_core::wire::{ipv4, ipv6, tcp};
 use rtt0_daemon::{Context, Program};
@@ -20,7 +19,7 @@ const PROGRAM: Program =
     Program { name: "clientnic", about: "The client's side of a transparent TCP 0-RTT middlebox" };
 
 /// Options that only ClientNIC has.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct Options {
     /// Which connections are answered early
     #[arg(long, value_name = "MODE", default_value = "auto")]
@@ -30,12 +29,13 @@ struct Options {
 /// Runs the daemon with `args`, of which the first is the program's name; returns its exit code
 /// (see [`rtt0_daemon`]).
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // What one worker learns of a destination all know.
+    let profiles = Arc::new(Profiles::new(ProfileLimits::default()));
     rtt0_daemon::main(&PROGRAM, args, |context: Context, options: Options| {
         let settings =
-            Settings { mode: options.mode, mss_clamp: mss_clamp(context.mtu), limits: Limits::default() };
-        let profiles = Arc::new(Profiles::new(ProfileLimits::default()));
+            Settings { mode: options.mode, mss_clamp: mss_clamp(context.mtu), limits: context.limits };
         let gateway = Gateway::new(context.services, context.router, context.counters);
-        ClientNic::new(gateway, context.keys, profiles, settings)
+        ClientNic::new(gateway, context.keys, Arc::clone(&profiles), settings)
     })
 }
 

@@ -7,7 +7,6 @@ mod flow;
 
 use engine::ServerNic;
 use rtt0_core::gateway::Gateway;
-use rtt0_core::limits::Limits;
 use rtt0_daemon::{Context, NoOptions, Program};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -20,6 +19,6 @@ const PROGRAM: Program =
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     rtt0_daemon::main(&PROGRAM, args, |context: Context, _: NoOptions| {
         let gateway = Gateway::new(context.services, context.router, context.counters);
-        ServerNic::new(gateway, context.keys, Limits::default())
+        ServerNic::new(gateway, context.keys, context.limits)
     })
 }

@@ -46,6 +46,21 @@ pub struct Limits {
     pub early_reset: Duration,
 }
 
+impl Limits {
+    /// Returns the bounds of one of `engines` (1 or more) that share the work: totals are divided,
+    /// rounded up.
+    pub fn shared_by(self, engines: usize) -> Self {
+        let share = |total: usize| total.div_ceil(engines.max(1));
+        Self {
+            flows: share(self.flows),
+            pending: share(self.pending),
+            half_open: share(self.half_open),
+            held_total: share(self.held_total),
+            ..self
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -21,7 +21,8 @@ use rtt0_core::claim::Bypass;
 use rtt0_core::reason::{Counters, PassReason};
 use rtt0_netio::capture::{CaptureError, Filters};
 use rtt0_netio::guard::{Guard, GuardError};
-use rtt0_netio::worker::WorkerHandle;
+
+use crate::workers::Workers;
 
 /// How often the SYNs are counted.
 pub(crate) const PERIOD: Duration = Duration::from_millis(100);
@@ -54,19 +55,19 @@ impl SynBypass {
     }
 
     /// To be called every [`PERIOD`].
-    pub(crate) fn look(&mut self, guard: &mut Guard, worker: &WorkerHandle) {
+    pub(crate) fn look(&mut self, guard: &mut Guard, workers: &Workers) {
         if self.captures.is_empty() {
             return;
         }
-        if let Err(error) = self.try_look(guard, worker) {
+        if let Err(error) = self.try_look(guard, workers) {
             tracing::error!(%error, "who forwards the SYNs can't be changed");
         }
     }
 
-    fn try_look(&mut self, guard: &mut Guard, worker: &WorkerHandle) -> Result<(), Refusal> {
+    fn try_look(&mut self, guard: &mut Guard, workers: &Workers) -> Result<(), Refusal> {
         let total = if self.pace.bypass == Bypass::Nothing { self.passed() } else { guard.bypassed()? };
-        let Some(next) = self.pace.count(total, worker.awaited() == 0) else { return Ok(()) };
-        worker.stand_back(next != Bypass::Nothing);
+        let Some(next) = self.pace.count(total, workers.awaited() == 0) else { return Ok(()) };
+        workers.stand_back(next != Bypass::Nothing);
         if next == Bypass::Nothing {
             // Both serve for a moment: a few SYNs are forwarded twice, as if a client had repeated
             // them.

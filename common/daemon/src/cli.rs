@@ -66,6 +66,18 @@ pub struct RunArgs {
     /// SCHED_FIFO priority of the packet thread; 0 for ordinary scheduling
     #[arg(long, value_name = "0-99", default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=99))]
     pub realtime_priority: u8,
+
+    /// Packet threads; each serves its share of the flows
+    #[arg(long, value_name = "1-64", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub workers: u8,
+
+    /// Processors for the packet threads, such as 2,3; the first thread gets the first, and so on
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub cpus: Vec<usize>,
+
+    /// How long a packet thread looks for packets before it sleeps; 0 spares the processor
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub busy_poll: u32,
 }
 
 /// Format of the log.

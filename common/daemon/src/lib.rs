@@ -39,6 +39,7 @@ mod program;
 mod serve;
 mod setup;
 mod state;
+mod workers;
 
 pub use cli::{LogFormat, NoOptions, RunArgs};
 pub use failure::{Failure, exit};

@@ -22,15 +22,19 @@ pub struct Program {
 }
 
 /// Runs the daemon: reads `args` (the first is the program's name), does what they say, and
-/// returns the exit code (see the [crate's table](crate)). `make_engine` gets the options that
-/// only this daemon has, a type that derives [`clap::Args`].
+/// returns the exit code (see the [crate's table](crate)). `make_engine` makes the engine of each
+/// worker; it gets the options that only this daemon has, a type that derives [`clap::Args`].
 ///
 /// Errors are written to standard error, one line each.
-pub fn main<O, E, M>(program: &Program, args: impl IntoIterator<Item = OsString>, make_engine: M) -> ExitCode
+pub fn main<O, E, M>(
+    program: &Program,
+    args: impl IntoIterator<Item = OsString>,
+    mut make_engine: M,
+) -> ExitCode
 where
-    O: Args,
+    O: Args + Clone,
     E: Engine + Send + 'static,
-    M: FnOnce(Context, O) -> E,
+    M: FnMut(Context, O) -> E,
 {
     let command =
         Cli::<O>::command().name(program.name).about(program.about).version(env!("CARGO_PKG_VERSION"));
@@ -44,7 +48,7 @@ where
         }
     };
     let outcome = match cli.command {
-        Command::Run { common, own } => run(program.name, &common, |context| make_engine(context, own)),
+        Command::Run { common, own } => run(program.name, &common, |context| make_engine(context, own.clone())),
         Command::Keygen { file, id } => key_file::generate(&file, id).map_err(Failure::from),
     };
     match outcome {
@@ -59,7 +63,7 @@ where
 fn run<E, M>(program: &str, args: &RunArgs, make_engine: M) -> Result<(), Failure>
 where
     E: Engine + Send + 'static,
-    M: FnOnce(Context) -> E,
+    M: FnMut(Context) -> E,
 {
     let setup = Setup::new(args)?;
     if args.dry_run {

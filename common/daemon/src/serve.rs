@@ -1,7 +1,7 @@
 //! Bring-up, service and shutdown of a daemon.
 //!
 //! ```text
-//!  restore flows ─► open captures ─► install guard ─► start worker ─► "ready" ─► wait ─► remove guard ─► stop worker
+//!  restore flows ─► open captures ─► install guard ─► start workers ─► "ready" ─► wait ─► remove guard ─► stop workers
 //! ```
 //!
 //! Flows are restored while the kernel still forwards, so that however many they are nobody waits.
@@ -10,22 +10,18 @@
 //! the other. A few may be forwarded twice instead, which TCP tolerates.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use rtt0_core::engine::Engine;
 use rtt0_core::gateway::RouterAddresses;
+use rtt0_core::limits::Limits;
 use rtt0_core::offer::Keys;
 use rtt0_core::reason::Counters;
 use rtt0_core::service::Services;
-use rtt0_netio::capture::{Capture, CaptureOptions};
-use rtt0_netio::counters::IoCounters;
 use rtt0_netio::emit::{EMIT_MARK, Emitter};
 use rtt0_netio::guard::Guard;
-use rtt0_netio::worker::{Worker, WorkerHandle, WorkerOptions};
 use sd_notify::NotifyState;
-use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
@@ -35,6 +31,7 @@ use crate::forwarding;
 use crate::key_file::{self, KeyFileError};
 use crate::setup::Setup;
 use crate::state;
+use crate::workers::{self, Workers};
 
 /// What an engine is made from.
 #[derive(Debug)]
@@ -43,6 +40,8 @@ pub struct Context {
     pub services: Services,
     /// The secrets shared with the other NIC.
     pub keys: Keys,
+    /// The bounds: this worker's share.
+    pub limits: Limits,
     /// The smallest MTU of the named interfaces, in bytes.
     pub mtu: u16,
     /// Sources for ICMP errors of our own.
@@ -55,7 +54,7 @@ pub struct Context {
 pub(crate) fn serve<E, M>(program: &str, setup: Setup, make_engine: M) -> Result<(), Failure>
 where
     E: Engine + Send + 'static,
-    M: FnOnce(Context) -> E,
+    M: FnMut(Context) -> E,
 {
     let failed = |action| move |source| Failure::Control { action, source };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -65,10 +64,10 @@ where
     let entered = runtime.enter();
     // Before anything is changed, so that no signal is missed that should undo it.
     let signals = Signals::watch().map_err(failed("watch signals"))?;
-    let (mut service, worker) = Service::start(program, setup, make_engine)?;
+    let (mut service, workers) = Service::start(program, setup, make_engine)?;
     drop(entered);
-    let end = runtime.block_on(wait(signals, &mut service, &worker)).map_err(failed("wait for signals"));
-    service.stop(worker, end)
+    let end = runtime.block_on(wait(signals, &mut service, &workers)).map_err(failed("wait for signals"));
+    service.stop(workers, end)
 }
 
 /// What is in place besides the worker while the daemon serves.
@@ -86,10 +85,10 @@ enum End {
 }
 
 impl Service {
-    fn start<E, M>(program: &str, setup: Setup, make_engine: M) -> Result<(Self, WorkerHandle), Failure>
+    fn start<E, M>(program: &str, setup: Setup, mut make_engine: M) -> Result<(Self, Workers), Failure>
     where
         E: Engine + Send + 'static,
-        M: FnOnce(Context) -> E,
+        M: FnMut(Context) -> E,
     {
         for interface in setup.interfaces.iter().filter(|interface| !interface.up) {
             tracing::warn!(
@@ -101,54 +100,52 @@ impl Service {
 
         let interfaces = setup.interface_names();
         let counters = Arc::new(Counters::default());
-        let mut engine = make_engine(Context {
+        let keys = setup.keys.clone().ok_or(KeyFileError::NotGiven)?;
+        let mtu = setup.smallest_mtu()?;
+        let context = |_| Context {
             services: setup.services.clone(),
-            keys: setup.keys.clone().ok_or(KeyFileError::NotGiven)?,
-            mtu: setup.smallest_mtu()?,
+            keys: keys.clone(),
+            limits: Limits::default().shared_by(setup.workers),
+            mtu,
             router: setup.router_addresses(),
             counters: Arc::clone(&counters),
-        });
-        let store = match &setup.state_dir {
-            Some(folder) => state::restore(folder, program, &mut engine)?,
-            None => None,
         };
-        let captures = interfaces
-            .iter()
-            .map(|interface| Capture::open(interface, &setup.services, &CaptureOptions::default()))
-            .collect::<Result<Vec<_>, _>>()?;
-        let switches = captures.iter().map(|capture| capture.filters(&setup.services)).collect();
-        let emitter = Emitter::open()?;
+        let mut engines: Vec<E> = (0..setup.workers).map(context).map(&mut make_engine).collect();
+        let stores = match &setup.state_dir {
+            Some(folder) => state::restore(folder, program, &mut engines)?,
+            None => Vec::new(),
+        };
+        let captures = workers::open_captures(&setup)?;
+        let switches = captures.iter().flatten().map(|capture| capture.filters(&setup.services)).collect();
+        let emitters = engines.iter().map(|_| Emitter::open()).collect::<Result<Vec<_>, _>>()?;
         let guard = Guard::install(&interfaces, &setup.services, EMIT_MARK)?;
         let rules: Vec<String> = setup.services.rules().iter().map(ToString::to_string).collect();
-        let options = WorkerOptions {
-            realtime_priority: Some(setup.realtime_priority).filter(|priority| *priority != 0),
-            ..WorkerOptions::default()
-        };
-        let worker = Worker::spawn(engine, captures, emitter, store, &options)?;
-        if let Some(priority) = options.realtime_priority {
+        let workers = Workers::spawn(engines, captures, emitters, stores, &setup)?;
+        if setup.realtime_priority != 0 {
             // This thread has little to do, and in a flood it must get to do it. No harm without.
-            rtt0_netio::worker::run_at(priority.saturating_add(1).min(99));
+            rtt0_netio::worker::run_at(setup.realtime_priority.saturating_add(1).min(99));
         }
         tracing::info!(
             interfaces = interfaces.join(","),
             services = rules.join(","),
             guard = guard.table(),
             untracked = guard.untracked(),
-            realtime = worker.is_realtime(),
+            workers = setup.workers,
+            realtime = workers.are_realtime(),
             "ready"
         );
         notify(NotifyState::Ready);
         let bypass = SynBypass::new(switches, Arc::clone(&counters));
-        Ok((Self { guard, bypass, counters, key_file: setup.key_file }, worker))
+        Ok((Self { guard, bypass, counters, key_file: setup.key_file }, workers))
     }
 
     /// Reads the key file again. If it can't be used the old keys stay.
-    fn reload(&self, worker: &WorkerHandle) {
+    fn reload(&self, workers: &Workers) {
         let keys = self.key_file.as_deref().ok_or(KeyFileError::NotGiven).and_then(key_file::read);
         match keys {
             Ok(keys) => {
                 let ids: Vec<String> = keys.ids().map(|id| id.to_string()).collect();
-                worker.rekey(keys);
+                workers.rekey(&keys);
                 tracing::info!(keys = ids.join(","), "the key file was read again");
             }
             Err(error) => {
@@ -160,7 +157,7 @@ impl Service {
 
     /// Ends the service. The guard goes first, so that plain forwarding resumes at once; the
     /// worker then serves what it has captured already.
-    fn stop(mut self, worker: WorkerHandle, end: Result<End, Failure>) -> Result<(), Failure> {
+    fn stop(mut self, workers: Workers, end: Result<End, Failure>) -> Result<(), Failure> {
         notify(NotifyState::Stopping);
         if let Ok(End::Signal(name)) = end {
             tracing::info!(signal = name, "stopping");
@@ -168,9 +165,7 @@ impl Service {
         self.bypass.report(&mut self.guard);
         let guarded = self.guard.dropped();
         drop(self.guard);
-        worker.stop();
-        let io = Arc::clone(worker.stats());
-        let worked = worker.join();
+        let (io, worked) = workers.stop();
         match guarded {
             Ok(rules) => {
                 let packets: u64 = rules.iter().map(|rule| rule.packets).sum();
@@ -188,8 +183,8 @@ impl Service {
 }
 
 /// Logs the counters that are not zero.
-fn report(io: &IoCounters, engine: &Counters) {
-    let io = io.iter().map(|(label, count)| (label.to_owned(), count));
+fn report(io: &[(&'static str, u64)], engine: &Counters) {
+    let io = io.iter().map(|(label, count)| ((*label).to_owned(), *count));
     let engine = engine.iter().map(|(kind, label, count)| (format!("{kind}.{label}"), count));
     let line: Vec<String> = io
         .chain(engine)
@@ -217,18 +212,17 @@ impl Signals {
 }
 
 /// Waits for a signal to end or for the worker's end, whichever comes first.
-async fn wait(mut signals: Signals, service: &mut Service, worker: &WorkerHandle) -> io::Result<End> {
-    // A pipe that hangs up when the worker has ended.
-    let ended = Receiver::from_owned_fd(worker.as_fd().try_clone_to_owned()?)?;
+async fn wait(mut signals: Signals, service: &mut Service, workers: &Workers) -> io::Result<End> {
+    let mut ended = workers.ended()?;
     let mut look = tokio::time::interval(bypass::PERIOD);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return Ok(End::Signal("SIGTERM")),
             _ = signals.interrupt.recv() => return Ok(End::Signal("SIGINT")),
-            _ = signals.hangup.recv() => service.reload(worker),
-            _ = look.tick() => service.bypass.look(&mut service.guard, worker),
-            ready = ended.readable() => return ready.map(|_| End::WorkerEnded),
+            _ = signals.hangup.recv() => service.reload(workers),
+            _ = look.tick() => service.bypass.look(&mut service.guard, workers),
+            _ = ended.recv() => return Ok(End::WorkerEnded),
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rtt0_core::gateway::RouterAddresses;
 use rtt0_core::offer::Keys;
 use rtt0_core::service::{Service, Services};
-use rtt0_netio::emit::EMIT_MARK;
+use rtt0_netio::emit::{DEVICE_PREFIX, EMIT_MARK};
 use rtt0_netio::guard::Guard;
 use rtt0_netio::interface::{self, Interface};
 use rtt0_netio::privilege;
@@ -28,6 +29,12 @@ pub(crate) struct Setup {
     pub(crate) state_dir: Option<PathBuf>,
     /// 0 for ordinary scheduling.
     pub(crate) realtime_priority: u8,
+    /// Packet threads, 1 or more.
+    pub(crate) workers: usize,
+    /// Their processors; none for any.
+    pub(crate) cpus: Vec<usize>,
+    /// How long they look for packets before they sleep.
+    pub(crate) busy_poll: Duration,
 }
 
 impl Setup {
@@ -51,6 +58,9 @@ impl Setup {
             key_file: args.key_file.clone(),
             state_dir: (!args.no_state).then(|| args.state_dir.clone()),
             realtime_priority: args.realtime_priority,
+            workers: args.workers.into(),
+            cpus: args.cpus.clone(),
+            busy_poll: Duration::from_micros(args.busy_poll.into()),
         })
     }
 
@@ -68,8 +78,8 @@ impl Setup {
         };
         format!(
             "# Kernel guard, in nft syntax; it is removed when the daemon ends in whatever way:\n{guard}\
-             # Offload changes: none. Super-packets (GRO, LRO, TSO) are re-segmented and partial checksums\n\
-             # are completed by the daemon.\n\
+             # Offload changes: none. Super-packets (GRO, TSO) are routed whole through a device {DEVICE_PREFIX}N (TUN,\n\
+             # else veth) that goes with the daemon; without it they are re-segmented.\n\
              # State file: {state}.\n"
         )
     }
@@ -128,6 +138,9 @@ mod tests {
             key_file: None,
             state_dir: None,
             realtime_priority: 0,
+            workers: 1,
+            cpus: Vec::new(),
+            busy_poll: Duration::ZERO,
         };
         let router = setup.router_addresses();
         assert_eq!(router.v4.map(IpAddr::from), Some(address("10.1.0.1")));

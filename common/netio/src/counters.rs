@@ -30,6 +30,8 @@ counters! {
     receive_errors,
     /// Packets handed to the kernel, each segment of a super-packet counted.
     sent,
+    /// Packets handed to the kernel as they were captured, super-packets mostly; not among `sent`.
+    sent_whole,
     /// IP bytes handed to the kernel.
     sent_bytes,
     /// Super-packets cut into segments.

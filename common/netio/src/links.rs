@@ -1,11 +1,11 @@
 //! Links, addresses, routes and neighbours of a namespace, over rtnetlink.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 
 use futures_util::TryStreamExt;
-use rtnetlink::packet_route::address::AddressHeaderFlags;
+use rtnetlink::packet_route::address::{AddressHeaderFlags, AddressScope};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::{
@@ -82,6 +82,17 @@ impl Links {
         let runtime = Builder::new_current_thread().enable_io().build().map_err(LinkError::Open)?;
         let handle =
             namespace.enter(|| Self::connect(&runtime)).map_err(LinkError::Open)?.map_err(LinkError::Open)?;
+        Ok(Self { runtime, handle })
+    }
+
+    /// Opens an rtnetlink socket in the namespace of the calling thread. Needs no capability;
+    /// most requests do.
+    ///
+    /// # Errors
+    /// [`LinkError::Open`].
+    pub fn here() -> Result<Self, LinkError> {
+        let runtime = Builder::new_current_thread().enable_io().build().map_err(LinkError::Open)?;
+        let handle = Self::connect(&runtime).map_err(LinkError::Open)?;
         Ok(Self { runtime, handle })
     }
 
@@ -175,6 +186,19 @@ impl Links {
         self.runtime
             .block_on(request.execute())
             .map_err(|error| refused(format!("add address {address}/{prefix} to {link}"), error))
+    }
+
+    /// Gives the device an address that nobody else can reach and that is never chosen as the source of
+    /// anything (scope host).
+    ///
+    /// # Errors
+    /// [`LinkError`], `EEXIST` if it is there already; needs `CAP_NET_ADMIN`.
+    pub fn add_host_address(&self, link: &str, address: Ipv4Addr) -> Result<(), LinkError> {
+        let mut request = self.handle.address().add(self.index(link)?, address.into(), 32);
+        request.message_mut().header.scope = AddressScope::Host;
+        self.runtime
+            .block_on(request.execute())
+            .map_err(|error| refused(format!("add address {address} to {link}"), error))
     }
 
     /// Adds a route to `destination`/`prefix` through the router `gateway`.

@@ -133,6 +133,20 @@ impl Store {
         Ok(Self { file, path, is_failing: false })
     }
 
+    /// Tells whether there is a file of that name.
+    pub fn exists(folder: &Path, name: &str) -> bool {
+        folder.join(format!("{name}.state")).exists()
+    }
+
+    /// Removes the file.
+    ///
+    /// # Errors
+    /// [`StoreError::Access`].
+    pub fn remove(self) -> Result<(), StoreError> {
+        let Self { path, .. } = self;
+        std::fs::remove_file(&path).map_err(|source| StoreError::Access { action: "remove", path, source })
+    }
+
     /// Returns the file's path.
     pub fn path(&self) -> &Path {
         &self.path

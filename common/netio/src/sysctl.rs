@@ -28,17 +28,27 @@ pub struct SysctlError {
 /// The first parameter that could not be set: `ENOENT` if the kernel does not have it, `EACCES`
 /// without `CAP_NET_ADMIN` in the namespace (or being its root user).
 pub fn set(namespace: &Namespace, parameters: &[(&str, &str)]) -> Result<(), SysctlError> {
-    let failed = |name: &str, value: &str, source| SysctlError {
-        name: name.to_owned(),
-        value: value.to_owned(),
-        source,
-    };
-    let outcome = namespace.enter(|| {
-        parameters.iter().try_for_each(|&(name, value)| {
-            std::fs::write(path(name), value).map_err(|source| failed(name, value, source))
-        })
-    });
+    let outcome = namespace.enter(|| set_here(parameters));
     outcome.unwrap_or_else(|source| Err(failed("(any)", "", source)))
+}
+
+/// Sets kernel parameters in the namespace of the calling thread, as [`set`] does. Unlike that it
+/// needs no `CAP_SYS_ADMIN`.
+///
+/// # Errors
+/// As [`set`].
+pub fn set_here(parameters: &[(&str, &str)]) -> Result<(), SysctlError> {
+    parameters.iter().try_for_each(|&(name, value)| {
+        std::fs::write(path(name), value).map_err(|source| failed(name, value, source))
+    })
+}
+
+/// Reads a kernel parameter of the calling thread's namespace, without the final newline.
+///
+/// # Errors
+/// The error of `open(2)` or `read(2)`.
+pub fn read_here(name: &str) -> io::Result<String> {
+    std::fs::read_to_string(path(name)).map(|text| text.trim_end().to_owned())
 }
 
 /// Reads a kernel parameter of `namespace`, without the final newline.
@@ -46,8 +56,11 @@ pub fn set(namespace: &Namespace, parameters: &[(&str, &str)]) -> Result<(), Sys
 /// # Errors
 /// The error of `setns(2)`, `open(2)` or `read(2)`.
 pub fn read(namespace: &Namespace, name: &str) -> io::Result<String> {
-    let text = namespace.enter(|| std::fs::read_to_string(path(name)))??;
-    Ok(text.trim_end().to_owned())
+    namespace.enter(|| read_here(name))?
+}
+
+fn failed(name: &str, value: &str, source: io::Error) -> SysctlError {
+    SysctlError { name: name.to_owned(), value: value.to_owned(), source }
 }
 
 fn path(name: &str) -> PathBuf {

@@ -28,6 +28,7 @@ use rtt0_core::packet::{Offload, Outbox};
 use rtt0_core::time::Instant;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::capture::{Capture, CaptureError};
 use crate::clock;
@@ -55,11 +56,21 @@ pub struct WorkerOptions {
     /// SCHED_FIFO priority, 1 to 99 (sched(7)), or `None` for ordinary scheduling. Without
     /// CAP_SYS_NICE the thread stays ordinary; [`WorkerHandle::is_realtime`] tells.
     pub realtime_priority: Option<u8>,
+    /// The processor it runs on, or `None` for any. One that does not exist is as none.
+    pub processor: Option<usize>,
+    /// For how long it looks for packets without sleeping before it waits for them. Zero spares the
+    /// processor; a millisecond spares a packet the microseconds of waking up.
+    pub busy_poll: Duration,
 }
 
 impl Default for WorkerOptions {
     fn default() -> Self {
-        Self { name: "packets".to_owned(), realtime_priority: None }
+        Self {
+            name: "packets".to_owned(),
+            realtime_priority: None,
+            processor: None,
+            busy_poll: Duration::ZERO,
+        }
     }
 }
 
@@ -96,6 +107,7 @@ pub struct Worker<E> {
     counters: Arc<IoCounters>,
     store: Option<Store>,
     check_due: Option<Instant>,
+    busy_poll: Duration,
     orders: mpsc::Receiver<Order>,
     wake: Arc<OwnedFd>,
     awaited: Arc<AtomicUsize>,
@@ -150,19 +162,20 @@ impl<E: Engine + Send + 'static> Worker<E> {
             counters: Arc::clone(&counters),
             store,
             check_due: None,
+            busy_poll: options.busy_poll,
             orders,
             wake: Arc::clone(&wake),
             awaited: Arc::clone(&awaited),
         };
         let (started, start) = mpsc::sync_channel(1);
-        let priority = options.realtime_priority;
+        let (priority, processor) = (options.realtime_priority, options.processor);
         let thread = thread::Builder::new()
             .name(options.name.clone())
             .spawn(move || {
                 // Dropped when the thread ends in whatever way, which hangs up the other end.
                 let _alive = alive;
                 // The owner waits for this; if it is gone there is nobody to tell.
-                let _ = started.send(prepare_thread(priority));
+                let _ = started.send(prepare_thread(priority, processor));
                 worker.run()
             })
             .map_err(system("clone"))?;
@@ -211,10 +224,12 @@ impl<E: Engine> Worker<E> {
         let timeout = due.and_then(|due| Timespec::try_from(due - clock::now()).ok());
         let mut polled: Vec<_> = self.captures.iter().map(|c| PollFd::new(c, PollFlags::IN)).collect();
         polled.push(PollFd::new(&*self.wake, PollFlags::IN));
-        match poll(&mut polled, timeout.as_ref()) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => return Ok(false),
-            Err(error) => return Err(error.into()),
+        if !(self.busy_poll > Duration::ZERO && look(&mut polled, self.busy_poll, due)?) {
+            match poll(&mut polled, timeout.as_ref()) {
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
         }
         // Errors make a capture ready too: receiving tells what is wrong.
         for (ready, polled) in self.ready.iter_mut().zip(&polled) {
@@ -302,6 +317,7 @@ impl<E: Engine> Worker<E> {
         for capture in &self.captures {
             capture.check(&self.counters)?;
         }
+        self.emitter.look();
         let suspect = self.captures.iter().any(Capture::is_suspect);
         self.check_due = suspect.then_some(now + CHECK_PERIOD);
         Ok(())
@@ -404,9 +420,32 @@ impl Drop for WorkerHandle {
     }
 }
 
+/// Looks for events without sleeping, until there is one, `due` has come or `time` is over; returns
+/// whether there is one.
+fn look(polled: &mut [PollFd<'_>], time: Duration, due: Option<Instant>) -> io::Result<bool> {
+    let end = clock::now() + time;
+    let end = due.map_or(end, |due| due.min(end));
+    loop {
+        match poll(polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            Ok(0) if clock::now() < end => std::hint::spin_loop(),
+            Ok(ready) => return Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Makes the calling thread wake up precisely, prctl(PR_SET_TIMERSLACK), and, if a priority is
-/// given, run before ordinary threads. Returns whether it does the latter.
-fn prepare_thread(priority: Option<u8>) -> bool {
+/// given, run before ordinary threads, on one processor if that is given. Returns whether it runs
+/// before them.
+fn prepare_thread(priority: Option<u8>, processor: Option<usize>) -> bool {
+    if let Some(processor) = processor.filter(|processor| *processor < CpuSet::MAX_CPU) {
+        let mut set = CpuSet::new();
+        set.set(processor);
+        if let Err(error) = sched_setaffinity(None, &set) {
+            tracing::warn!(processor, %error, "a packet worker can't be kept to its processor");
+        }
+    }
     // Refused by no kernel; without it time-outs come up to 50 µs late, no worse.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     priority.is_some_and(run_at)

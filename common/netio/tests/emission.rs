@@ -46,7 +46,7 @@ impl Bench {
         let services = Services::new(rules.iter().map(|rule| rule.parse().unwrap()).collect(), Vec::new());
         let capture =
             far.enter(|| Capture::open("far0", &services, &CaptureOptions::default())).unwrap().unwrap();
-        let emitter = near.enter(Emitter::open).unwrap().unwrap();
+        let emitter = near.enter(|| Emitter::open_with(&[])).unwrap().unwrap();
         Some(Self { capture, emitter, counters: IoCounters::default(), _namespaces: namespaces })
     }
 

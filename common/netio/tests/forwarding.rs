@@ -116,7 +116,7 @@ impl Path {
         let spawn = || {
             let open = |link| Capture::open(link, &services, &options).unwrap();
             let captures = vec![open("west0"), open("east0")];
-            let worker = WorkerOptions { name: "router".to_owned(), realtime_priority: Some(10) };
+            let worker = WorkerOptions { name: "router".to_owned(), realtime_priority: Some(10), ..WorkerOptions::default() };
             Worker::spawn(router, captures, Emitter::open().unwrap(), None, &worker).unwrap()
         };
         self.router.enter(spawn).unwrap()
@@ -179,8 +179,8 @@ fn carries_bulk_data_with_offloads_on() {
     for (label, count) in stats.iter() {
         println!("{label} {count}");
     }
-    assert!(stats.resegmented.value() > 100, "veth hands over super-packets by default");
-    assert!(stats.sent.value() > 2 * stats.received.value());
+    let super_packets = stats.resegmented.value() + stats.sent_whole.value();
+    assert!(super_packets > 100, "veth hands over super-packets by default");
     let lost = [&stats.send_malformed, &stats.send_too_big, &stats.send_refused, &stats.send_failed];
     assert!(lost.iter().all(|counter| counter.value() == 0));
     worker.stop();

@@ -31,37 +31,37 @@ const MAX_INSTRUCTIONS: usize = 4096;
 const KEEP_ALL: u32 = 0x40000;
 
 // Ancillary loads: offsets the kernel answers from packet metadata (linux/filter.h).
-const AD_PROTOCOL: u32 = ancillary(libc::SKF_AD_PROTOCOL);
+pub(super) const AD_PROTOCOL: u32 = ancillary(libc::SKF_AD_PROTOCOL);
 const AD_PKTTYPE: u32 = ancillary(libc::SKF_AD_PKTTYPE);
 /// The frame is addressed to this host (linux/if_packet.h).
 const PACKET_HOST: u32 = 0;
 
 // Opcodes (linux/bpf_common.h).
-const LOAD_WORD: u16 = 0x20;
-const LOAD_HALF: u16 = 0x28;
-const LOAD_BYTE: u16 = 0x30;
-const LOAD_HALF_INDEXED: u16 = 0x48;
-const LOAD_BYTE_INDEXED: u16 = 0x50;
+pub(super) const LOAD_WORD: u16 = 0x20;
+pub(super) const LOAD_HALF: u16 = 0x28;
+pub(super) const LOAD_BYTE: u16 = 0x30;
+pub(super) const LOAD_HALF_INDEXED: u16 = 0x48;
+pub(super) const LOAD_BYTE_INDEXED: u16 = 0x50;
 const LOAD_X_HEADER_LENGTH: u16 = 0xb1;
-const AND: u16 = 0x54;
-const JUMP_IF_EQUAL: u16 = 0x15;
+pub(super) const AND: u16 = 0x54;
+pub(super) const JUMP_IF_EQUAL: u16 = 0x15;
 const JUMP_IF_GREATER: u16 = 0x25;
 const JUMP_IF_NOT_LESS: u16 = 0x35;
 const JUMP_IF_ANY_BIT: u16 = 0x45;
-const JUMP: u16 = 0x05;
-const LOAD_WORD_INDEXED: u16 = 0x40;
+pub(super) const JUMP: u16 = 0x05;
+pub(super) const LOAD_WORD_INDEXED: u16 = 0x40;
 const LOAD_LENGTH: u16 = 0x80;
 const SUBTRACT_X: u16 = 0x1c;
-const LOAD_X: u16 = 0x01;
-const RETURN: u16 = 0x06;
+pub(super) const LOAD_X: u16 = 0x01;
+pub(super) const RETURN: u16 = 0x06;
 
-const IPV4: u32 = libc::ETH_P_IP as u32;
-const IPV6: u32 = libc::ETH_P_IPV6 as u32;
-const TCP: u32 = libc::IPPROTO_TCP as u32;
-const ICMP: u32 = libc::IPPROTO_ICMP as u32;
-const ICMPV6: u32 = libc::IPPROTO_ICMPV6 as u32;
+pub(super) const IPV4: u32 = libc::ETH_P_IP as u32;
+pub(super) const IPV6: u32 = libc::ETH_P_IPV6 as u32;
+pub(super) const TCP: u32 = libc::IPPROTO_TCP as u32;
+pub(super) const ICMP: u32 = libc::IPPROTO_ICMP as u32;
+pub(super) const ICMPV6: u32 = libc::IPPROTO_ICMPV6 as u32;
 /// Hop-by-hop options, routing, fragment, destination options (RFC 8200 §4).
-const EXTENSION_HEADERS: [u32; 4] = [0, 43, 44, 60];
+pub(super) const EXTENSION_HEADERS: [u32; 4] = [0, 43, 44, 60];
 const FRAGMENT_OFFSET: u32 = 0x1fff;
 
 const fn ancillary(field: libc::c_int) -> u32 {
@@ -109,6 +109,13 @@ impl Program {
     /// with full IPv6 addresses).
     pub fn new(services: &Services, link_header: u32) -> Result<Self, TooManyRules> {
         Self::without(services, link_header, Bypass::Nothing)
+    }
+
+    /// Makes the program that refuses every packet.
+    pub(super) fn closed() -> Self {
+        let mut program = Self { instructions: Vec::new() };
+        program.reject();
+        program
     }
 
     /// Makes the program that leaves out what the kernel is to forward by itself.
@@ -343,11 +350,11 @@ fn words(service: &Service) -> Vec<(u32, u32)> {
     octets.chunks(4).enumerate().map(word).collect()
 }
 
-fn load(code: u16, k: u32) -> sock_filter {
+pub(super) fn load(code: u16, k: u32) -> sock_filter {
     sock_filter { code, jt: 0, jf: 0, k }
 }
 
-fn jump(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
+pub(super) fn jump(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code, jt, jf, k }
 }
 

@@ -16,6 +16,7 @@ pub mod filter;
 mod mmsg;
 mod pnet;
 mod socket;
+pub mod spread;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,14 +25,16 @@ use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::service::Services;
 
 use crate::counters::IoCounters;
+pub(crate) use socket::SendingSocket;
 pub use socket::Filters;
 
 /// Most packets that one batch holds.
 pub const MAX_BATCH: usize = 64;
 
 /// Bytes a packet may have with its virtio-net and link headers: a little more than the largest
-/// IP packet. Larger ones (BIG TCP) are counted as truncated.
-const SLOT: usize = 66 * 1024;
+/// IP packet. Larger ones (BIG TCP) are counted as truncated. An odd number of cache lines: the
+/// beginnings of the slots, which is all that small packets use, then don't compete for a few sets.
+const SLOT: usize = 66 * 1024 + 64;
 
 /// How packets are taken from the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -132,6 +135,42 @@ impl Capture {
     pub fn open(
         interface: &str,
         services: &Services,
+        options: &CaptureOptions,
+    ) -> Result<Self, CaptureError> {
+        Self::open_for(interface, Some(services), options)
+    }
+
+    /// Opens `count` captures on `interface` that share what `services` may claim: each gets all
+    /// packets of the flows that [`spread::place`] gives it, in both directions, and the ICMP errors about
+    /// them.
+    ///
+    /// # Errors
+    /// As [`Capture::open`].
+    pub fn open_group(
+        interface: &str,
+        services: &Services,
+        options: &CaptureOptions,
+        count: usize,
+    ) -> Result<Vec<Self>, CaptureError> {
+        if count <= 1 {
+            return Ok(vec![Self::open(interface, services, options)?]);
+        }
+        // They can join only once they receive, and until then each would receive everything.
+        let open = |_| Self::open_for(interface, None, options);
+        let captures = (0..count).map(open).collect::<Result<Vec<_>, _>>()?;
+        let failed = |call| move |source| CaptureError::System { call, interface: interface.to_owned(), source };
+        let members: Vec<_> = captures.iter().collect();
+        socket::join(&members, &spread::program()).map_err(failed("setsockopt(PACKET_FANOUT)"))?;
+        for capture in &captures {
+            let program = filter::Program::new(services, capture.link_header)?;
+            socket::attach(capture, &program).map_err(failed("setsockopt(SO_ATTACH_FILTER)"))?;
+        }
+        Ok(captures)
+    }
+
+    fn open_for(
+        interface: &str,
+        services: Option<&Services>,
         options: &CaptureOptions,
     ) -> Result<Self, CaptureError> {
         let socket = socket::PacketSocket::open(interface, services, options.receive_buffer)?;

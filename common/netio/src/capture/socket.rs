@@ -14,7 +14,14 @@ use super::filter::Program;
 // linux/if_packet.h; libc does not export them.
 const PACKET_STATISTICS: libc::c_int = 6;
 pub(super) const PACKET_VNET_HDR: libc::c_int = 15;
+const PACKET_FANOUT: libc::c_int = 18;
+const PACKET_FANOUT_DATA: libc::c_int = 22;
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+const PACKET_FANOUT_CBPF: libc::c_int = 6;
+/// The kernel chooses the group's number.
+const PACKET_FANOUT_FLAG_UNIQUEID: libc::c_int = 0x2000;
+/// What PACKET_IGNORE_OUTGOING is for a single socket; that is not looked at in a group.
+const PACKET_FANOUT_FLAG_IGNORE_OUTGOING: libc::c_int = 0x4000;
 
 /// A link of bare IP packets (linux/if_arp.h; libc does not export it).
 const ARPHRD_RAWIP: u16 = 519;
@@ -36,11 +43,16 @@ pub(super) struct PacketSocket {
 }
 
 impl PacketSocket {
-    /// Opens a socket on `interface` that takes what `services` may claim, ignores what this
-    /// host itself sends, and has a receive buffer of `buffer` bytes or as much as is allowed.
+    /// Opens a socket on `interface` that takes what `services` may claim, or nothing yet if there
+    /// are none, ignores what this host itself sends, and has a receive buffer of `buffer` bytes or
+    /// as much as is allowed.
     ///
     /// Calls socket(2) (CAP_NET_RAW), bind(2), setsockopt(2) (SO_RCVBUFFORCE with CAP_NET_ADMIN).
-    pub(super) fn open(interface: &str, services: &Services, buffer: usize) -> Result<Self, CaptureError> {
+    pub(super) fn open(
+        interface: &str,
+        services: Option<&Services>,
+        buffer: usize,
+    ) -> Result<Self, CaptureError> {
         let system = |call, source| CaptureError::System { call, interface: interface.to_owned(), source };
         let index = interface_index(interface)?;
         // SAFETY: socket(2) takes no pointers; a result of 0 or more is a descriptor nobody else owns.
@@ -56,7 +68,10 @@ impl PacketSocket {
         let hardware = address(&fd).map_err(|e| system("getsockname(AF_PACKET)", e))?.sll_hatype;
         let link_header = link_header(hardware)
             .ok_or_else(|| CaptureError::LinkType { interface: interface.to_owned(), hardware })?;
-        let program = Program::new(services, link_header as u32)?;
+        let program = match services {
+            Some(services) => Program::new(services, link_header as u32)?,
+            None => Program::closed(),
+        };
         attach(&fd, &program).map_err(|e| system("setsockopt(SO_ATTACH_FILTER)", e))?;
         set_option(&fd, PACKET_IGNORE_OUTGOING, 1)
             .map_err(|e| system("setsockopt(PACKET_IGNORE_OUTGOING)", e))?;
@@ -75,6 +90,59 @@ impl PacketSocket {
             source,
         })
     }
+}
+
+/// A packet socket that only sends, whole frames with a virtio-net header before them.
+#[derive(Debug)]
+pub(crate) struct SendingSocket(OwnedFd);
+
+impl SendingSocket {
+    /// Opens one on `interface` of the calling thread's namespace: socket(2) (CAP_NET_RAW), bind(2),
+    /// setsockopt(PACKET_VNET_HDR).
+    pub(crate) fn open(interface: &str) -> io::Result<Self> {
+        let index = interface_index(interface).map_err(io::Error::other)?;
+        // SAFETY: socket(2) takes no pointers; a result of 0 or more is a descriptor nobody else owns.
+        let fd = unsafe {
+            match libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0)
+            {
+                -1 => return Err(io::Error::last_os_error()),
+                fd => OwnedFd::from_raw_fd(fd),
+            }
+        };
+        set_option(&fd, PACKET_VNET_HDR, 1)?;
+        bind(&fd, index, 0)?;
+        Ok(Self(fd))
+    }
+}
+
+impl From<SendingSocket> for OwnedFd {
+    fn from(socket: SendingSocket) -> Self {
+        socket.0
+    }
+}
+
+/// Joins sockets that receive from one interface into a group in which `program` says who gets a packet,
+/// by its result modulo their number: setsockopt(PACKET_FANOUT, PACKET_FANOUT_DATA).
+pub(super) fn join(sockets: &[&impl AsFd], program: &[libc::sock_filter]) -> io::Result<()> {
+    let Some((first, others)) = sockets.split_first() else { return Ok(()) };
+    let kind = (PACKET_FANOUT_CBPF | PACKET_FANOUT_FLAG_IGNORE_OUTGOING) << 16;
+    set_option(*first, PACKET_FANOUT, kind | PACKET_FANOUT_FLAG_UNIQUEID << 16)?;
+    let mut group: libc::c_int = 0;
+    let mut length = mem::size_of_val(&group) as libc::socklen_t;
+    // SAFETY: the pointers and length describe `group`, which the kernel fills; any bits are valid.
+    check(unsafe {
+        libc::getsockopt(
+            first.as_fd().as_raw_fd(),
+            libc::SOL_PACKET,
+            PACKET_FANOUT,
+            (&raw mut group).cast(),
+            &raw mut length,
+        )
+    })?;
+    for socket in others {
+        set_option(*socket, PACKET_FANOUT, kind | (group & 0xffff))?;
+    }
+    set_program(*first, libc::SOL_PACKET, PACKET_FANOUT_DATA, program)
 }
 
 /// The filters of a capture, one for each bypass.
@@ -194,21 +262,24 @@ fn address(fd: &impl AsFd) -> io::Result<libc::sockaddr_ll> {
 }
 
 /// Attaches a filter, setsockopt(SO_ATTACH_FILTER).
-fn attach(fd: &impl AsFd, program: &Program) -> io::Result<()> {
-    let instructions = program.instructions();
+pub(super) fn attach(fd: &impl AsFd, program: &Program) -> io::Result<()> {
+    set_program(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program.instructions())
+}
+
+/// Gives the kernel a program, setsockopt(2).
+fn set_program(
+    fd: &impl AsFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    instructions: &[libc::sock_filter],
+) -> io::Result<()> {
     let program =
         libc::sock_fprog { len: instructions.len() as u16, filter: instructions.as_ptr().cast_mut() };
     let length = mem::size_of_val(&program) as libc::socklen_t;
     // SAFETY: `program` and the instructions it points to live through the call; the kernel
     // copies and does not write them.
     check(unsafe {
-        libc::setsockopt(
-            fd.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            length,
-        )
+        libc::setsockopt(fd.as_fd().as_raw_fd(), level, option, (&raw const program).cast(), length)
     })
 }
 

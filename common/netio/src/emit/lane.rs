@@ -1,7 +1,7 @@
 //! One raw IP socket and the messages that wait for it.
 
 use std::io;
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::ptr;
@@ -76,32 +76,34 @@ impl Lane {
     /// Hands `messages[from..]` to the kernel without waiting, sendmmsg(2); returns how many it
     /// took, or why it took not even the first.
     pub(super) fn send(&self, messages: &[Message<'_>], from: usize) -> io::Result<usize> {
-        const NOWHERE: libc::iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
-        let mut vectors = [[NOWHERE; 2]; BATCH];
-        // SAFETY: all-zero bytes are valid for both: integers and null pointers.
-        let (mut headers, mut addresses): ([libc::mmsghdr; BATCH], [Address; BATCH]) =
-            unsafe { (mem::zeroed(), mem::zeroed()) };
+        // Only what is used is ever written: clearing all of it would cost as much as a small packet.
+        let mut vectors = [const { MaybeUninit::<[libc::iovec; 2]>::uninit() }; BATCH];
+        let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
+        let mut addresses = [const { MaybeUninit::<Address>::uninit() }; BATCH];
         let mut count = 0;
         let places = vectors.iter_mut().zip(&mut headers).zip(&mut addresses);
         for (((vector, header), address), index) in places.zip(from..messages.len()) {
-            let [first, rest] = self.pieces(messages, index);
-            let head = if first.is_empty() { rest } else { first };
-            let length = address.set(destination(head));
-            for (vector, piece) in vector.iter_mut().zip([first, rest]) {
-                // sendmmsg(2) only reads; the mutable pointer is the C type's.
-                *vector = libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() };
-            }
-            header.msg_hdr.msg_name = ptr::from_mut(address).cast();
+            let pieces = self.pieces(messages, index);
+            let head = if pieces[0].is_empty() { pieces[1] } else { pieces[0] };
+            let (new, length) = Address::new(destination(head));
+            // sendmmsg(2) only reads; the mutable pointer is the C type's. An empty first piece is left out.
+            let vector = vector.write(pieces.map(|piece| libc::iovec {
+                iov_base: piece.as_ptr().cast_mut().cast(),
+                iov_len: piece.len(),
+            }));
+            let skipped = usize::from(pieces[0].is_empty());
+            // SAFETY: all-zero bytes are a valid mmsghdr: integers and null pointers.
+            let header = header.write(unsafe { mem::zeroed() });
+            header.msg_hdr.msg_name = ptr::from_mut(address.write(new)).cast();
             header.msg_hdr.msg_namelen = length;
-            header.msg_hdr.msg_iov = vector.as_mut_ptr();
-            header.msg_hdr.msg_iovlen = 2;
+            header.msg_hdr.msg_iov = vector[skipped..].as_mut_ptr();
+            header.msg_hdr.msg_iovlen = (2 - skipped) as _;
             count += 1;
         }
-        // SAFETY: the first `count` headers point to an address and two vectors each, and those to
-        // slices borrowed through the call; all arrays live through the call.
-        let sent = unsafe {
-            libc::sendmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT)
-        };
+        let headers = headers.as_mut_ptr().cast();
+        // SAFETY: the first `count` headers are initialised and point to an address and one or two vectors
+        // each, and those to slices borrowed through the call; all arrays live through the call.
+        let sent = unsafe { libc::sendmmsg(self.socket.as_raw_fd(), headers, count, libc::MSG_DONTWAIT) };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
 
@@ -120,8 +122,8 @@ union Address {
 }
 
 impl Address {
-    /// Sets the address and returns the length of its C type.
-    fn set(&mut self, destination: IpAddr) -> libc::socklen_t {
+    /// Makes the address; returns it with the length of its C type.
+    fn new(destination: IpAddr) -> (Self, libc::socklen_t) {
         match destination {
             IpAddr::V4(address) => {
                 let v4 = libc::sockaddr_in {
@@ -130,8 +132,7 @@ impl Address {
                     sin_addr: libc::in_addr { s_addr: u32::from(address).to_be() },
                     sin_zero: [0; 8],
                 };
-                *self = Self { v4 };
-                mem::size_of::<libc::sockaddr_in>() as libc::socklen_t
+                (Self { v4 }, mem::size_of::<libc::sockaddr_in>() as libc::socklen_t)
             }
             IpAddr::V6(address) => {
                 let v6 = libc::sockaddr_in6 {
@@ -142,8 +143,7 @@ impl Address {
                     sin6_addr: libc::in6_addr { s6_addr: address.octets() },
                     sin6_scope_id: 0,
                 };
-                *self = Self { v6 };
-                mem::size_of::<libc::sockaddr_in6>() as libc::socklen_t
+                (Self { v6 }, mem::size_of::<libc::sockaddr_in6>() as libc::socklen_t)
             }
         }
     }

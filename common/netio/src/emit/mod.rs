@@ -1,17 +1,21 @@
-//! Emission of IP packets at layer 3, through raw sockets (raw(7)).
+//! Emission of IP packets at layer 3: single segments through raw sockets (raw(7)), super-packets
+//! whole through a device of our own.
 //!
 //! The kernel routes every packet, resolves the next hop's link address and queues it, as it
-//! does for its own. What a NIC would have finished is finished here: full TCP checksums, and
-//! super-packets cut into segments ([`segment`]).
+//! does for its own. What a NIC would have finished, of what goes through a raw socket, is finished
+//! here: full TCP checksums. Where the device can't be had, super-packets are cut into segments here
+//! too ([`segment`]), which costs most of the bulk rate.
 //!
 //! What the kernel changes in an IPv4 packet: it fills in total length and header checksum
 //! (both already right), and an identification of 0, which is harmless (RFC 6864 §4.1: the field
 //! means nothing in an atomic datagram). Policy routing by source address or input interface
 //! does not apply to what is emitted; routing by [`EMIT_MARK`] does.
 
+mod entrance;
 mod lane;
 mod mtu;
 pub mod segment;
+mod whole;
 
 use std::io;
 
@@ -19,13 +23,19 @@ use rtt0_core::packet::Offload;
 use socket2::Domain;
 
 use crate::counters::IoCounters;
+pub use entrance::{EntranceError, Way};
+use entrance::{Entrance, Usable};
 use lane::{BATCH, Lane, Message};
 use mtu::PathMtu;
 use segment::{Cut, ip_length};
+use whole::Whole;
 
 /// Mark (SO_MARK) on every emitted packet: the guard exempts these from connection tracking.
 /// Reads `RTT0` in ASCII.
 pub const EMIT_MARK: u32 = 0x5254_5430;
+
+/// What the names of devices begin with through which super-packets are emitted.
+pub const DEVICE_PREFIX: &str = "rtt0-";
 
 /// The emission can't be opened. EPERM means that CAP_NET_RAW is missing.
 #[derive(Debug, thiserror::Error)]
@@ -37,32 +47,60 @@ pub struct EmitError {
     source: io::Error,
 }
 
-/// Raw sockets for both IP versions.
+/// Raw sockets for both IP versions, and a device for super-packets.
 ///
-/// Packets of one IP version leave in the order they are handed in, so that the order within
-/// each flow holds. The two versions go through different sockets.
+/// Packets of one direction of a flow leave in the order they are handed in.
 #[derive(Debug)]
 pub struct Emitter {
     v4: Lane,
     /// None if the kernel has no IPv6.
     v6: Option<Lane>,
+    /// None if super-packets are cut here.
+    whole: Option<Whole>,
     mtu: PathMtu,
 }
 
 impl Emitter {
-    /// Opens the sockets in the network namespace of the calling thread.
+    /// Opens the sockets, and the best device for super-packets that can be had, in the network
+    /// namespace of the calling thread. What that is, and why if not the best, is logged.
     ///
     /// # Errors
     /// [`EmitError`]; EPERM if CAP_NET_RAW is missing. A kernel without IPv6 is no error: IPv6
     /// packets are then counted as unreachable.
     pub fn open() -> Result<Self, EmitError> {
+        Self::open_with(&[Way::Tun, Way::Veth])
+    }
+
+    /// As [`Emitter::open`], with the first of `ways` that works; if none does, super-packets are
+    /// cut.
+    ///
+    /// # Errors
+    /// As [`Emitter::open`].
+    pub fn open_with(ways: &[Way]) -> Result<Self, EmitError> {
         let v6 = match Lane::open(Domain::IPV6) {
             Ok(lane) => Some(lane),
             Err(error) if error.source.raw_os_error() == Some(libc::EAFNOSUPPORT) => None,
             Err(error) => return Err(error),
         };
         let mtu = PathMtu::open().map_err(|source| EmitError { call: "socket(SOCK_DGRAM)", source })?;
-        Ok(Self { v4: Lane::open(Domain::IPV4)?, v6, mtu })
+        let v4 = Lane::open(Domain::IPV4)?;
+        let whole = open_whole(ways);
+        Ok(Self { v4, v6, whole, mtu })
+    }
+
+    /// Returns how super-packets enter the kernel whole; `None` if they are cut here.
+    pub fn way(&self) -> Option<Way> {
+        self.whole.as_ref().map(|whole| whole.entrance().way())
+    }
+
+    /// Looks whether the kernel still forwards what enters whole, and logs it if not; to be called
+    /// now and then, in the namespace the emitter was opened in. Costs some 50 µs.
+    pub fn look(&mut self) {
+        if let Some(whole) = &mut self.whole
+            && whole.look()
+        {
+            tell(whole, &[]);
+        }
     }
 
     /// Sends `packets` in order, with as few system calls as their number allows, and returns
@@ -77,8 +115,8 @@ impl Emitter {
         counters: &IoCounters,
         mut too_big: impl FnMut(&[u8], u16),
     ) {
-        let Self { v4, v6, mtu } = self;
-        let mut report = |pieces: [&[u8]; 2]| {
+        let Self { v4, v6, whole, mtu } = self;
+        let mut report = |mtu: &PathMtu, pieces: [&[u8]; 2]| {
             let packet = pieces.concat();
             if let Ok(mtu) = mtu.towards(lane::destination(&packet)) {
                 too_big(&packet, mtu);
@@ -91,17 +129,72 @@ impl Emitter {
                 counters.send_malformed.add(1);
                 continue;
             };
+            let bytes = &bytes[..length];
             let queue = if bytes[0] >> 4 == 4 { Some(&mut v4) } else { v6.as_mut() };
-            match queue {
-                Some(queue) => queue.push(number, &bytes[..length], offload, &mut report),
-                None => counters.send_unreachable.add(1),
+            let Some(queue) = queue else {
+                counters.send_unreachable.add(1);
+                continue;
+            };
+            let lane = match whole {
+                Some(whole) => whole.send(bytes, offload, mtu, |mtu| queue.flush(&mut |p| report(mtu, p))),
+                None => whole::Lane::Raw,
+            };
+            match lane {
+                whole::Lane::Sent => {
+                    counters.sent_whole.add(1);
+                    counters.sent_bytes.add(length as u64);
+                }
+                whole::Lane::Raw => queue.push(number, bytes, offload, &mut |p| report(mtu, p)),
+                whole::Lane::RawNow => {
+                    queue.push(number, bytes, offload, &mut |p| report(mtu, p));
+                    queue.flush(&mut |p| report(mtu, p));
+                }
             }
         }
-        v4.flush(&mut report);
+        v4.flush(&mut |p| report(mtu, p));
         if let Some(mut v6) = v6 {
-            v6.flush(&mut report);
+            v6.flush(&mut |p| report(mtu, p));
         }
     }
+}
+
+/// Opens the first of `ways` that works.
+fn open_whole(ways: &[Way]) -> Option<Whole> {
+    let mut failures = Vec::new();
+    for way in ways {
+        match Entrance::open(*way) {
+            Ok(entrance) => {
+                let whole = Whole::new(entrance);
+                tell(&whole, &failures);
+                return Some(whole);
+            }
+            Err(error) => failures.push(format!("{way:?}: {}", line(&error))),
+        }
+    }
+    if !ways.is_empty() {
+        tracing::warn!(
+            why = failures.join("; "),
+            "super-packets are cut in user space, which costs most of the bulk rate; \
+             load the tun module and let this program open /dev/net/tun"
+        );
+    }
+    None
+}
+
+fn tell(whole: &Whole, failures: &[String]) {
+    let Usable { v4, v6 } = whole.usable();
+    let (device, way) = (whole.entrance().device(), whole.entrance().way());
+    let why = failures.join("; ");
+    tracing::info!(device, ?way, ipv4 = v4, ipv6 = v6, why, "super-packets are handed to the kernel whole");
+    if !v4 {
+        tracing::warn!("IPv4 super-packets are cut in user space: net.ipv4.conf.all.rp_filter must not be 1");
+    }
+}
+
+/// Returns an error and its causes in one line.
+fn line(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Gets the pieces of a packet that exceeds the MTU.

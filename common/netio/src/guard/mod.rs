@@ -32,7 +32,8 @@
 //!
 //! A second table (inet, same name) hooks `output` before connection tracking and marks our own
 //! emissions, known by their `SO_MARK`, as untracked: half of each conversation would look
-//! invalid to conntrack.
+//! invalid to conntrack. It does the same in `prerouting` with what is emitted through a device of
+//! ours ([`crate::emit::DEVICE_PREFIX`]), and gives that the mark too.
 
 mod netlink;
 mod ruleset;
@@ -49,7 +50,7 @@ use rtt0_core::claim::Bypass;
 use rtt0_core::service::Services;
 
 use crate::interface::{self, UnknownInterface};
-use netlink::{ANY, HOOK_INGRESS, HOOK_OUTPUT, INET, Message, NETDEV};
+use netlink::{ANY, HOOK_INGRESS, HOOK_OUTPUT, HOOK_PREROUTING, INET, Message, NETDEV};
 use ruleset::Ruleset;
 use text::Text;
 
@@ -246,9 +247,13 @@ impl Guard {
 
     /// Makes the output table. Returns whether the kernel knows `notrack`.
     fn make_output(&mut self, ruleset: &Ruleset) -> Result<bool, GuardError> {
-        let mut messages =
-            vec![Message::Table, Message::BaseChain { name: c"output", hook: HOOK_OUTPUT, device: None }];
-        messages.extend(ruleset.output.iter().map(|rule| Message::Rule { chain: c"output", rule }));
+        let mut messages = vec![Message::Table];
+        for (name, hook, rules) in
+            [(c"output", HOOK_OUTPUT, &ruleset.output), (c"prerouting", HOOK_PREROUTING, &ruleset.prerouting)]
+        {
+            messages.push(Message::BaseChain { name, hook, device: None });
+            messages.extend(rules.iter().map(|rule| Message::Rule { chain: name, rule }));
+        }
         match netlink::make(&mut self.socket, INET, &self.table, &messages) {
             Ok(()) => Ok(true),
             Err(error) if is(&error, &[libc::ENOENT, libc::EOPNOTSUPP, libc::EAFNOSUPPORT]) => {

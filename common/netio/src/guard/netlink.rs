@@ -25,6 +25,8 @@ pub(super) const NETDEV: u8 = 5;
 pub(super) const HOOK_INGRESS: u32 = 0;
 /// `NF_INET_LOCAL_OUT`.
 pub(super) const HOOK_OUTPUT: u32 = 3;
+/// `NF_INET_PRE_ROUTING`.
+pub(super) const HOOK_PREROUTING: u32 = 0;
 /// Before connection tracking (-200): `NF_IP_PRI_RAW`.
 pub(super) const PRIORITY_RAW: i32 = -300;
 /// The kernel removes the table when the socket that made it is closed: `NFT_TABLE_F_OWNER`.
@@ -210,6 +212,7 @@ fn encode_match<P: Pusher>(list: PushExprListAttrs<P>, condition: &Match) -> Pus
                 Meta::Protocol(ether_type) => (MetaKeys::Protocol, ether_type.to_be_bytes().to_vec()),
                 Meta::TransportProtocol(protocol) => (MetaKeys::L4Proto, vec![*protocol]),
                 Meta::Mark(mark) => (MetaKeys::Mark, mark.to_ne_bytes().to_vec()),
+                Meta::InputPrefix(prefix) => (MetaKeys::Iifname, prefix.as_bytes().to_vec()),
             };
             let load = list.nested_elem().nested_data_meta().push_dreg(REGISTER).push_key(key as u32);
             compare(load.end_nested().end_nested(), CmpOps::Eq, &value)
@@ -333,6 +336,7 @@ fn encode_action<P: Pusher>(
             list.nested_elem().nested_data_counter().end_nested().end_nested()
         }
         Action::Notrack => return Ok(list.nested_elem().push_name(c"notrack").end_nested()),
+        Action::SetMark(mark) => return Ok(set_mark(list, *mark)),
         Action::Accept | Action::Goto(_) | Action::Jump(_) => list,
     };
     let verdict = list
@@ -348,9 +352,26 @@ fn encode_action<P: Pusher>(
             let chain = CString::new(*chain).map_err(std::io::Error::from)?;
             verdict.push_code(code as u32).push_chain(&chain)
         }
-        Action::Accept | Action::CountedAccept | Action::Notrack => {
+        Action::Accept | Action::CountedAccept | Action::Notrack | Action::SetMark(_) => {
             verdict.push_code(VerdictCode::Accept as u32)
         }
     };
     Ok(verdict.end_nested().end_nested().end_nested().end_nested())
+}
+
+fn set_mark<P: Pusher>(list: PushExprListAttrs<P>, mark: u32) -> PushExprListAttrs<P> {
+    list.nested_elem()
+        .nested_data_immediate()
+        .push_dreg(REGISTER)
+        .nested_data()
+        .push_value(&mark.to_ne_bytes())
+        .end_nested()
+        .end_nested()
+        .end_nested()
+        .nested_elem()
+        .nested_data_meta()
+        .push_key(MetaKeys::Mark as u32)
+        .push_sreg(REGISTER)
+        .end_nested()
+        .end_nested()
 }

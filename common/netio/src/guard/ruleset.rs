@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use rtt0_core::service::{Prefix, Service, Services};
 use rtt0_core::{claim, offer};
 
+use crate::emit;
+
 /// Where a payload field's offset counts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Base {
@@ -37,6 +39,8 @@ pub(super) enum Meta {
     TransportProtocol(u8),
     /// `SO_MARK`.
     Mark(u32),
+    /// The name of the device that it arrived on begins like this.
+    InputPrefix(&'static str),
 }
 
 /// One condition of a rule.
@@ -71,6 +75,8 @@ pub(super) enum Action {
     Goto(&'static str),
     /// Keep connection tracking away.
     Notrack,
+    /// Give it this mark, and go on with the next rule.
+    SetMark(u32),
 }
 
 /// The chains that let unsigned SYNs and SYN-ACKs through while the kernel is to forward them; else
@@ -118,6 +124,8 @@ pub(super) struct Ruleset {
     pub(super) ingress: Vec<Rule>,
     /// The rules of the output hook.
     pub(super) output: Vec<Rule>,
+    /// The rules of the prerouting hook.
+    pub(super) prerouting: Vec<Rule>,
 }
 
 impl Ruleset {
@@ -137,7 +145,11 @@ impl Ruleset {
             }
         }
         let output = vec![Rule { matches: vec![Match::Meta(Meta::Mark(mark))], action: Action::Notrack }];
-        Self { chains, ingress, output }
+        // What is emitted through a device of ours is routed and tracked as what leaves by a socket.
+        let emitted =
+            |action| Rule { matches: vec![Match::Meta(Meta::InputPrefix(emit::DEVICE_PREFIX))], action };
+        let prerouting = vec![emitted(Action::SetMark(mark)), emitted(Action::Notrack)];
+        Self { chains, ingress, output, prerouting }
     }
 }
 

@@ -26,6 +26,8 @@ impl fmt::Display for Text<'_> {
         writeln!(f, "}}\ntable inet {} {{\n\tflags owner", self.table)?;
         let hook = "type filter hook output priority -300; policy accept;";
         write_chain(f, "output", Some(hook), &self.ruleset.output)?;
+        let hook = "type filter hook prerouting priority -300; policy accept;";
+        write_chain(f, "prerouting", Some(hook), &self.ruleset.prerouting)?;
         f.write_str("}\n")
     }
 }
@@ -48,6 +50,7 @@ fn write_chain(out: &mut fmt::Formatter<'_>, name: &str, hook: Option<&str>, rul
             Action::Goto(chain) => writeln!(out, "goto {chain}"),
             Action::Jump(chain) => writeln!(out, "jump {chain}"),
             Action::Notrack => out.write_str("notrack\n"),
+            Action::SetMark(mark) => writeln!(out, "meta mark set {mark:#010x}"),
         }?;
     }
     writeln!(out, "\t}}")
@@ -61,6 +64,7 @@ fn write_match(out: &mut fmt::Formatter<'_>, condition: &Match) -> fmt::Result {
         Match::Meta(Meta::Protocol(other)) => write!(out, "meta protocol {other:#06x}"),
         Match::Meta(Meta::TransportProtocol(protocol)) => write!(out, "meta l4proto {protocol}"),
         Match::Meta(Meta::Mark(mark)) => write!(out, "meta mark {mark:#010x}"),
+        Match::Meta(Meta::InputPrefix(prefix)) => write!(out, "iifname \"{prefix}*\""),
         Match::Within(field, prefix) if field.name.is_some() => {
             write!(out, "{} {}/{}", spelled(field), prefix.address(), prefix.length())
         }
