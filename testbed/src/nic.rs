@@ -4,6 +4,7 @@
 //! against daemons of another build.
 
 use crate::address::{LAN0, WAN0};
+use crate::bpf_mount::BpfMount;
 use crate::host::Host;
 use crate::process::Process;
 use crate::topology::Topology;
@@ -50,6 +51,8 @@ pub struct Nics {
     server: Option<Process>,
     mode: NicMode,
     interfaces: &'static [&'static str],
+    /// Before the folder it lies in. None in a user namespace: then nothing in the kernel outlives a daemon.
+    bpf: Option<BpfMount>,
     folder: TempDir,
 }
 
@@ -67,7 +70,8 @@ impl Nics {
             bail!("keygen failed");
         }
         let interfaces: &[_] = if topology.gates.is_some() { &[LAN0] } else { &[LAN0, WAN0] };
-        let mut nics = Self { client: None, server: None, mode, interfaces, folder };
+        let bpf = BpfMount::new(folder.path().join("bpf")).ok();
+        let mut nics = Self { client: None, server: None, mode, interfaces, bpf, folder };
         if mode != NicMode::Solo {
             nics.start_server(&topology.server_nic)?;
         }
@@ -167,6 +171,9 @@ impl Nics {
         command.args(self.interfaces.iter().flat_map(|interface| ["--interface", *interface]));
         command.arg("--key-file").arg(self.key_file()).args(own);
         command.arg("--state-dir").arg(self.folder.path().join("state"));
+        if let Some(bpf) = &self.bpf {
+            command.arg("--bpf-dir").arg(bpf.path());
+        }
         command.env("NOTIFY_SOCKET", &socket_path).env("RUST_LOG", "info").stdin(std::process::Stdio::null());
         command.stderr(std::fs::File::create(&log).context("can't make the daemon's log")?);
         let mut process = Process::spawn(command)?;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 
+use crate::bpf_mount;
 use rtt0_netio::netns::Namespace;
 use rustix::thread::{CapabilitySet, UnshareFlags, capabilities, unshare_unsafe};
 
@@ -50,7 +51,7 @@ impl Error for PrivilegeError {
 }
 
 /// Obtains CAP_NET_ADMIN and CAP_SYS_ADMIN: those the process has, else by moving the process
-/// into a new user namespace (`user_namespaces(7)`) in which it is root.
+/// into a new user namespace (`user_namespaces(7)`) in which it is root. Its mounts are its own from then on.
 ///
 /// Call it first in `main`: the kernel refuses to move a process with more than one thread.
 ///
@@ -58,6 +59,7 @@ impl Error for PrivilegeError {
 /// [`PrivilegeError`] if both ways are closed.
 pub fn acquire() -> Result<Privilege, PrivilegeError> {
     let privilege = if is_held() {
+        bpf_mount::separate().map_err(failed("make a mount namespace"))?;
         Privilege::Inherited
     } else {
         move_into_user_namespace()?;

@@ -287,10 +287,10 @@ impl Translated {
             && (!tcp.flags().contains(Flags::ACK) || behind(&self.server, acknowledged))
     }
 
-    /// Returns what a fast path needs of it, `None` while it has to stay: its segments have to be cut,
-    /// an echo may have to be hidden, it has ended, or nobody knows how far its ends have come.
+    /// Returns what a fast path needs of it, `None` while it has to stay: its segments have to be cut, it
+    /// has ended, or nobody knows how far its ends have come.
     pub fn offloaded(&self, key: FlowKey) -> Option<Offloaded> {
-        let is_constant = !self.translation.hides_echo() && self.translation.payload_limit(0).is_none();
+        let is_constant = self.translation.payload_limit(0).is_none();
         let is_known = self.client.is_known && self.server.is_known && !self.is_doubtful;
         let ends = (self.client, self.server);
         (is_constant && is_known && !self.has_ended())

@@ -20,6 +20,7 @@ use std::time::Duration;
 use rtt0_core::claim::Bypass;
 use rtt0_core::reason::{Counters, PassReason};
 use rtt0_netio::capture::{CaptureError, Filters};
+use rtt0_netio::fast_path::FilterSwitch;
 use rtt0_netio::guard::{Guard, GuardError};
 
 use crate::workers::Workers;
@@ -34,10 +35,27 @@ const CALM: u32 = 20;
 /// Periods in which handshakes under way may still be answered.
 const GRACE: u32 = 3;
 
+/// What the captures take.
+pub(crate) enum Filter {
+    /// Each has a filter of its own.
+    Captures(Vec<Filters>),
+    /// The kernel's program, which all of them share.
+    Kernel(FilterSwitch),
+}
+
+impl Filter {
+    fn leave_out(&self, bypass: Bypass) -> io::Result<()> {
+        match self {
+            Self::Captures(captures) => captures.iter().try_for_each(|capture| capture.leave_out(bypass)),
+            Self::Kernel(switch) => switch.leave_out(bypass),
+        }
+    }
+}
+
 /// Watches the SYNs that pass, and decides who forwards them.
 pub(crate) struct SynBypass {
-    /// Empty if the services need too long a filter: then there is no bypass.
-    captures: Vec<Filters>,
+    /// None if the services need too long a filter: then there is no bypass.
+    captures: Option<Filter>,
     counters: Arc<Counters>,
     pace: Pace,
     /// SYNs left to the kernel in earlier floods.
@@ -46,38 +64,34 @@ pub(crate) struct SynBypass {
 
 impl SynBypass {
     /// Makes one that bypasses nothing yet.
-    pub(crate) fn new(captures: Result<Vec<Filters>, CaptureError>, counters: Arc<Counters>) -> Self {
-        let captures = captures.unwrap_or_else(|error| {
-            tracing::warn!(%error, "a flood of SYNs can't be left to the kernel");
-            Vec::new()
-        });
-        Self { captures, counters, pace: Pace::default(), earlier: 0 }
+    pub(crate) fn new(captures: Result<Filter, CaptureError>, counters: Arc<Counters>) -> Self {
+        let captures = captures
+            .inspect_err(|error| tracing::warn!(%error, "a flood of SYNs can't be left to the kernel"));
+        Self { captures: captures.ok(), counters, pace: Pace::default(), earlier: 0 }
     }
 
     /// To be called every [`PERIOD`].
     pub(crate) fn look(&mut self, guard: &mut Guard, workers: &Workers) {
-        if self.captures.is_empty() {
-            return;
-        }
         if let Err(error) = self.try_look(guard, workers) {
             tracing::error!(%error, "who forwards the SYNs can't be changed");
         }
     }
 
     fn try_look(&mut self, guard: &mut Guard, workers: &Workers) -> Result<(), Refusal> {
+        let Some(captures) = &self.captures else { return Ok(()) };
         let total = if self.pace.bypass == Bypass::Nothing { self.passed() } else { guard.bypassed()? };
         let Some(next) = self.pace.count(total, workers.awaited() == 0) else { return Ok(()) };
         workers.stand_back(next != Bypass::Nothing);
         if next == Bypass::Nothing {
             // Both serve for a moment: a few SYNs are forwarded twice, as if a client had repeated
             // them.
-            self.captures.iter().try_for_each(|capture| capture.leave_out(next))?;
+            captures.leave_out(next)?;
             guard.let_through(next)?;
             self.earlier += total;
             tracing::info!(bypassed = total, "the flood of SYNs is over");
         } else {
             guard.let_through(next)?;
-            self.captures.iter().try_for_each(|capture| capture.leave_out(next))?;
+            captures.leave_out(next)?;
         }
         if next == Bypass::Syns {
             tracing::warn!(

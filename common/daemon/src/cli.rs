@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::offload::Offloading;
+
 /// The whole command line; `O` holds the options that only one of the daemons has.
 #[derive(Debug, Parser)]
 pub(crate) struct Cli<O: Args> {
@@ -66,6 +68,14 @@ pub struct RunArgs {
     /// SCHED_FIFO priority of the packet thread; 0 for ordinary scheduling
     #[arg(long, value_name = "0-99", default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=99))]
     pub realtime_priority: u8,
+
+    /// Who forwards flows once they are established
+    #[arg(long, value_name = "WHO", default_value = "auto")]
+    pub offload: Offloading,
+
+    /// Folder on a BPF file system, in which what lets them outlive the daemon is kept
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/rtt0")]
+    pub bpf_dir: PathBuf,
 
     /// Packet threads; each serves its share of the flows
     #[arg(long, value_name = "1-64", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]

@@ -7,6 +7,7 @@ use rtt0_core::offer::KeyIdError;
 use rtt0_core::service::ServiceError;
 use rtt0_netio::capture::CaptureError;
 use rtt0_netio::emit::EmitError;
+use rtt0_netio::fast_path::OffloadError;
 use rtt0_netio::guard::GuardError;
 use rtt0_netio::interface::UnknownInterface;
 use rtt0_netio::privilege::PrivilegeError;
@@ -51,6 +52,9 @@ pub enum Failure {
     /// The emitter can't be opened.
     #[error(transparent)]
     Emit(#[from] EmitError),
+    /// The captures can't be given the kernel program's filter.
+    #[error(transparent)]
+    Offload(#[from] OffloadError),
     /// The kernel guard can't be installed.
     #[error(transparent)]
     Guard(#[from] GuardError),
@@ -98,15 +102,20 @@ impl Failure {
 
     /// Returns the error and its causes in one line.
     pub fn line(&self) -> String {
-        let mut line = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            // Writing to a string cannot fail.
-            let _ = write!(line, ": {error}");
-            cause = error.source();
-        }
-        line.split_whitespace().collect::<Vec<_>>().join(" ")
+        chain(self)
     }
+}
+
+/// Returns an error and its causes in one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Writing to a string cannot fail.
+        let _ = write!(line, ": {error}");
+        cause = error.source();
+    }
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -25,10 +25,11 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
-use crate::bypass::{self, SynBypass};
+use crate::bypass::{self, Filter, SynBypass};
 use crate::failure::Failure;
 use crate::forwarding;
 use crate::key_file::{self, KeyFileError};
+use crate::offload::Offload;
 use crate::setup::Setup;
 use crate::state;
 use crate::workers::{self, Workers};
@@ -74,6 +75,7 @@ where
 struct Service {
     guard: Guard,
     bypass: SynBypass,
+    offload: Offload,
     counters: Arc<Counters>,
     key_file: Option<PathBuf>,
 }
@@ -116,9 +118,17 @@ impl Service {
             None => Vec::new(),
         };
         let captures = workers::open_captures(&setup)?;
-        let switches = captures.iter().flatten().map(|capture| capture.filters(&setup.services)).collect();
+        let offload = Offload::start(program, &setup, &mut engines, &captures);
+        offload.filter(captures.iter().flatten())?;
+        let switches = match offload.switch() {
+            Some(switch) => Ok(Filter::Kernel(switch)),
+            None => {
+                let filters = captures.iter().flatten().map(|capture| capture.filters(&setup.services));
+                filters.collect::<Result<_, _>>().map(Filter::Captures)
+            }
+        };
         let emitters = engines.iter().map(|_| Emitter::open()).collect::<Result<Vec<_>, _>>()?;
-        let guard = Guard::install(&interfaces, &setup.services, EMIT_MARK)?;
+        let guard = Guard::install(&interfaces, &setup.services, EMIT_MARK, offload.is_on())?;
         let rules: Vec<String> = setup.services.rules().iter().map(ToString::to_string).collect();
         let workers = Workers::spawn(engines, captures, emitters, stores, &setup)?;
         if setup.realtime_priority != 0 {
@@ -136,7 +146,7 @@ impl Service {
         );
         notify(NotifyState::Ready);
         let bypass = SynBypass::new(switches, Arc::clone(&counters));
-        Ok((Self { guard, bypass, counters, key_file: setup.key_file }, workers))
+        Ok((Self { guard, bypass, offload, counters, key_file: setup.key_file }, workers))
     }
 
     /// Reads the key file again. If it can't be used the old keys stay.
@@ -173,6 +183,8 @@ impl Service {
             }
             Err(error) => tracing::warn!(%error, "the guard's counters can't be read"),
         }
+        let kernel = self.offload.stop();
+        let io: Vec<_> = io.into_iter().chain(kernel).collect();
         report(&io, &self.counters);
         worked?;
         match end? {

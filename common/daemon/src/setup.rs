@@ -15,6 +15,7 @@ use rtt0_netio::privilege;
 use crate::cli::RunArgs;
 use crate::failure::Failure;
 use crate::key_file;
+use crate::offload::Offloading;
 
 /// What the command line asks for, with everything looked up that it names.
 #[derive(Debug)]
@@ -27,6 +28,10 @@ pub(crate) struct Setup {
     pub(crate) key_file: Option<PathBuf>,
     /// Folder of the state file, if there is to be one.
     pub(crate) state_dir: Option<PathBuf>,
+    /// Who forwards established flows.
+    pub(crate) offload: Offloading,
+    /// Folder for what outlives the process in the kernel.
+    pub(crate) bpf_dir: PathBuf,
     /// 0 for ordinary scheduling.
     pub(crate) realtime_priority: u8,
     /// Packet threads, 1 or more.
@@ -57,6 +62,8 @@ impl Setup {
             keys: keys?,
             key_file: args.key_file.clone(),
             state_dir: (!args.no_state).then(|| args.state_dir.clone()),
+            offload: args.offload,
+            bpf_dir: args.bpf_dir.clone(),
             realtime_priority: args.realtime_priority,
             workers: args.workers.into(),
             cpus: args.cpus.clone(),
@@ -71,7 +78,20 @@ impl Setup {
 
     /// Describes what [`serve`](crate::serve::serve) would change on this host.
     pub(crate) fn describe(&self, program: &str) -> String {
-        let guard = Guard::describe(&self.interface_names(), &self.services, EMIT_MARK);
+        let guard = Guard::describe(
+            &self.interface_names(),
+            &self.services,
+            EMIT_MARK,
+            self.offload == Offloading::Auto,
+        );
+        let offload = match self.offload {
+            Offloading::Auto => format!(
+                "BPF programs at the interfaces' ingress (tcx), if the kernel takes them; pinned under {}\n# while \
+                 they have flows",
+                self.bpf_dir.display()
+            ),
+            Offloading::Off => "none".to_owned(),
+        };
         let state = match &self.state_dir {
             Some(folder) => format!("{}/{program}.state, which stays", folder.display()),
             None => "none".to_owned(),
@@ -80,6 +100,7 @@ impl Setup {
             "# Kernel guard, in nft syntax; it is removed when the daemon ends in whatever way:\n{guard}\
              # Offload changes: none. Super-packets (GRO, TSO) are routed whole through a device {DEVICE_PREFIX}N (TUN,\n\
              # else veth) that goes with the daemon; without it they are re-segmented.\n\
+             # Established flows in the kernel: {offload}.\n\
              # State file: {state}.\n"
         )
     }
@@ -137,6 +158,8 @@ mod tests {
             keys: None,
             key_file: None,
             state_dir: None,
+            offload: Offloading::Off,
+            bpf_dir: PathBuf::new(),
             realtime_priority: 0,
             workers: 1,
             cpus: Vec::new(),

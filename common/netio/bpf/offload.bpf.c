@@ -47,12 +47,12 @@ struct flow {
 	__s8 client_shift, server_shift;
 	__u8 stage;
 	struct end client, server;
-	__u32 zero;
+	__u32 syn_ack_tsval;
 	__u64 last_used;
 	struct { __u64 packets, bytes; } to_server, to_client;
 };
 
-enum { CLIENT_IS_LOWER = 1, TRANSLATED = 2, TIMESTAMPS = 4, ERASE_SACK = 8 };
+enum { CLIENT_IS_LOWER = 1, TRANSLATED = 2, TIMESTAMPS = 4, ERASE_SACK = 8, HIDE_ECHO = 16 };
 enum { CLIENT_FIN = 1, SERVER_FIN = 2, CLIENT_RESET = 4, SERVER_RESET = 8 };
 
 // A served destination; an IPv4 one is IPv4-mapped. Words in network byte order.
@@ -301,14 +301,22 @@ INLINE void shift_window(__u8 *tcp, __s8 left)
 }
 
 // Translation::client_to_server.
-INLINE void to_server(const struct flow *flow, __u8 *tcp, const struct layout *layout)
+INLINE void to_server(struct flow *flow, __u8 *tcp, const struct layout *layout)
 {
-	if (tcp[13] & ACK)
-		put_u32(tcp + 8, u32_at(tcp + 8) - flow->delta);
+	bool hide = false;
+	if (tcp[13] & ACK) {
+		__u32 real = u32_at(tcp + 8) - flow->delta;
+		put_u32(tcp + 8, real);
+		__s32 beyond = real - flow->real_isn - 1;
+		if (beyond > 0)
+			flow->flags &= ~HIDE_ECHO;
+		hide = flow->flags & HIDE_ECHO && beyond == 0;
+	}
 	shift_window(tcp, flow->client_shift);
 	if (layout->timestamps && flow->flags & TIMESTAMPS) {
 		__u32 echo = u32_at(tcp + TCP + 8);
-		put_u32(tcp + TCP + 8, echo ? echo - flow->tsval_offset : 0);
+		__u32 real = echo - flow->tsval_offset;
+		put_u32(tcp + TCP + 8, !echo || (hide && real == flow->syn_ack_tsval) ? 0 : real);
 	}
 	if (!layout->sack)
 		return;

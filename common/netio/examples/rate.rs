@@ -107,7 +107,7 @@ impl Path {
             let captures = vec![open("west0"), open("east0")];
             let emitter = Emitter::open_with(&plan.ways).unwrap();
             let interfaces = ["west0".to_owned(), "east0".to_owned()];
-            let guard = Guard::install(&interfaces, &services, EMIT_MARK).unwrap();
+            let guard = Guard::install(&interfaces, &services, EMIT_MARK, false).unwrap();
             let options = WorkerOptions {
                 name: "measured".to_owned(),
                 realtime_priority: Some(plan.priority).filter(|priority| *priority > 0),
@@ -168,7 +168,8 @@ impl Path {
     }
 
     fn arrived(&self) -> u64 {
-        let text = self.server.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev")).unwrap().unwrap();
+        let text =
+            self.server.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev")).unwrap().unwrap();
         let line = text.lines().find_map(|line| line.trim().strip_prefix("eth0:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
@@ -207,9 +208,8 @@ fn send_frames(frames: &[Vec<u8>], time: Duration, rate: f64) -> u64 {
             continue;
         }
         // SAFETY: the messages point to vectors, and these to frames, that live through the call.
-        let count = unsafe {
-            libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), messages.len() as u32, 0)
-        };
+        let count =
+            unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), messages.len() as u32, 0) };
         sent += u64::try_from(count).unwrap_or(0);
     }
     sent
@@ -299,7 +299,8 @@ fn small(plan: &Plan) {
 }
 
 fn main() {
-    let mut plan = Plan { rounds: 5, time: Duration::from_secs(2), priority: 10, only: None, ways: vec![Way::Tun] };
+    let mut plan =
+        Plan { rounds: 5, time: Duration::from_secs(2), priority: 10, only: None, ways: vec![Way::Tun] };
     let mut what = Vec::new();
     for word in std::env::args().skip(1) {
         match word.split_once('=') {

@@ -198,6 +198,9 @@ impl<E: Engine> Worker<E> {
                 }
             }
             self.handle_timeouts();
+            if let Some(fast_path) = self.engine.fast_path() {
+                fast_path.settle();
+            }
             self.awaited.store(self.engine.awaited(), Ordering::Relaxed);
             self.check()?;
         }

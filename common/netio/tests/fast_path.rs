@@ -25,6 +25,7 @@ use rtt0_core::wire::tcp::Flags;
 use rtt0_netio::fast_path::{KernelOffload, KernelPath, OffloadOptions};
 
 const LARGEST: u16 = 1500;
+const PROMISED_TSVAL: u32 = 77;
 
 /// A connection, and what is sent on it.
 #[derive(Debug, Clone)]
@@ -41,6 +42,7 @@ struct Trial {
     real_scale: u8,
     is_translated: bool,
     is_attended: bool,
+    hide_echo: bool,
     segments: Vec<Sent>,
 }
 
@@ -65,7 +67,7 @@ fn sent() -> impl Strategy<Value = Sent> {
     let flags = prop_oneof![6 => Just(usual), 2 => Just((Flags::ACK | Flags::PSH).bits()), 3 => 0u16..64];
     let acknowledged = prop_oneof![2 => Just(0), 1 => near.clone()];
     let numbers = (any::<bool>(), flags, near, acknowledged, any::<u16>(), 0usize..100);
-    let echo = prop_oneof![Just(0), any::<u32>()];
+    let echo = prop_oneof![Just(0), Just(PROMISED_TSVAL), any::<u32>()];
     let options = (prop::option::of((any::<u32>(), echo)), prop::collection::vec(any::<u32>(), 0..5));
     (numbers, options, prop::bool::weighted(0.1), prop_oneof![3 => Just(0u16), 1 => 1u16..2000]).prop_map(
         |(
@@ -91,13 +93,14 @@ fn sent() -> impl Strategy<Value = Sent> {
 fn trial() -> impl Strategy<Value = Trial> {
     let isn = prop_oneof![any::<u32>(), Just(u32::MAX), Just(0)];
     (
-        [0.5, 0.5, 0.5, 0.5, 0.8, 0.7].map(prop::bool::weighted),
+        [0.5, 0.5, 0.5, 0.5, 0.8, 0.7, 0.5].map(prop::bool::weighted),
         [isn.clone(), isn.clone(), isn],
         [0u8..15, 0..15, 0..15],
         prop::collection::vec(sent(), 1..12),
     )
         .prop_map(|(choices, isns, scales, segments)| {
-            let [is_v6, client_is_lower, timestamps, sack_refused, is_translated, is_attended] = choices;
+            let [is_v6, client_is_lower, timestamps, sack_refused, is_translated, is_attended, hide_echo] =
+                choices;
             let [client_isn, promised_isn, real_isn] = isns;
             let [client_scale, promised_scale, real_scale] = scales;
             Trial {
@@ -113,6 +116,7 @@ fn trial() -> impl Strategy<Value = Trial> {
                 real_scale,
                 is_translated,
                 is_attended,
+                hide_echo,
                 segments,
             }
         })
@@ -139,7 +143,7 @@ impl Trial {
             mss: 1460,
             window_scale: Some(self.promised_scale),
             sack: true,
-            tsval: self.timestamps.then_some(77),
+            tsval: self.timestamps.then_some(PROMISED_TSVAL),
             ..Promise::default()
         };
         let options = SynOptions {
@@ -156,7 +160,7 @@ impl Trial {
             answer: &answer,
             client_window_scale: self.client_scale,
         };
-        let (translation, _) = Translation::new(agreement, false).unwrap();
+        let (translation, _) = Translation::new(agreement, self.hide_echo).unwrap();
         let limits = Limits::default();
         Translated::new(translation, client_isn, self.client_scale, answer, 0, &limits, Instant::ZERO)
             .offloaded(key)

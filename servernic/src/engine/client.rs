@@ -203,10 +203,10 @@ impl ServerNic {
                 if let Some(Flow::Opening { opening, .. }) = self.remove(&key) {
                     opening.abandon(out);
                 }
-                if let Some(probe) = newer.probe() {
-                    if let Err(reason) = self.insert(key, Flow::Probed(probe), now + self.limits.learning) {
-                        self.counters().pass(reason);
-                    }
+                if let Some(probe) = newer.probe()
+                    && let Err(reason) = self.insert(key, Flow::Probed(probe), now + self.limits.learning)
+                {
+                    self.counters().pass(reason);
                 }
             }
         }

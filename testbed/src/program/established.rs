@@ -1,16 +1,17 @@
-//! How many connections a host's kernel holds established.
+//! How many connections a host's kernel has made and not yet ended.
 
 use crate::host::Host;
 use anyhow::{Context, ensure};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// TCP_ESTABLISHED, as proc(5) prints it.
-const ESTABLISHED: &str = "01";
+/// ESTABLISHED, FIN-WAIT-1, CLOSE-WAIT, as proc(5) prints them: a program that has said all it had to say
+/// has closed long before its bytes have left.
+const STATES: [&str; 3] = ["01", "04", "08"];
 /// Between two looks.
 const PERIOD: Duration = Duration::from_millis(20);
 
-/// Waits until `host` has `count` established connections at its own `port`.
+/// Waits until `host` has `count` connections at its own `port`.
 ///
 /// # Errors
 /// There are fewer after `patience`, or the kernel's table can't be read.
@@ -39,7 +40,7 @@ fn is_established(line: &str, port: u16) -> bool {
     let mut fields = line.split_whitespace().skip(1);
     let local = fields.next().and_then(|address| address.rsplit_once(':'));
     local.is_some_and(|(_, digits)| u16::from_str_radix(digits, 16) == Ok(port))
-        && fields.nth(1) == Some(ESTABLISHED)
+        && fields.nth(1).is_some_and(|state| STATES.contains(&state))
 }
 
 #[cfg(test)]

@@ -31,6 +31,10 @@ const PACE: u32 = 8_000;
 const BEGINNINGS: Duration = Duration::from_millis(600);
 /// How long after the last is established the daemon dies.
 const HEAD_START: Duration = Duration::from_millis(600);
+/// Likewise where every flow has to be the kernel's by then.
+const TIME_TO_HAND: Duration = Duration::from_secs(3);
+/// What a daemon logs whose kernel takes flows.
+const OFFLOADED: &str = "forwarded by the kernel";
 /// How long it is dead.
 const OUTAGE: Duration = Duration::from_secs(1);
 /// Within this a daemon must have obeyed a signal.
@@ -53,9 +57,13 @@ fn run(report: &mut Report) -> anyhow::Result<()> {
         (V6, NicMode::Paired, "ServerNIC stopped, started again", Blow::Upgrade(Daemon::ServerNic)),
         (V6, NicMode::Solo, "ClientNIC killed, solo", Blow::Kill(Daemon::ClientNic)),
         (V4, NicMode::Paired, "keys rotated (SIGHUP)", Blow::Reload),
+        (V4, NicMode::Paired, "ServerNIC killed for good, flows in the kernel", Blow::End(Daemon::ServerNic)),
+        (V6, NicMode::Solo, "ClientNIC killed for good, flows in the kernel", Blow::End(Daemon::ClientNic)),
     ] {
-        let seen = transfers(case, mode, blow).with_context(|| format!("{case}: {what}"))?;
-        report.note(format!("{case}: {what}: {seen}"));
+        match transfers(case, mode, blow).with_context(|| format!("{case}: {what}"))? {
+            Some(seen) => report.note(format!("{case}: {what}: {seen}")),
+            None => report.lacks("BPF in the kernel"),
+        }
     }
     let seen = handshakes(V4).context("ServerNIC killed during handshakes")?;
     report.note(format!("{V4}: ServerNIC killed during handshakes: {seen}"));
@@ -75,12 +83,15 @@ enum Blow {
     Kill(Daemon),
     /// One is stopped and started again at once, as for an upgrade.
     Upgrade(Daemon),
+    /// One is killed and stays away. The kernel has the established flows.
+    End(Daemon),
     /// Both are given a new key, then a bad key file.
     Reload,
 }
 
-/// Strikes a blow while the transfers are under way; returns what was seen.
-fn transfers(case: Case, mode: NicMode, blow: Blow) -> anyhow::Result<String> {
+/// Strikes a blow while the transfers are under way; returns what was seen, or `None` if the kernel does
+/// not take flows.
+fn transfers(case: Case, mode: NicMode, blow: Blow) -> anyhow::Result<Option<String>> {
     let mut lab = Lab::raise(Setting::new(case, Some(mode)))?;
     let slow = SocketAddr::new(lab.server_address(), SLOW_PORT);
     let config =
@@ -89,12 +100,17 @@ fn transfers(case: Case, mode: NicMode, blow: Blow) -> anyhow::Result<String> {
     // Teaches the daemons of this port.
     lab.fetch(&Request::new(slow))?;
     let mut nics = lab.take_nics().context("this lab has no daemons")?;
+    let head_start = match blow {
+        Blow::End(_) if !nics.log("clientnic").contains(OFFLOADED) => return Ok(None),
+        Blow::End(_) => TIME_TO_HAND,
+        _ => HEAD_START,
+    };
     let requests: Vec<Request> = (0..TRANSFERS).map(|index| transfer(slow, index)).collect();
     let began = Instant::now();
     let (outage, outcomes) = thread::scope(|scope| {
         let transfers = scope.spawn(|| make(&lab, &requests, BEGINNINGS));
         let outage = await_established(&lab.topology().server, SLOW_PORT, TRANSFERS, BOUND).and_then(|()| {
-            thread::sleep(HEAD_START);
+            thread::sleep(head_start);
             strike(&lab, &mut nics, blow)
         });
         let outcomes = transfers.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -109,13 +125,14 @@ fn transfers(case: Case, mode: NicMode, blow: Blow) -> anyhow::Result<String> {
     let restored = translated_on(mode, blow, &counts)?;
     let how = match blow {
         Blow::Reload => "flows kept".to_owned(),
+        Blow::End(_) => "no daemon until the last had ended".to_owned(),
         _ => format!("{restored} flows restored, ready {:.0} ms after the end", ms(outage.length)),
     };
-    Ok(format!(
+    Ok(Some(format!(
         "{TRANSFERS} transfers of {BYTES} bytes in {:.1} s, {after} of them ended after it: every SHA-256 \
          right, no reset; {how}",
         took.as_secs_f64()
-    ))
+    )))
 }
 
 /// Downloads and uploads in turn.
@@ -169,6 +186,9 @@ fn strike(lab: &Lab, nics: &mut Nics, blow: Blow) -> anyhow::Result<Outage> {
             let status = take(nics, daemon)?.terminate()?;
             ensure!(status.success(), "it ended with {status}");
             start(lab, nics, daemon)?;
+        }
+        Blow::End(daemon) => {
+            take(nics, daemon)?.kill()?;
         }
         Blow::Reload => reload(nics)?,
     }
@@ -251,6 +271,10 @@ fn translated_on(mode: NicMode, blow: Blow, counts: &(Counts, Counts)) -> anyhow
     if mode != NicMode::Solo {
         // The connection that teaches is not one of them; one under a new key is.
         ensure!(spoofed >= TRANSFERS as u64, "only {spoofed} transfers were spoofed: {client:?}");
+    }
+    if matches!(blow, Blow::End(_)) {
+        // It can't say any more.
+        return Ok(0);
     }
     let restored = translator.of("event.restored");
     if blow != Blow::Reload {

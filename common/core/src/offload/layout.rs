@@ -16,7 +16,7 @@
 //! | 17, 18 | left shift of the client's and the server's window field, signed |
 //! | 19 | how far it has ended: [`Stage`](crate::translated::Stage) |
 //! | 20–35, 36–51 | client, server: SND.NXT, RCV.NXT, right edge of the window; window scale |
-//! | 52–55 | 0 |
+//! | 52–55 | TSval of the server's SYN-ACK |
 //! | 56–63 | last use, ns of the monotonic clock |
 //! | 64–79, 80–95 | towards the server, towards the client: packets, bytes |
 
@@ -40,7 +40,8 @@ mod flag {
     pub(super) const TRANSLATED: u8 = 1 << 1;
     pub(super) const TIMESTAMPS: u8 = 1 << 2;
     pub(super) const ERASE_SACK: u8 = 1 << 3;
-    pub(super) const ALL: u8 = 15;
+    pub(super) const HIDE_ECHO: u8 = 1 << 4;
+    pub(super) const ALL: u8 = 31;
 }
 
 /// A key as the kernel has it, and which of its ends is the client.
@@ -85,6 +86,10 @@ impl Offloaded {
             if parts.erase_sack {
                 flags |= flag::ERASE_SACK;
             }
+            if parts.hide_echo {
+                flags |= flag::HIDE_ECHO;
+            }
+            put(52, &parts.syn_ack_tsval.to_ne_bytes());
             put(17, &[parts.client_window_shift.cast_unsigned(), parts.server_window_shift.cast_unsigned()]);
         }
         let Progress { client, server, last_used, to_server, to_client } = &self.progress;
@@ -131,8 +136,8 @@ impl Offloaded {
                 server_window_shift: value[18].cast_signed(),
                 mss_limit: 0,
                 erase_sack: has(flag::ERASE_SACK),
-                hide_echo: false,
-                syn_ack_tsval: 0,
+                hide_echo: has(flag::HIDE_ECHO),
+                syn_ack_tsval: word(52),
             })?),
             false => None,
         };

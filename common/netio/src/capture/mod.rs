@@ -25,8 +25,9 @@ use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::service::Services;
 
 use crate::counters::IoCounters;
-pub(crate) use socket::SendingSocket;
+use socket::ETHERNET_HEADER;
 pub use socket::Filters;
+pub(crate) use socket::SendingSocket;
 
 /// Most packets that one batch holds.
 pub const MAX_BATCH: usize = 64;
@@ -158,7 +159,8 @@ impl Capture {
         // They can join only once they receive, and until then each would receive everything.
         let open = |_| Self::open_for(interface, None, options);
         let captures = (0..count).map(open).collect::<Result<Vec<_>, _>>()?;
-        let failed = |call| move |source| CaptureError::System { call, interface: interface.to_owned(), source };
+        let failed =
+            |call| move |source| CaptureError::System { call, interface: interface.to_owned(), source };
         let members: Vec<_> = captures.iter().collect();
         socket::join(&members, &spread::program()).map_err(failed("setsockopt(PACKET_FANOUT)"))?;
         for capture in &captures {
@@ -166,6 +168,11 @@ impl Capture {
             socket::attach(capture, &program).map_err(failed("setsockopt(SO_ATTACH_FILTER)"))?;
         }
         Ok(captures)
+    }
+
+    /// Tells whether frames of the interface begin with an Ethernet header.
+    pub fn has_ethernet(&self) -> bool {
+        self.link_header == ETHERNET_HEADER as u32
     }
 
     fn open_for(

@@ -28,7 +28,7 @@ const ARPHRD_RAWIP: u16 = 519;
 
 /// Length of an Ethernet header in bytes. A VLAN tag never lies in it: the kernel takes the
 /// outer one out before taps see the frame.
-const ETHERNET_HEADER: usize = 14;
+pub(super) const ETHERNET_HEADER: usize = 14;
 
 /// An AF_PACKET socket that has a filter and is not yet bound to a protocol, so that it has
 /// queued nothing yet.

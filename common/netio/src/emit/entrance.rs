@@ -185,10 +185,7 @@ impl Entrance {
         let strict = read("net.ipv4.conf.all.rp_filter") == "1";
         let forced = read(&format!("net.ipv6.conf.{}.force_forwarding", self.device)) == "1";
         let disabled = read(&format!("net.ipv6.conf.{}.disable_ipv6", self.device));
-        Usable {
-            v4: !strict,
-            v6: disabled == "0" && (forced || read("net.ipv6.conf.all.forwarding") == "1"),
-        }
+        Usable { v4: !strict, v6: disabled == "0" && (forced || read("net.ipv6.conf.all.forwarding") == "1") }
     }
 
     pub(super) fn way(&self) -> Way {
@@ -233,7 +230,8 @@ fn add_pair(here: &Namespace, there: &Namespace) -> Result<String, LinkError> {
 /// both ends are up, and loses what is sent until then.
 fn wait_for_carrier(device: &str) {
     let start = Instant::now();
-    let is_running = || pnet_datalink::interfaces().iter().any(|link| link.name == device && link.is_running());
+    let is_running =
+        || pnet_datalink::interfaces().iter().any(|link| link.name == device && link.is_running());
     while !is_running() && start.elapsed() < PATIENCE {
         thread::sleep(Duration::from_millis(1));
     }

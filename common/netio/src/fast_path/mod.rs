@@ -74,9 +74,6 @@ pub enum OffloadError {
     /// More service rules than the filter holds.
     #[error("{0} service rules, and the kernel's filter holds {MOST_RULES}; merge some")]
     TooManyRules(usize),
-    /// Only frames with an Ethernet header are understood.
-    #[error("interface '{0}' is not Ethernet")]
-    NotEthernet(String),
 }
 
 /// What `settings` holds: `struct settings`.
@@ -107,7 +104,9 @@ unsafe impl Pod for Rule {}
 /// Choices for the offload.
 #[derive(Debug, Clone)]
 pub struct OffloadOptions<'a> {
-    /// The captured interfaces.
+    /// The captured interfaces; their frames have Ethernet headers ([`Capture::has_ethernet`]).
+    ///
+    /// [`Capture::has_ethernet`]: crate::capture::Capture::has_ethernet
     pub interfaces: &'a [String],
     /// What is served.
     pub services: &'a Services,
@@ -155,10 +154,6 @@ impl KernelOffload {
     /// [`OffloadError`]; then nothing has changed.
     pub fn start(options: &OffloadOptions<'_>) -> Result<Self, OffloadError> {
         let rules = rules(options.services)?;
-        let not_ethernet = options.interfaces.iter().find(|name| !is_ethernet(name));
-        if let Some(name) = not_ethernet {
-            return Err(OffloadError::NotEthernet(name.clone()));
-        }
         let pins = options.pins.and_then(Pins::open);
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("flows", u32::try_from(options.flows).unwrap_or(u32::MAX));
@@ -296,6 +291,12 @@ impl KernelOffload {
     }
 }
 
+/// Takes away what a process has pinned in `folder`; connections that the kernel forwarded break, unless
+/// somebody else translates them.
+pub fn remove(folder: &Path) {
+    Pins::remove_from(folder);
+}
+
 /// Switches what the captures leave out while a flood of SYNs lasts.
 #[derive(Clone)]
 pub struct FilterSwitch {
@@ -403,9 +404,4 @@ fn mapped(prefix: &Prefix) -> ([u8; 16], [u8; 16]) {
     };
     let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
     (address.octets(), mask.to_be_bytes())
-}
-
-fn is_ethernet(interface: &str) -> bool {
-    let kind = std::fs::read_to_string(format!("/sys/class/net/{interface}/type"));
-    kind.is_ok_and(|kind| kind.trim() == libc::ARPHRD_ETHER.to_string())
 }

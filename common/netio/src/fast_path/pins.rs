@@ -24,9 +24,7 @@ impl Pins {
     /// Makes the folder if need be; `None` if there is no BPF file system, which is logged.
     pub(super) fn open(folder: &Path) -> Option<Self> {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        // The type's width differs between architectures; magic numbers have 32 bits.
-        let is_bpf = statfs(folder).is_ok_and(|system| system.f_type as u32 == BPF_FILE_SYSTEM);
-        if made.is_ok() && is_bpf {
+        if made.is_ok() && is_bpf(folder) {
             return Some(Self { folder: folder.to_owned() });
         }
         if made.is_ok() {
@@ -74,18 +72,31 @@ impl Pins {
 
     /// Unpins everything.
     pub(super) fn remove(&self) {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        Self::remove_from(&self.folder);
+    }
+
+    /// Unpins everything in a folder, if it is one of a BPF file system.
+    pub(super) fn remove_from(folder: &Path) {
+        if !is_bpf(folder) {
+            return;
+        }
+        let Ok(entries) = fs::read_dir(folder) else { return };
         for entry in entries.flatten() {
             let _ = fs::remove_file(entry.path());
         }
         // Another daemon may have put its folder beside this one.
-        let _ = fs::remove_dir(&self.folder);
+        let _ = fs::remove_dir(folder);
     }
 
     fn link_path(&self, interface: &str) -> PathBuf {
         // A BPF file system takes no dots in names.
         self.folder.join(format!("link_{}", interface.replace('.', "_")))
     }
+}
+
+/// The type's width differs between architectures; magic numbers have 32 bits.
+fn is_bpf(folder: &Path) -> bool {
+    statfs(folder).is_ok_and(|system| system.f_type as u32 == BPF_FILE_SYSTEM)
 }
 
 fn link_error(error: LinkError) -> ProgramError {

@@ -110,7 +110,8 @@ impl fmt::Debug for Guard {
 
 impl Guard {
     /// Installs the guard on `interfaces` of the calling thread's network namespace, for packets
-    /// of `services`. `mark` is the `SO_MARK` of our own emissions. Needs `CAP_NET_ADMIN`.
+    /// of `services`. `mark` is the `SO_MARK` of our own emissions; with `is_offloaded` also of packets that
+    /// the kernel's program has rewritten before ([`crate::fast_path`]), which pass. Needs `CAP_NET_ADMIN`.
     ///
     /// The ingress hooks come last, so that packets are dropped only once all is in place.
     ///
@@ -119,11 +120,16 @@ impl Guard {
     /// [`GuardError::UnknownInterface`]; [`GuardError::Refused`] if a capability or the kernel's
     /// nf_tables is missing. Nothing is left installed then. A kernel without `nft_ct` is no error: see
     /// [`Guard::untracked`].
-    pub fn install(interfaces: &[String], services: &Services, mark: u32) -> Result<Self, GuardError> {
+    pub fn install(
+        interfaces: &[String],
+        services: &Services,
+        mark: u32,
+        is_offloaded: bool,
+    ) -> Result<Self, GuardError> {
         for interface in interfaces {
             interface::by_name(interface)?;
         }
-        let ruleset = Ruleset::new(services, mark);
+        let ruleset = Ruleset::new(services, mark, is_offloaded);
         let mut socket = NetlinkSocket::new();
         let table = make_table(&mut socket)?;
         let mut guard = Self { socket, table, untracked: false };
@@ -134,8 +140,8 @@ impl Guard {
 
     /// Returns the ruleset that [`Guard::install`] would install, in the syntax of `nft`.
     /// Touches nothing and needs no privilege.
-    pub fn describe(interfaces: &[String], services: &Services, mark: u32) -> String {
-        let ruleset = Ruleset::new(services, mark);
+    pub fn describe(interfaces: &[String], services: &Services, mark: u32, is_offloaded: bool) -> String {
+        let ruleset = Ruleset::new(services, mark, is_offloaded);
         Text { ruleset: &ruleset, table: &table_name(0), interfaces }.to_string()
     }
 

@@ -129,7 +129,7 @@ pub(super) struct Ruleset {
 }
 
 impl Ruleset {
-    pub(super) fn new(services: &Services, mark: u32) -> Self {
+    pub(super) fn new(services: &Services, mark: u32, is_offloaded: bool) -> Self {
         let mut chains = BYPASS.map(|name| Chain { name, rules: Vec::new() }).to_vec();
         let mut ingress = Vec::new();
         for version in [&V4, &V6] {
@@ -148,7 +148,12 @@ impl Ruleset {
         // What is emitted through a device of ours is routed and tracked as what leaves by a socket.
         let emitted =
             |action| Rule { matches: vec![Match::Meta(Meta::InputPrefix(emit::DEVICE_PREFIX))], action };
-        let prerouting = vec![emitted(Action::SetMark(mark)), emitted(Action::Notrack)];
+        // So is what the kernel's program has rewritten; the guard lets it go on.
+        let marked = |action| Rule { matches: vec![Match::Meta(Meta::Mark(mark))], action };
+        let prerouting = vec![emitted(Action::SetMark(mark)), marked(Action::Notrack)];
+        if is_offloaded {
+            ingress.insert(0, marked(Action::Accept));
+        }
         Self { chains, ingress, output, prerouting }
     }
 }

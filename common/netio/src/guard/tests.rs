@@ -154,7 +154,7 @@ fn compare(rules: &[&str], seed: u64, count: usize, bypass: Bypass) {
     let links = Links::open(&namespace).unwrap();
     namespace
         .enter(|| {
-            let mut guard = Guard::install(&["far".to_owned()], &services, MARK).unwrap();
+            let mut guard = Guard::install(&["far".to_owned()], &services, MARK, false).unwrap();
             // Wherever it comes from, it arrives.
             for bypass in [Bypass::Handshakes, Bypass::Nothing, Bypass::Syns, bypass] {
                 guard.let_through(bypass).unwrap();
@@ -224,7 +224,7 @@ fn frames_for_other_hosts_are_not_touched() {
     let links = Links::open(&namespace).unwrap();
     namespace
         .enter(|| {
-            let _guard = Guard::install(&["far".to_owned()], &services, MARK).unwrap();
+            let _guard = Guard::install(&["far".to_owned()], &services, MARK, false).unwrap();
             let mut bench = Bench::new(&links);
             let packet = packets::tcp_v4([10, 1, 0, 10], 40_000, [10, 1, 2, 10], 443);
             let to_host = bench.send(bench.far, &mut packet.clone());
@@ -251,8 +251,8 @@ fn guards_side_by_side_vanish_when_dropped() {
     namespace
         .enter(|| {
             let interfaces = ["far".to_owned(), "near".to_owned()];
-            let first = Guard::install(&interfaces, &services(packets::RULES), MARK).unwrap();
-            let second = Guard::install(&interfaces, &services(packets::RULES), MARK).unwrap();
+            let first = Guard::install(&interfaces, &services(packets::RULES), MARK, false).unwrap();
+            let second = Guard::install(&interfaces, &services(packets::RULES), MARK, false).unwrap();
             assert_ne!(first.table(), second.table());
             // One to drop; and one to keep conntrack away, where the kernel has that.
             let each = if first.untracked() { 2 } else { 1 };
@@ -270,7 +270,8 @@ fn an_unknown_interface_leaves_nothing() {
     let Some(namespace) = veth() else { return };
     namespace
         .enter(|| {
-            let error = Guard::install(&["nosuch0".to_owned()], &services(packets::RULES), MARK).unwrap_err();
+            let error =
+                Guard::install(&["nosuch0".to_owned()], &services(packets::RULES), MARK, false).unwrap_err();
             assert!(error.to_string().contains("nosuch0"), "{error}");
             assert_eq!(tables(), 0);
         })
@@ -284,7 +285,7 @@ fn many_services_fit() {
     let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
     namespace
         .enter(|| {
-            let _guard = Guard::install(&["far".to_owned()], &services(&rules), MARK).unwrap();
+            let _guard = Guard::install(&["far".to_owned()], &services(&rules), MARK, false).unwrap();
         })
         .unwrap();
 }
@@ -295,7 +296,7 @@ const HOLDER: &str = "RTT0_GUARD_HOLDER";
 #[ignore = "the child process of a_killed_process_leaves_nothing"]
 fn holder() {
     if std::env::var_os(HOLDER).is_some() {
-        let _guard = Guard::install(&["far".to_owned()], &services(packets::RULES), MARK).unwrap();
+        let _guard = Guard::install(&["far".to_owned()], &services(packets::RULES), MARK, false).unwrap();
         println!("installed");
         loop {
             std::thread::park();
@@ -329,7 +330,7 @@ fn a_killed_process_leaves_nothing() {
 fn the_description_is_what_nft_understands() {
     let Some(namespace) = veth() else { return };
     let services = services(packets::RULES);
-    let text = Guard::describe(&["far".to_owned()], &services, MARK);
+    let text = Guard::describe(&["far".to_owned()], &services, MARK, false);
     for expected in ["flags owner", "device \"far\"", "ip daddr 10.8.0.0/15 tcp dport 8000-8010", "notrack"] {
         assert!(text.contains(expected), "{expected} is missing in:\n{text}");
     }

@@ -1,0 +1,142 @@
+//! Established flows in the kernel, where it takes them.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use rtt0_core::engine::Engine;
+use rtt0_core::limits::Limits;
+use rtt0_netio::capture::Capture;
+use rtt0_netio::capture::spread::place;
+use rtt0_netio::clock;
+use rtt0_netio::fast_path::{self, FilterSwitch, KernelOffload, OffloadError, OffloadOptions};
+
+use crate::failure::chain;
+use crate::setup::Setup;
+
+/// Who forwards established flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Offloading {
+    /// The kernel, if it takes the BPF programs; else user space
+    #[default]
+    Auto,
+    /// User space
+    Off,
+}
+
+/// The offload of a daemon, if there is one.
+pub(crate) struct Offload(Option<KernelOffload>);
+
+impl Offload {
+    /// Starts the offload if it is wanted and possible, and has the engines go on with the flows that the
+    /// kernel has kept. Says in one line which it is.
+    pub(crate) fn start(
+        program: &str,
+        setup: &Setup,
+        engines: &mut [impl Engine],
+        captures: &[Vec<Capture>],
+    ) -> Self {
+        let pins = pins(program, setup);
+        let started = match setup.offload {
+            Offloading::Auto if !captures.iter().flatten().all(Capture::has_ethernet) => {
+                Err("frames of an interface have no Ethernet header".to_owned())
+            }
+            Offloading::Auto => start(setup, pins.as_deref(), engines).map_err(|error| chain(&error)),
+            Offloading::Off => Err("it is switched off".to_owned()),
+        };
+        match started {
+            Ok(kernel) => {
+                let pinned = kernel.pinned().map_or("-".to_owned(), |folder| folder.display().to_string());
+                tracing::info!(pinned, "established flows are forwarded by the kernel (BPF, tcx)");
+                Self(Some(kernel))
+            }
+            Err(reason) => {
+                if let Some(pins) = pins {
+                    // What an earlier daemon has left would go on with flows that are now ours.
+                    fast_path::remove(&pins);
+                }
+                tracing::info!(reason, "established flows are forwarded in user space");
+                Self(None)
+            }
+        }
+    }
+
+    /// Has the captures leave out what the kernel forwards.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn filter<'c>(
+        &self,
+        mut captures: impl Iterator<Item = &'c Capture>,
+    ) -> Result<(), OffloadError> {
+        let Some(kernel) = &self.0 else { return Ok(()) };
+        captures.try_for_each(|capture| kernel.filter(capture))
+    }
+
+    /// Returns what changes the captures' filter, if that is the kernel program's.
+    pub(crate) fn switch(&self) -> Option<FilterSwitch> {
+        self.0.as_ref().map(KernelOffload::switch)
+    }
+
+    /// Tells whether the kernel forwards established flows.
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Takes leave; returns what the kernel has done, for the last report.
+    pub(crate) fn stop(self) -> Vec<(&'static str, u64)> {
+        let Some(kernel) = self.0 else { return Vec::new() };
+        let counts = kernel.counts().unwrap_or_default();
+        let folder = kernel.pinned().map(|folder| folder.display().to_string());
+        let flows = kernel.stop();
+        if let (Some(folder), 1..) = (folder, flows) {
+            tracing::info!(
+                flows,
+                "established flows go on in the kernel until this daemon runs again; to end them: rm -r {folder}"
+            );
+        }
+        vec![
+            ("offload.packets", counts.packets),
+            ("offload.bytes", counts.bytes),
+            ("offload.left", counts.left),
+            ("offload.forgotten", counts.forgotten),
+            ("offload.flows", flows as u64),
+        ]
+    }
+}
+
+fn start(
+    setup: &Setup,
+    pins: Option<&Path>,
+    engines: &mut [impl Engine],
+) -> Result<KernelOffload, OffloadError> {
+    let interfaces = setup.interface_names();
+    let kernel = KernelOffload::start(&OffloadOptions {
+        interfaces: &interfaces,
+        services: &setup.services,
+        largest: setup.smallest_mtu().unwrap_or(u16::MAX),
+        flows: Limits::default().flows,
+        pins,
+    })?;
+    for engine in &mut *engines {
+        engine.accelerate(Box::new(kernel.path()?));
+    }
+    let (now, workers) = (clock::now(), engines.len());
+    let (kept, removed) = kernel.adopt(|flow| {
+        let index = place(flow.key.client(), flow.key.server(), workers);
+        engines.get_mut(index).is_some_and(|engine| engine.adopt(now, flow))
+    })?;
+    if kept + removed > 0 {
+        tracing::info!(kept, removed, "flows were found in the kernel");
+    }
+    Ok(kernel)
+}
+
+/// Where what outlives the process is pinned: a folder for each program and network namespace.
+fn pins(program: &str, setup: &Setup) -> Option<PathBuf> {
+    // Nobody could go on with flows of which there is no record.
+    setup.state_dir.as_ref()?;
+    let namespace = fs::metadata("/proc/thread-self/ns/net").map_or(0, |metadata| metadata.ino());
+    Some(setup.bpf_dir.join(format!("{program}_{namespace}")))
+}
