@@ -204,10 +204,9 @@ impl Entrance {
         &self.link_header
     }
 
-    /// Hands over one packet in two pieces, writev(2).
-    pub(super) fn write(&self, pieces: [&[u8]; 2]) -> io::Result<()> {
-        let pieces = pieces.map(io::IoSlice::new);
-        rustix::io::writev(self.fd.as_fd(), &pieces)?;
+    /// Hands over one packet in pieces, writev(2).
+    pub(super) fn write(&self, pieces: &[io::IoSlice<'_>]) -> io::Result<()> {
+        rustix::io::writev(self.fd.as_fd(), pieces)?;
         Ok(())
     }
 }
