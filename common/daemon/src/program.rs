@@ -48,7 +48,9 @@ where
         }
     };
     let outcome = match cli.command {
-        Command::Run { common, own } => run(program.name, &common, |context| make_engine(context, own.clone())),
+        Command::Run { common, own } => {
+            run(program.name, &common, |context| make_engine(context, own.clone()))
+        }
         Command::Keygen { file, id } => key_file::generate(&file, id).map_err(Failure::from),
     };
     match outcome {

@@ -128,7 +128,9 @@ impl Path {
         thread::scope(|scope| {
             scope.spawn(|| {
                 let data = vec![7; 256 << 10];
-                while !done.load(Ordering::Relaxed) && stream.write_all(&data).is_ok() {}
+                while !done.load(Ordering::Relaxed) {
+                    stream.write_all(&data).unwrap();
+                }
                 // The last bytes need no reader.
                 let _ = stream.shutdown(std::net::Shutdown::Both);
             });
@@ -168,7 +170,8 @@ impl Path {
     }
 
     fn arrived(&self) -> u64 {
-        let text = self.server.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev")).unwrap().unwrap();
+        let text =
+            self.server.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev")).unwrap().unwrap();
         let line = text.lines().find_map(|line| line.trim().strip_prefix("eth0:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
@@ -207,9 +210,8 @@ fn send_frames(frames: &[Vec<u8>], time: Duration, rate: f64) -> u64 {
             continue;
         }
         // SAFETY: the messages point to vectors, and these to frames, that live through the call.
-        let count = unsafe {
-            libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), messages.len() as u32, 0)
-        };
+        let count =
+            unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), messages.len() as u32, 0) };
         sent += u64::try_from(count).unwrap_or(0);
     }
     sent
@@ -299,7 +301,8 @@ fn small(plan: &Plan) {
 }
 
 fn main() {
-    let mut plan = Plan { rounds: 5, time: Duration::from_secs(2), priority: 10, only: None, ways: vec![Way::Tun] };
+    let mut plan =
+        Plan { rounds: 5, time: Duration::from_secs(2), priority: 10, only: None, ways: vec![Way::Tun] };
     let mut what = Vec::new();
     for word in std::env::args().skip(1) {
         match word.split_once('=') {

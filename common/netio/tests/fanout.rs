@@ -40,14 +40,12 @@ fn segment(mac: [u8; 6], from: (IpAddr, u16), to: (IpAddr, u16), sequence: u32) 
     let mut frame = Vec::new();
     let ethernet = PacketBuilder::ethernet2([2; 6], mac);
     match (from.0, to.0) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => ethernet
-            .ipv4(a.octets(), b.octets(), 9)
-            .tcp(from.1, to.1, sequence, 9)
-            .write(&mut frame, b"data"),
-        (IpAddr::V6(a), IpAddr::V6(b)) => ethernet
-            .ipv6(a.octets(), b.octets(), 9)
-            .tcp(from.1, to.1, sequence, 9)
-            .write(&mut frame, b"data"),
+        (IpAddr::V4(a), IpAddr::V4(b)) => {
+            ethernet.ipv4(a.octets(), b.octets(), 9).tcp(from.1, to.1, sequence, 9).write(&mut frame, b"data")
+        }
+        (IpAddr::V6(a), IpAddr::V6(b)) => {
+            ethernet.ipv6(a.octets(), b.octets(), 9).tcp(from.1, to.1, sequence, 9).write(&mut frame, b"data")
+        }
         _ => unreachable!("both ends are of one version"),
     }
     .unwrap();

@@ -116,7 +116,11 @@ impl Path {
         let spawn = || {
             let open = |link| Capture::open(link, &services, &options).unwrap();
             let captures = vec![open("west0"), open("east0")];
-            let worker = WorkerOptions { name: "router".to_owned(), realtime_priority: Some(10), ..WorkerOptions::default() };
+            let worker = WorkerOptions {
+                name: "router".to_owned(),
+                realtime_priority: Some(10),
+                ..WorkerOptions::default()
+            };
             Worker::spawn(router, captures, Emitter::open().unwrap(), None, &worker).unwrap()
         };
         self.router.enter(spawn).unwrap()

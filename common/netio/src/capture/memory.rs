@@ -24,7 +24,8 @@ impl Memory {
         let huge = length.next_multiple_of(HUGE_PAGE);
         // SAFETY: the range lies within the vector's own allocation, begins at a page, and the advice
         // changes no bytes. Where the kernel has no huge pages it says so, and all goes on as well.
-        let _ = unsafe { madvise(bytes.as_mut_ptr().wrapping_add(start).cast(), huge, Advice::LinuxHugepage) };
+        let _ =
+            unsafe { madvise(bytes.as_mut_ptr().wrapping_add(start).cast(), huge, Advice::LinuxHugepage) };
         // Written once, so that no packet waits for the pages.
         bytes.resize(start + length, 0);
         Self { bytes, start, length }

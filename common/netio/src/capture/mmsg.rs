@@ -110,9 +110,7 @@ fn receive(fd: BorrowedFd<'_>, memory: &mut [u8], lengths: &mut [Received]) -> i
     let first = messages.as_mut_ptr().cast();
     // SAFETY: the first `room` messages are initialised and point to one vector each, and these to disjoint slots of
     // `memory`, which is borrowed mutably through the call; both arrays have room for `room`.
-    let count = unsafe {
-        libc::recvmmsg(fd.as_raw_fd(), first, room, libc::MSG_DONTWAIT, ptr::null_mut())
-    };
+    let count = unsafe { libc::recvmmsg(fd.as_raw_fd(), first, room, libc::MSG_DONTWAIT, ptr::null_mut()) };
     let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
     for (length, message) in lengths.iter_mut().zip(&messages[..count]) {
         // SAFETY: the kernel has filled in `count` of the messages that were initialised above.

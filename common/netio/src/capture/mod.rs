@@ -27,8 +27,8 @@ use rtt0_core::service::Services;
 
 use crate::counters::IoCounters;
 use memory::Memory;
-pub(crate) use socket::SendingSocket;
 pub use socket::Filters;
+pub(crate) use socket::SendingSocket;
 
 /// Most packets that one batch holds.
 pub const MAX_BATCH: usize = 64;
@@ -160,7 +160,8 @@ impl Capture {
         // They can join only once they receive, and until then each would receive everything.
         let open = |_| Self::open_for(interface, None, options);
         let captures = (0..count).map(open).collect::<Result<Vec<_>, _>>()?;
-        let failed = |call| move |source| CaptureError::System { call, interface: interface.to_owned(), source };
+        let failed =
+            |call| move |source| CaptureError::System { call, interface: interface.to_owned(), source };
         let members: Vec<_> = captures.iter().collect();
         socket::join(&members, &spread::program()).map_err(failed("setsockopt(PACKET_FANOUT)"))?;
         for capture in &captures {

@@ -157,16 +157,24 @@ impl Entrance {
         Ok(Self { fd: socket.into(), way: Way::Veth, device, link_header, far: Some(there) })
     }
 
+    /// Sets what is not set already: the kernel takes a lock for some of them, which the packet thread
+    /// had better not wait for.
     fn set_parameters(&self) -> Result<(), EntranceError> {
-        let v4 = |name| format!("net.ipv4.conf.{}.{name}", self.device);
-        sysctl::set_here(&[(&v4("rp_filter"), "0"), (&v4("forwarding"), "1")])?;
-        let v6 = ["addr_gen_mode", "accept_dad", "accept_ra", "forwarding", "force_forwarding"];
-        for (name, value) in v6.into_iter().zip(["1", "0", "0", "1", "1"]) {
-            let name = format!("net.ipv6.conf.{}.{name}", self.device);
-            match sysctl::set_here(&[(&name, value)]) {
+        for (version, name, value) in [
+            ("ipv4", "rp_filter", "0"),
+            ("ipv4", "forwarding", "1"),
+            ("ipv6", "addr_gen_mode", "1"),
+            ("ipv6", "accept_dad", "0"),
+            ("ipv6", "accept_ra", "0"),
+            ("ipv6", "forwarding", "1"),
+            ("ipv6", "force_forwarding", "1"),
+        ] {
+            let name = format!("net.{version}.conf.{}.{name}", self.device);
+            match sysctl::read_here(&name) {
+                Ok(present) if present == value => {}
                 // A host without IPv6; force_forwarding is new in Linux 6.17.
-                Err(error) if is_absent(&error) => {}
-                outcome => outcome?,
+                Err(error) if version == "ipv6" && error.kind() == io::ErrorKind::NotFound => {}
+                _ => sysctl::set_here(&[(&name, value)])?,
             }
         }
         Ok(())
@@ -185,10 +193,7 @@ impl Entrance {
         let strict = read("net.ipv4.conf.all.rp_filter") == "1";
         let forced = read(&format!("net.ipv6.conf.{}.force_forwarding", self.device)) == "1";
         let disabled = read(&format!("net.ipv6.conf.{}.disable_ipv6", self.device));
-        Usable {
-            v4: !strict,
-            v6: disabled == "0" && (forced || read("net.ipv6.conf.all.forwarding") == "1"),
-        }
+        Usable { v4: !strict, v6: disabled == "0" && (forced || read("net.ipv6.conf.all.forwarding") == "1") }
     }
 
     pub(super) fn way(&self) -> Way {
@@ -232,7 +237,8 @@ fn add_pair(here: &Namespace, there: &Namespace) -> Result<String, LinkError> {
 /// both ends are up, and loses what is sent until then.
 fn wait_for_carrier(device: &str) {
     let start = Instant::now();
-    let is_running = || pnet_datalink::interfaces().iter().any(|link| link.name == device && link.is_running());
+    let is_running =
+        || pnet_datalink::interfaces().iter().any(|link| link.name == device && link.is_running());
     while !is_running() && start.elapsed() < PATIENCE {
         thread::sleep(Duration::from_millis(1));
     }

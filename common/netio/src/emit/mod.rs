@@ -25,8 +25,8 @@ use rtt0_core::packet::Offload;
 use socket2::Domain;
 
 use crate::counters::IoCounters;
-pub use entrance::{EntranceError, Way};
 use entrance::{Entrance, Usable};
+pub use entrance::{EntranceError, Way};
 use lane::{BATCH, Lane, Message};
 use mtu::PathMtu;
 use run::Run;

@@ -97,7 +97,10 @@ impl<'a> Run<'a> {
         let same_ip = if self.ip == 20 {
             // The identification counts up; length and header checksum follow from the rest.
             let id = |bytes: &[u8]| u16::from_be_bytes([bytes[4], bytes[5]]);
-            equal(0, 2) && equal(6, 10) && equal(12, 20) && id(packet) == id(first).wrapping_add(self.count as u16)
+            equal(0, 2)
+                && equal(6, 10)
+                && equal(12, 20)
+                && id(packet) == id(first).wrapping_add(self.count as u16)
         } else {
             equal(0, 4) && equal(6, 40)
         };

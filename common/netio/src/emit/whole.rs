@@ -179,7 +179,8 @@ impl Parts {
         if tcp < 20 || ip + tcp > packet.len() {
             return None;
         }
-        let word = |at: usize| packet[at..at + 4].iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte));
+        let word =
+            |at: usize| packet[at..at + 4].iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte));
         let (source, destination) = if v4 { (word(12), word(16)) } else { (word(20), word(36)) };
         let mixed = source
             .wrapping_mul(0x9e37_79b1)
