@@ -8,8 +8,7 @@ use rustix::mm::{Advice, madvise};
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Zeroed bytes that begin at a multiple of [`HUGE_PAGE`]. The kernel copies every packet in here and
-/// most of them out again: with small pages a virtual machine spends a good part of that on looking up
-/// addresses.
+/// most of them out again, and a virtual machine looks up addresses in small pages more slowly.
 #[derive(Debug)]
 pub(super) struct Memory {
     bytes: Vec<u8>,

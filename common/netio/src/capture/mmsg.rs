@@ -21,8 +21,7 @@ const GSO_ECN: u8 = 0x80;
 /// VIRTIO_NET_HDR_GSO_NONE in the type byte.
 const GSO_NONE: u8 = 0;
 
-/// Bytes of a batch that a processor's own cache still holds when they are sent: more than that at once,
-/// and super-packets are read from memory again.
+/// Bytes of a batch that a processor's own cache still holds when they are sent.
 const CACHED: usize = 256 << 10;
 
 #[derive(Debug)]
@@ -95,7 +94,7 @@ struct Received {
 fn receive(fd: BorrowedFd<'_>, memory: &mut [u8], lengths: &mut [Received]) -> io::Result<usize> {
     const NOWHERE: libc::iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
     let mut vectors = [NOWHERE; MAX_BATCH];
-    // Only what is used is ever written: clearing all of it would cost as much as a small packet.
+    // Only what is used is ever written; all of it would be some kilobytes a call.
     let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MAX_BATCH];
     let slots = memory.chunks_exact_mut(SLOT).zip(&mut vectors).zip(&mut messages).take(lengths.len());
     let mut room = 0;
