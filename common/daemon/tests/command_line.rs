@@ -62,7 +62,7 @@ fn main() -> ExitCode {
             Forwarder(context.counters, Journal::default())
         });
     }
-    let tests: [(&str, Test); 10] = [
+    let tests: [(&str, Test); 11] = [
         ("usage_errors_end_with_2", usage_errors),
         ("configuration_errors_end_with_78", configuration_errors),
         ("a_missing_capability_ends_with_77", missing_capabilities),
@@ -72,7 +72,8 @@ fn main() -> ExitCode {
         ("sighup_reads_the_key_file_again", sighup),
         ("a_state_file_belongs_to_one_daemon", state_file),
         ("ends_with_1_when_its_interface_vanishes", vanished_interface),
-        ("forwards_what_the_kernel_does_not", forwards),
+        ("forwards_what_the_kernel_does_not", || forwards(&[])),
+        ("so_do_several_workers", || forwards(&["--workers", "3", "--cpus", "0,1", "--busy-poll", "200"])),
     ];
     let trials = tests.into_iter().map(|(name, test)| Trial::test(name, test)).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
@@ -368,7 +369,7 @@ fn vanished_interface() -> Result<(), Failed> {
 }
 
 /// Sends a megabyte through a router that runs the daemon, with all offloads on.
-fn forwards() -> Result<(), Failed> {
+fn forwards(options: &[&str]) -> Result<(), Failed> {
     let Some([client, router, server]) = namespaces()? else { return Ok(()) };
     let (_kept, key) = key_file(KEY, 0o600);
     for (host, name, subnet, own) in [(&client, "lan0", 0, 10), (&server, "wan0", 2, 10)] {
@@ -387,22 +388,26 @@ fn forwards() -> Result<(), Failed> {
         links.add_route(IpAddr::from([0, 0, 0, 0]), 0, gateway)?;
     }
     sysctl::set(&router, &[("net.ipv4.ip_forward", "1")])?;
-    let daemon = Running::start(&router, &mut run("lan0,wan0", "10.1.2.0/24:443", &key))?;
+    let daemon = Running::start(&router, run("lan0,wan0", "10.1.2.0/24:443", &key).args(options))?;
 
     let listener = server.enter(|| TcpListener::bind("10.1.2.10:443"))??;
-    let received = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept()?;
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes)?;
-        std::io::Result::Ok(bytes)
-    });
     let sent: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
-    let mut stream = client.enter(|| TcpStream::connect("10.1.2.10:443"))??;
-    stream.write_all(&sent)?;
-    stream.shutdown(Shutdown::Write)?;
-    // Ends when the server has closed, so that nothing is on its way any more but the last ACK.
-    stream.read_to_end(&mut Vec::new())?;
-    assert!(received.join().unwrap()? == sent, "what arrived is not what was sent");
+    // Enough connections that each worker has some.
+    for _ in 0..12 {
+        let listener = listener.try_clone()?;
+        let received = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept()?;
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes)?;
+            std::io::Result::Ok(bytes)
+        });
+        let mut stream = client.enter(|| TcpStream::connect("10.1.2.10:443"))??;
+        stream.write_all(&sent)?;
+        stream.shutdown(Shutdown::Write)?;
+        // Ends when the server has closed, so that nothing is on its way any more but the last ACK.
+        stream.read_to_end(&mut Vec::new())?;
+        assert!(received.join().unwrap()? == sent, "what arrived is not what was sent");
+    }
 
     daemon.signal(Signal::TERM)?;
     let (code, log) = daemon.end()?;

@@ -32,6 +32,8 @@ counters! {
     sent,
     /// Packets handed to the kernel as they were captured, super-packets mostly; not among `sent`.
     sent_whole,
+    /// Packets that were joined with their neighbours to super-packets, which `sent_whole` counts.
+    joined,
     /// IP bytes handed to the kernel.
     sent_bytes,
     /// Super-packets cut into segments.

@@ -13,6 +13,7 @@
 //!   with segmentation and checksum offload off on a veth's other end.
 
 pub mod filter;
+mod memory;
 mod mmsg;
 mod pnet;
 mod socket;
@@ -25,6 +26,7 @@ use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::service::Services;
 
 use crate::counters::IoCounters;
+use memory::Memory;
 use socket::ETHERNET_HEADER;
 pub use socket::Filters;
 pub(crate) use socket::SendingSocket;
@@ -225,7 +227,7 @@ impl Capture {
             return false;
         };
         self.failed &= count == 0;
-        count == self.batch.capacity
+        count == self.batch.asked
     }
 
     /// Iterates over the packets of the batch, each from its IP header on.
@@ -282,9 +284,11 @@ impl AsFd for Capture {
 /// The memory of one batch.
 #[derive(Debug)]
 struct Batch {
-    memory: Vec<u8>,
+    memory: Memory,
     slots: Vec<Slot>,
     capacity: usize,
+    /// How many packets the last receive call would have taken; at least 1.
+    asked: usize,
 }
 
 /// One packet in the memory of a batch.
@@ -301,6 +305,7 @@ struct Slot {
 
 impl Batch {
     fn new(capacity: usize) -> Self {
-        Self { memory: vec![0; capacity * SLOT], slots: Vec::with_capacity(capacity), capacity }
+        let memory = Memory::new(capacity * SLOT);
+        Self { memory, slots: Vec::with_capacity(capacity), capacity, asked: capacity }
     }
 }

@@ -57,6 +57,7 @@ impl Pnet {
 
     /// Fills the empty `batch`; returns how many packets the kernel handed out.
     pub(super) fn receive(&mut self, batch: &mut Batch, counters: &IoCounters) -> io::Result<usize> {
+        batch.asked = batch.capacity;
         for index in 0..batch.capacity {
             let frame = match self.receiver.next() {
                 Ok(frame) => frame,

@@ -157,16 +157,24 @@ impl Entrance {
         Ok(Self { fd: socket.into(), way: Way::Veth, device, link_header, far: Some(there) })
     }
 
+    /// Sets what is not set already: the kernel takes a lock for some of them, which the packet thread
+    /// had better not wait for.
     fn set_parameters(&self) -> Result<(), EntranceError> {
-        let v4 = |name| format!("net.ipv4.conf.{}.{name}", self.device);
-        sysctl::set_here(&[(&v4("rp_filter"), "0"), (&v4("forwarding"), "1")])?;
-        let v6 = ["addr_gen_mode", "accept_dad", "accept_ra", "forwarding", "force_forwarding"];
-        for (name, value) in v6.into_iter().zip(["1", "0", "0", "1", "1"]) {
-            let name = format!("net.ipv6.conf.{}.{name}", self.device);
-            match sysctl::set_here(&[(&name, value)]) {
+        for (version, name, value) in [
+            ("ipv4", "rp_filter", "0"),
+            ("ipv4", "forwarding", "1"),
+            ("ipv6", "addr_gen_mode", "1"),
+            ("ipv6", "accept_dad", "0"),
+            ("ipv6", "accept_ra", "0"),
+            ("ipv6", "forwarding", "1"),
+            ("ipv6", "force_forwarding", "1"),
+        ] {
+            let name = format!("net.{version}.conf.{}.{name}", self.device);
+            match sysctl::read_here(&name) {
+                Ok(present) if present == value => {}
                 // A host without IPv6; force_forwarding is new in Linux 6.17.
-                Err(error) if is_absent(&error) => {}
-                outcome => outcome?,
+                Err(error) if version == "ipv6" && error.kind() == io::ErrorKind::NotFound => {}
+                _ => sysctl::set_here(&[(&name, value)])?,
             }
         }
         Ok(())
@@ -201,10 +209,9 @@ impl Entrance {
         &self.link_header
     }
 
-    /// Hands over one packet in two pieces, writev(2).
-    pub(super) fn write(&self, pieces: [&[u8]; 2]) -> io::Result<()> {
-        let pieces = pieces.map(io::IoSlice::new);
-        rustix::io::writev(self.fd.as_fd(), &pieces)?;
+    /// Hands over one packet in pieces, writev(2).
+    pub(super) fn write(&self, pieces: &[io::IoSlice<'_>]) -> io::Result<()> {
+        rustix::io::writev(self.fd.as_fd(), pieces)?;
         Ok(())
     }
 }

@@ -76,7 +76,7 @@ impl Lane {
     /// Hands `messages[from..]` to the kernel without waiting, sendmmsg(2); returns how many it
     /// took, or why it took not even the first.
     pub(super) fn send(&self, messages: &[Message<'_>], from: usize) -> io::Result<usize> {
-        // Only what is used is ever written: clearing all of it would cost as much as a small packet.
+        // Only what is used is ever written; all of it would be some kilobytes a call.
         let mut vectors = [const { MaybeUninit::<[libc::iovec; 2]>::uninit() }; BATCH];
         let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
         let mut addresses = [const { MaybeUninit::<Address>::uninit() }; BATCH];

@@ -3,7 +3,8 @@
 //!
 //! The kernel routes every packet, resolves the next hop's link address and queues it, as it
 //! does for its own. What a NIC would have finished, of what goes through a raw socket, is finished
-//! here: full TCP checksums. Where the device can't be had, super-packets are cut into segments here
+//! here: full TCP checksums. Segments of a flow that come one by one are joined to super-packets first
+//! (`run`). Where the device can't be had, super-packets are cut into segments here
 //! too ([`segment`]), which costs most of the bulk rate.
 //!
 //! What the kernel changes in an IPv4 packet: it fills in total length and header checksum
@@ -14,6 +15,7 @@
 mod entrance;
 mod lane;
 mod mtu;
+mod run;
 pub mod segment;
 mod whole;
 
@@ -27,6 +29,7 @@ use entrance::{Entrance, Usable};
 pub use entrance::{EntranceError, Way};
 use lane::{BATCH, Lane, Message};
 use mtu::PathMtu;
+use run::Run;
 use segment::{Cut, ip_length};
 use whole::Whole;
 
@@ -116,43 +119,101 @@ impl Emitter {
         mut too_big: impl FnMut(&[u8], u16),
     ) {
         let Self { v4, v6, whole, mtu } = self;
-        let mut report = |mtu: &PathMtu, pieces: [&[u8]; 2]| {
-            let packet = pieces.concat();
-            if let Ok(mtu) = mtu.towards(lane::destination(&packet)) {
-                too_big(&packet, mtu);
-            }
+        let mut batch = Batch {
+            v4: Queue::new(v4, counters),
+            v6: v6.as_mut().map(|lane| Queue::new(lane, counters)),
+            whole: whole.as_mut(),
+            mtu,
+            counters,
+            report: |mtu: &PathMtu, pieces: [&[u8]; 2]| {
+                let packet = pieces.concat();
+                if let Ok(mtu) = mtu.towards(lane::destination(&packet)) {
+                    too_big(&packet, mtu);
+                }
+            },
         };
-        let mut v4 = Queue::new(v4, counters);
-        let mut v6 = v6.as_mut().map(|lane| Queue::new(lane, counters));
+        let mut run: Option<Run<'_>> = None;
         for (number, (bytes, offload)) in packets.into_iter().enumerate() {
             let Ok(length) = ip_length(bytes) else {
                 counters.send_malformed.add(1);
                 continue;
             };
             let bytes = &bytes[..length];
-            let queue = if bytes[0] >> 4 == 4 { Some(&mut v4) } else { v6.as_mut() };
-            let Some(queue) = queue else {
-                counters.send_unreachable.add(1);
+            if run.as_mut().is_some_and(|run| run.join(bytes, offload)) {
                 continue;
-            };
-            let lane = match whole {
-                Some(whole) => whole.send(bytes, offload, mtu, |mtu| queue.flush(&mut |p| report(mtu, p))),
-                None => whole::Lane::Raw,
-            };
-            match lane {
-                whole::Lane::Sent => {
-                    counters.sent_whole.add(1);
-                    counters.sent_bytes.add(length as u64);
-                }
-                whole::Lane::Raw => queue.push(number, bytes, offload, &mut |p| report(mtu, p)),
-                whole::Lane::RawNow => {
-                    queue.push(number, bytes, offload, &mut |p| report(mtu, p));
-                    queue.flush(&mut |p| report(mtu, p));
-                }
+            }
+            if let Some(run) = run.take() {
+                batch.run(&run);
+            }
+            if batch.whole.is_some() {
+                run = Run::begin(bytes, offload, number);
+            }
+            if run.is_none() {
+                batch.one(number, bytes, offload);
             }
         }
+        if let Some(run) = run {
+            batch.run(&run);
+        }
+        batch.flush();
+    }
+}
+
+/// Packets that are being sent.
+struct Batch<'l, 'a, R> {
+    v4: Queue<'l, 'a>,
+    v6: Option<Queue<'l, 'a>>,
+    whole: Option<&'l mut Whole>,
+    mtu: &'l mut PathMtu,
+    counters: &'l IoCounters,
+    report: R,
+}
+
+impl<'a, R: FnMut(&PathMtu, [&[u8]; 2])> Batch<'_, 'a, R> {
+    /// Sends packet `number` through the device, or queues it for the raw socket.
+    fn one(&mut self, number: usize, bytes: &'a [u8], offload: Offload) {
+        let Self { v4, v6, whole, mtu, counters, report } = self;
+        let queue = if bytes[0] >> 4 == 4 { Some(v4) } else { v6.as_mut() };
+        let Some(queue) = queue else { return counters.send_unreachable.add(1) };
+        let lane = match whole {
+            Some(whole) => whole.send(bytes, offload, mtu, |mtu| queue.flush(&mut |p| report(mtu, p))),
+            None => whole::Lane::Raw,
+        };
+        match lane {
+            whole::Lane::Sent => {
+                counters.sent_whole.add(1);
+                counters.sent_bytes.add(bytes.len() as u64);
+            }
+            whole::Lane::Raw => queue.push(number, bytes, offload, &mut |p| report(mtu, p)),
+            whole::Lane::RawNow => {
+                queue.push(number, bytes, offload, &mut |p| report(mtu, p));
+                queue.flush(&mut |p| report(mtu, p));
+            }
+        }
+    }
+
+    /// Sends a run as one super-packet, or its packets one by one.
+    fn run(&mut self, run: &Run<'a>) {
+        let Self { v4, v6, whole, mtu, counters, report } = self;
+        let queue = if run.is_v4() { Some(v4) } else { v6.as_mut() };
+        if run.len() > 1
+            && let (Some(whole), Some(queue)) = (whole, queue)
+            && whole.send_run(run, mtu, |mtu| queue.flush(&mut |p| report(mtu, p)))
+        {
+            counters.joined.add(run.len() as u64);
+            counters.sent_whole.add(1);
+            counters.sent_bytes.add(run.length() as u64);
+            return;
+        }
+        for (number, bytes) in run.packets() {
+            self.one(number, bytes, run.offload());
+        }
+    }
+
+    fn flush(&mut self) {
+        let Self { v4, v6, mtu, report, .. } = self;
         v4.flush(&mut |p| report(mtu, p));
-        if let Some(mut v6) = v6 {
+        if let Some(v6) = v6 {
             v6.flush(&mut |p| report(mtu, p));
         }
     }

@@ -17,6 +17,8 @@
 //! quotes it as it left, in numbers that its sender does not know. So only what fits enters; the
 //! rest takes the way through the raw socket, which tells of it.
 
+use std::io::IoSlice;
+
 use rtt0_core::packet::Offload;
 use rtt0_core::wire::PROTOCOL_TCP;
 use rtt0_core::wire::ipv4::Ipv4;
@@ -24,6 +26,7 @@ use rtt0_core::wire::tcp::{Flags, field};
 
 use super::entrance::{Entrance, PRELUDE, Usable};
 use super::mtu::PathMtu;
+use super::run::{MOST, Run};
 
 /// Length of `struct virtio_net_hdr`.
 const VNET_HEADER: usize = 10;
@@ -109,11 +112,41 @@ impl Whole {
         }
         let mut prelude = [0; PRELUDE + MAX_IP_HEADER];
         let length = parts.write_prelude(packet, offload, cut, self.entrance.link_header(), &mut prelude);
-        match self.entrance.write([&prelude[..length], &packet[parts.ip..]]) {
+        match self.entrance.write(&[IoSlice::new(&prelude[..length]), IoSlice::new(&packet[parts.ip..])]) {
             Ok(()) => Lane::Sent,
             // The device was shut down, or the kernel is out of memory.
             Err(_) => Lane::RawNow,
         }
+    }
+
+    /// Sends a run of two or more as one super-packet; returns whether it is sent. `settle` is as for
+    /// [`Whole::send`].
+    pub(super) fn send_run(
+        &mut self,
+        run: &Run<'_>,
+        mtu: &mut PathMtu,
+        settle: impl FnOnce(&PathMtu),
+    ) -> bool {
+        let mut headers = [0; 120];
+        let (length, offload) = run.write_headers(&mut headers);
+        let headers = &headers[..length];
+        let Some(parts) = Parts::of(headers, self.usable) else { return false };
+        if !mtu.carries(super::lane::destination(headers), length + usize::from(offload.gso_size)) {
+            return false;
+        }
+        if !self.flows.contains(parts.flow) {
+            self.flows.insert(parts.flow);
+            settle(mtu);
+        }
+        let mut prelude = [0; PRELUDE + MAX_IP_HEADER];
+        let written = parts.write_prelude(headers, offload, true, self.entrance.link_header(), &mut prelude);
+        let mut pieces = [IoSlice::new(&[]); MOST + 2];
+        pieces[0] = IoSlice::new(&prelude[..written]);
+        pieces[1] = IoSlice::new(&headers[parts.ip..]);
+        for (piece, payload) in pieces[2..].iter_mut().zip(run.payloads()) {
+            *piece = IoSlice::new(payload);
+        }
+        self.entrance.write(&pieces[..2 + run.len()]).is_ok()
     }
 }
 
