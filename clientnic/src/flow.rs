@@ -172,6 +172,14 @@ impl Flow {
         }
     }
 
+    /// Reads some of each part of an established flow, see `FlowTable::look_ahead`.
+    pub(crate) fn touch(&self) -> u32 {
+        match self {
+            Self::Translated { flow, proven, .. } => flow.touch() ^ u32::from(*proven),
+            _ => 0,
+        }
+    }
+
     /// Returns what the journal knows of it.
     pub(crate) fn kept(&self) -> Kept {
         match self {

@@ -237,7 +237,8 @@ impl ClientNic {
             return self.learn(now, key, syn, segment, PassReason::Learning, out);
         };
         self.make_way(&key, out);
-        if self.flows.len() >= self.settings.limits.flows {
+        self.make_room(&key);
+        if self.flows.is_full() {
             return self.gateway.pass(PassReason::FlowTableFull);
         }
         out.push(&spoof.syn_ack, Offload::default());

@@ -133,6 +133,7 @@ impl ClientNic {
         if self.half_open + half_open > self.settings.limits.half_open {
             return Err(PassReason::HalfOpenFull);
         }
+        self.make_room(&key);
         let old = self.flows.insert(key, flow, deadline).map_err(|_| PassReason::FlowTableFull)?;
         self.pending += pending;
         self.half_open += half_open;
@@ -156,6 +157,18 @@ impl ClientNic {
         // A flow that finds no room passes untouched or, solo, is repaired by nobody: but its
         // handshake has just made room.
         let _ = self.insert(key, flow, now + rest);
+    }
+
+    /// Makes room for a flow if the table is full: the one that both ends have closed for longest goes
+    /// before its time. One that is alive never does.
+    fn make_room(&mut self, key: &FlowKey) {
+        if self.flows.is_full()
+            && self.flows.get(key).is_none()
+            && let Some(oldest) = self.flows.longest_at_rest()
+        {
+            self.remove(&oldest);
+            self.counters().event(Event::MadeRoom);
+        }
     }
 
     fn remove(&mut self, key: &FlowKey) -> Option<Flow> {
@@ -216,6 +229,7 @@ impl ClientNic {
                 }
             }
             Life::Ends(time) => self.flows.set_deadline(&key, now + time),
+            Life::Rests(time) => self.flows.rest(&key, now + time),
         }
     }
 
@@ -275,6 +289,10 @@ impl Engine for ClientNic {
         };
         packet.offload = offload;
         verdict
+    }
+
+    fn look_ahead(&self, packets: &mut dyn Iterator<Item = &[u8]>) {
+        self.flows.look_ahead(packets.filter_map(|packet| self.gateway.flow_ahead(packet)), Flow::touch);
     }
 
     fn too_big(&mut self, now: Instant, packet: &[u8], mtu: u16, out: &mut Outbox) {

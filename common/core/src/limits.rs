@@ -20,6 +20,10 @@ pub struct Limits {
     pub idle: Duration,
     /// How long a flow may be idle once both FINs were seen.
     pub closed: Duration,
+    /// How long a flow may be idle once both FINs were acknowledged; less if its room is needed. Nothing
+    /// is left to be repeated then but a FIN whose acknowledgement got lost, and that acknowledgement:
+    /// for as long as the end that closed first remembers it (Linux: 60 s in TIME-WAIT).
+    pub finished: Duration,
     /// How long a flow is kept after a reset.
     pub reset: Duration,
     /// How long data that overtook its SYN is held for it.
@@ -56,6 +60,7 @@ impl Default for Limits {
             held_total: 256 * 1024 * 1024,
             idle: Duration::from_secs(5 * 24 * 3600),
             closed: Duration::from_secs(120),
+            finished: Duration::from_secs(60),
             reset: Duration::from_secs(10),
             orphan: Duration::from_secs(2),
             learning: Duration::from_secs(15),

@@ -290,7 +290,8 @@ impl ServerNic {
             }
             _ => Held::new(&self.budget),
         };
-        if self.flows.len() >= self.limits.flows {
+        self.make_room(&key);
+        if self.flows.is_full() {
             self.counters().pass(PassReason::FlowTableFull);
             return self.forward_stripped(segment, out);
         }

@@ -91,6 +91,7 @@ impl ServerNic {
         if self.pending + pending > self.limits.pending {
             return Err(PassReason::PendingFull);
         }
+        self.make_room(&key);
         let old = self.flows.insert(key, flow, deadline).map_err(|_| PassReason::FlowTableFull)?;
         self.pending += pending;
         self.awaited += awaited;
@@ -99,6 +100,18 @@ impl ServerNic {
         }
         self.keep(&key);
         Ok(())
+    }
+
+    /// Makes room for a flow if the table is full: the one that both ends have closed for longest goes
+    /// before its time. One that is alive never does.
+    fn make_room(&mut self, key: &FlowKey) {
+        if self.flows.is_full()
+            && self.flows.get(key).is_none()
+            && let Some(oldest) = self.flows.longest_at_rest()
+        {
+            self.remove(&oldest);
+            self.counters().event(Event::MadeRoom);
+        }
     }
 
     fn remove(&mut self, key: &FlowKey) -> Option<Flow> {
@@ -156,6 +169,7 @@ impl ServerNic {
             Life::Goes(_) if matches!(entry.value, Flow::Translated { proven: false, .. }) => {}
             Life::Goes(time) => entry.postpone(now + time),
             Life::Ends(time) => self.flows.set_deadline(&key, now + time),
+            Life::Rests(time) => self.flows.rest(&key, now + time),
         }
     }
 
@@ -229,6 +243,10 @@ impl Engine for ServerNic {
             packet.offload.gso_size = decision.gso_size;
         }
         decision.verdict
+    }
+
+    fn look_ahead(&self, packets: &mut dyn Iterator<Item = &[u8]>) {
+        self.flows.look_ahead(packets.filter_map(|packet| self.gateway.flow_ahead(packet)), Flow::touch);
     }
 
     fn too_big(&mut self, now: Instant, packet: &[u8], mtu: u16, out: &mut Outbox) {

@@ -20,8 +20,8 @@ const BATCH: usize = 64;
 const LOOKS: usize = 1024;
 /// With fewer flows than this the table is in the processor's caches anyway.
 const CACHED: usize = 4096;
-/// The most flows a table may be made for: its index takes 16 bytes of address space for each.
-const MOST: usize = 1 << 27;
+/// The most flows a table may be made for: they are numbered by 32 bits, of which the index takes one.
+const MOST: usize = 1 << 30;
 
 /// A flow's value and its deadline.
 #[derive(Debug)]
@@ -60,8 +60,7 @@ enum Slot<V> {
 /// Maps flows to `V`, never more than its bound, each with a deadline.
 ///
 /// A flow has a number, which names its slot, its timer and its place among those at rest; an index
-/// of 16 bytes a flow leads from its hash to the number. Nothing moves, and nothing is rehashed, when
-/// the table grows.
+/// leads from its hash to the number. No flow ever moves, and growth never makes packets wait.
 ///
 /// A deadline that moves back costs nothing but a store: the timer comes up at the old time,
 /// finds that it is too early and is set anew. A flow has one timer at most, so that the table's
@@ -82,11 +81,11 @@ pub struct FlowTable<V> {
 }
 
 impl<V> FlowTable<V> {
-    /// Makes an empty table for at most `bound` flows, but never more than 2²⁷.
+    /// Makes an empty table for at most `bound` flows, but never more than 2³⁰.
     pub fn new(bound: usize) -> Self {
         let bound = bound.min(MOST);
         Self {
-            index: Index::new(bound),
+            index: Index::new(),
             slots: Chunks::new(bound),
             free: None,
             wheel: Wheel::new(bound),
@@ -156,8 +155,9 @@ impl<V> FlowTable<V> {
 
     /// Brings what will be looked up soon into the processor's caches, for a batch of packets: the
     /// memory accesses of one packet depend on each other, those of a batch do not, so that the
-    /// processor makes them at the same time. Of a small table nothing is brought.
-    pub fn look_ahead(&self, keys: impl Iterator<Item = FlowKey>) {
+    /// processor makes them at the same time. `touch` reads some of each part of a value. Of a small
+    /// table nothing is brought.
+    pub fn look_ahead(&self, keys: impl Iterator<Item = FlowKey>, touch: impl Fn(&V) -> u32) {
         if self.length < CACHED {
             return;
         }
@@ -174,7 +174,7 @@ impl<V> FlowTable<V> {
             }
             let mut seen = 0;
             for entry in numbers[..count].iter().filter_map(|number| self.entry((*number)?)) {
-                seen ^= entry.deadline.as_micros() ^ u64::from(entry.key.client().1);
+                seen ^= entry.deadline.as_micros() as u32 ^ u32::from(entry.key.client().1) ^ touch(&entry.value);
             }
             // So that the compiler does not leave the accesses out.
             std::hint::black_box(seen);
