@@ -60,6 +60,13 @@ impl Index {
             .map(|(_, number)| number)
     }
 
+    /// Counts the cells that a search for this hash reads at most.
+    #[cfg(test)]
+    pub(super) fn steps(&self, hash: u32) -> usize {
+        let Cells { cells, mask } = &self.cells;
+        (0..cells.len()).find(|step| cells[(hash as usize + step) & mask] == 0).unwrap_or(cells.len())
+    }
+
     fn move_on(&mut self) {
         let Some(old) = &mut self.old else { return };
         for _ in 0..MOVES {

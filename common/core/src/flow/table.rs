@@ -337,6 +337,68 @@ mod tests {
     }
 
     #[test]
+    fn those_at_rest_are_known_in_their_order_until_they_wake_or_go() {
+        let mut table = FlowTable::new(9);
+        for n in 1..=4 {
+            table.insert(key(n), (), ms(1000)).unwrap();
+        }
+        assert_eq!(table.longest_at_rest(), None);
+        for n in [3, 1, 2, 3] {
+            table.rest(&key(n), ms(500));
+        }
+        assert_eq!(table.longest_at_rest(), Some(key(3)), "again is not anew");
+        table.set_deadline(&key(3), ms(700));
+        assert_eq!(table.longest_at_rest(), Some(key(1)));
+        table.remove(&key(1));
+        assert_eq!(table.longest_at_rest(), Some(key(2)));
+        table.insert(key(2), (), ms(900)).unwrap();
+        assert_eq!(table.longest_at_rest(), None, "another flow of the same name");
+        assert_eq!(table.pop_due(ms(700)), Some(key(3)), "whatever rests has its deadline, too");
+    }
+
+    /// What a timer, a look-up and a removal touch does not depend on how many flows there are: counted
+    /// in cells and links, not in time.
+    #[test]
+    fn the_last_of_many_is_found_in_as_few_steps_as_the_first() {
+        for flows in [1_000u32, 100_000] {
+            let mut table = FlowTable::new(flows as usize);
+            let name = |n: u32| {
+                let client = ([10, 1, (n >> 16) as u8, 10].into(), n as u16);
+                FlowKey::new(client, ([10, 1, 2, 10].into(), 80), Direction::ToServer)
+            };
+            for n in 0..flows {
+                // All at one time: the worst that a wheel can meet.
+                table.insert(name(n), n, ms(100)).unwrap();
+            }
+            let longest = (0..flows).map(|n| table.index.steps(table.hash(&name(n)))).max();
+            assert!(longest < Some(100), "{longest:?}");
+            let mut expired = 0;
+            while let Some(flow) = table.pop_due(ms(200)) {
+                table.remove(&flow);
+                expired += 1;
+            }
+            assert_eq!((expired, table.len(), table.wheel.len()), (flows, 0, 0));
+            assert_eq!(table.next_deadline(), None);
+        }
+    }
+
+    /// Timers that come up together long before they are due are looked at in bounded turns.
+    #[test]
+    fn many_timers_at_once_are_looked_at_in_turns() {
+        let mut table = FlowTable::new(5_000);
+        for n in 0..5_000 {
+            table.insert(key(n), (), ms(100)).unwrap();
+            table.get_mut(&key(n)).unwrap().postpone(ms(60_000));
+        }
+        let mut calls = 1;
+        while table.pop_due(ms(200)).is_none() && table.next_deadline().is_some_and(|at| at <= ms(200)) {
+            calls += 1;
+        }
+        assert_eq!(calls, 5_000 / LOOKS + 1);
+        assert!(table.next_deadline() > Some(ms(59_000)));
+    }
+
+    #[test]
     fn a_postponed_deadline_is_kept() {
         let mut table = FlowTable::new(9);
         table.insert(key(1), (), ms(100)).unwrap();
