@@ -57,7 +57,10 @@ fn measure(mode: Mode, flows: u32) {
     }
     world.advance(Duration::from_secs(16));
     let [client, server] = world.flows();
-    assert!(client == flows as usize && (server == flows as usize || mode == Mode::Solo), "{client} {server}");
+    assert!(
+        client == flows as usize && (server == flows as usize || mode == Mode::Solo),
+        "{client} {server}"
+    );
     println!(
         "{mode:?}, {flows} flows, made in {:.2} s; bytes a flow (and before the first): ClientNIC {:.1} ({}), ServerNIC {:.1} ({})",
         began.elapsed().as_secs_f64(),
@@ -75,7 +78,8 @@ fn measure(mode: Mode, flows: u32) {
 
 fn costs(name: &str, engine: &mut impl Engine, now: rtt0_core::time::Instant, flows: u32) {
     for ahead in [false, true] {
-        let mut rounds: Vec<f64> = (0..ROUNDS).map(|round| self::round(engine, now, flows, round, ahead)).collect();
+        let mut rounds: Vec<f64> =
+            (0..ROUNDS).map(|round| self::round(engine, now, flows, round, ahead)).collect();
         rounds.sort_by(f64::total_cmp);
         println!(
             "  {name}, {}: {:.0} ns a packet ({:.0}–{:.0})",
@@ -89,7 +93,13 @@ fn costs(name: &str, engine: &mut impl Engine, now: rtt0_core::time::Instant, fl
 
 /// Returns the ns that a packet takes: the median over batches, since this thread has no processor of
 /// its own.
-fn round(engine: &mut impl Engine, now: rtt0_core::time::Instant, flows: u32, round: usize, ahead: bool) -> f64 {
+fn round(
+    engine: &mut impl Engine,
+    now: rtt0_core::time::Instant,
+    flows: u32,
+    round: usize,
+    ahead: bool,
+) -> f64 {
     let mut out = Outbox::new();
     let mut batch: Vec<Vec<u8>> = vec![Vec::new(); BATCH];
     let mut taken = Vec::with_capacity(PACKETS / BATCH);

@@ -153,10 +153,9 @@ fn a_repeated_fin_is_still_translated_while_its_flow_rests() {
             nic.handle_timeout(world.now, &mut out);
         }
         let before = nic.counters().happened(Event::Translated);
-        for (to, flags, numbers) in [
-            (Direction::ToClient, FIN | ACK, (201, 102)),
-            (Direction::ToServer, ACK, (102, 202)),
-        ] {
+        for (to, flags, numbers) in
+            [(Direction::ToClient, FIN | ACK, (201, 102)), (Direction::ToServer, ACK, (102, 202))]
+        {
             let mut bytes = Vec::new();
             connection.segment(to, flags, numbers, (&[], 0), &mut bytes);
             let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };

@@ -237,7 +237,7 @@ impl ClientNic {
             return self.learn(now, key, syn, segment, PassReason::Learning, out);
         };
         self.make_way(&key, out);
-        self.make_room(&key);
+        self.make_room(now, &key);
         if self.flows.is_full() {
             return self.gateway.pass(PassReason::FlowTableFull);
         }
@@ -248,7 +248,7 @@ impl ClientNic {
         let pending =
             Pending { opening, paired, probed, refused: false, syn_ack: spoof.syn_ack, rival: None };
         // There is room: it was just looked.
-        let _ = self.insert(key, Flow::Opening(Box::new(pending)), due);
+        let _ = self.insert(now, key, Flow::Opening(Box::new(pending)), due);
         self.counters().event(if paired { Event::SpoofedPaired } else { Event::SpoofedSolo });
         Verdict::Taken
     }
@@ -273,7 +273,9 @@ impl ClientNic {
         let sent = (!repeated).then_some(now);
         let learning = Learning { isn: syn.isn, offered: syn.offered, probed, sent };
         self.make_way(&key, out);
-        if let Err(full) = self.insert(key, Flow::Learning(learning), now + self.settings.limits.learning) {
+        if let Err(full) =
+            self.insert(now, key, Flow::Learning(learning), now + self.settings.limits.learning)
+        {
             return self.gateway.pass(full);
         }
         self.counters().pass(reason);

@@ -55,7 +55,7 @@ pub enum Life {
     /// from now on, whatever was said before.
     Ends(Duration),
     /// Both ends have said and acknowledged all they had to: it is kept for so long from now on, and may
-    /// make room for another sooner.
+    /// make room for another sooner, see [`Limits::finished_least`].
     Rests(Duration),
 }
 

@@ -373,7 +373,11 @@ fn what_both_ends_have_acknowledged_rests() {
         assert_eq!(give(&mut flow, first, FIN | ACK, at, ack, 0), goes());
         // The other end closes without having seen that FIN, then hears of it.
         assert_eq!(give(&mut flow, second, FIN | ACK, other_at, other_ack, 0), Life::Ends(closed));
-        assert_eq!(give(&mut flow, second, ACK, other_at + 1, other_ack + 1, 0), Life::Goes(closed), "one of two");
+        assert_eq!(
+            give(&mut flow, second, ACK, other_at + 1, other_ack + 1, 0),
+            Life::Goes(closed),
+            "one of two"
+        );
         assert_eq!(give(&mut flow, first, ACK, at + 1, ack, 0), Life::Goes(closed), "of the data only");
         assert_eq!(give(&mut flow, first, ACK, at + 1, ack + 1, 0), rests);
         // That ACK got lost: the other end repeats its FIN, and is answered.

@@ -134,7 +134,7 @@ impl ServerNic {
             return self.gateway.pass(PassReason::NoRoomToHold);
         }
         let orphan = Flow::Orphan(Orphan { held, promised, moot: false });
-        if let Err(reason) = self.insert(key, orphan, now + self.limits.orphan) {
+        if let Err(reason) = self.insert(now, key, orphan, now + self.limits.orphan) {
             return self.gateway.pass(reason);
         }
         self.counters().event(Event::HeldForOffer);
@@ -193,7 +193,7 @@ impl ServerNic {
                 }
                 if let Some(key_id) = rival.probe {
                     let probed = Flow::Probed(Probe { isn: rival.isn, key: key_id });
-                    if let Err(reason) = self.insert(key, probed, now + self.limits.learning) {
+                    if let Err(reason) = self.insert(now, key, probed, now + self.limits.learning) {
                         self.counters().pass(reason);
                     }
                 }
@@ -290,7 +290,7 @@ impl ServerNic {
             }
             _ => Held::new(&self.budget),
         };
-        self.make_room(&key);
+        self.make_room(now, &key);
         if self.flows.is_full() {
             self.counters().pass(PassReason::FlowTableFull);
             return self.forward_stripped(segment, out);
@@ -298,7 +298,7 @@ impl ServerNic {
         let opening = Opening::begin(start, held, now, out);
         let due = opening.due(&self.limits);
         // There is room: it was just looked.
-        let _ = self.insert(key, Flow::Opening { opening: Box::new(opening), rival: None }, due);
+        let _ = self.insert(now, key, Flow::Opening { opening: Box::new(opening), rival: None }, due);
         Verdict::Taken
     }
 

@@ -86,12 +86,18 @@ impl ServerNic {
         self.gateway.counters()
     }
 
-    fn insert(&mut self, key: FlowKey, flow: Flow, deadline: Instant) -> Result<(), PassReason> {
+    fn insert(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        flow: Flow,
+        deadline: Instant,
+    ) -> Result<(), PassReason> {
         let (pending, awaited) = (flow.pending(), flow.awaited());
         if self.pending + pending > self.limits.pending {
             return Err(PassReason::PendingFull);
         }
-        self.make_room(&key);
+        self.make_room(now, &key);
         let old = self.flows.insert(key, flow, deadline).map_err(|_| PassReason::FlowTableFull)?;
         self.pending += pending;
         self.awaited += awaited;
@@ -104,11 +110,13 @@ impl ServerNic {
 
     /// Makes room for a flow if the table is full: the one that both ends have closed for longest goes
     /// before its time. One that is alive never does.
-    fn make_room(&mut self, key: &FlowKey) {
-        if self.flows.is_full()
-            && self.flows.get(key).is_none()
-            && let Some(oldest) = self.flows.longest_at_rest()
-        {
+    fn make_room(&mut self, now: Instant, key: &FlowKey) {
+        if !self.flows.is_full() || self.flows.get(key).is_some() {
+            return;
+        }
+        let limits = &self.limits;
+        let spared = limits.finished.saturating_sub(limits.finished_least);
+        if let Some(oldest) = self.flows.longest_at_rest(now + spared) {
             self.remove(&oldest);
             self.counters().event(Event::MadeRoom);
         }

@@ -95,7 +95,7 @@ impl ServerNic {
         let Some(key_id) = rival.probe else { return self.gateway.pass(PassReason::NoFlow) };
         let probe = Probe { isn: rival.isn, key: key_id };
         // The table has just lost a flow.
-        let _ = self.insert(key, Flow::Probed(probe), now + self.limits.learning);
+        let _ = self.insert(now, key, Flow::Probed(probe), now + self.limits.learning);
         self.answer_probe(key, probe, segment, out)
     }
 
@@ -208,7 +208,7 @@ impl ServerNic {
         let Ok(flow) = opening.establish(isn, answer, &context, out) else { return Verdict::Taken };
         self.confirm(key, client_isn, offer, promised.get(), &answer, out);
         // It takes the place of the handshake.
-        let _ = self.insert(key, Flow::translated(flow, rival, Kept::default(), proven), now + rest);
+        let _ = self.insert(now, key, Flow::translated(flow, rival, Kept::default(), proven), now + rest);
         Verdict::Taken
     }
 

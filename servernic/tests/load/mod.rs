@@ -91,10 +91,15 @@ impl Connection {
             Direction::ToServer => (self.client, server(), self.client_isn, self.promised_isn),
             Direction::ToClient => (server(), self.client, self.real_isn, self.client_isn),
         };
-        let acknowledgement =
-            if flags.contains(ACK) { other.wrapping_add(acknowledgement) } else { 0 };
-        let control =
-            Control { source, destination, sequence: own.wrapping_add(sequence), acknowledgement, flags, window: 500 };
+        let acknowledgement = if flags.contains(ACK) { other.wrapping_add(acknowledgement) } else { 0 };
+        let control = Control {
+            source,
+            destination,
+            sequence: own.wrapping_add(sequence),
+            acknowledgement,
+            flags,
+            window: 500,
+        };
         bytes.clear();
         control.write(options, bytes);
         bytes.resize(bytes.len() + payload as usize, 0x5a);

@@ -48,8 +48,8 @@ impl Index {
 
     /// Takes a number out.
     pub(super) fn remove(&mut self, hash: u32, number: u32) {
-        let removed = self.cells.remove(hash, number)
-            || self.old.as_mut().is_some_and(|old| old.remove(hash, number));
+        let removed =
+            self.cells.remove(hash, number) || self.old.as_mut().is_some_and(|old| old.remove(hash, number));
         self.length -= usize::from(removed);
     }
 

@@ -174,7 +174,8 @@ impl<V> FlowTable<V> {
             }
             let mut seen = 0;
             for entry in numbers[..count].iter().filter_map(|number| self.entry((*number)?)) {
-                seen ^= entry.deadline.as_micros() as u32 ^ u32::from(entry.key.client().1) ^ touch(&entry.value);
+                seen ^=
+                    entry.deadline.as_micros() as u32 ^ u32::from(entry.key.client().1) ^ touch(&entry.value);
             }
             // So that the compiler does not leave the accesses out.
             std::hint::black_box(seen);
@@ -261,17 +262,19 @@ impl<V> FlowTable<V> {
         }
     }
 
-    /// Moves a flow's deadline to `at`, earlier or later, and puts the flow to rest: it may make room
-    /// for another, see [`FlowTable::longest_at_rest`].
+    /// Moves a flow's deadline to `at`, earlier or later, and puts the flow to rest, or to rest anew: it
+    /// may make room for another, see [`FlowTable::longest_at_rest`].
     pub fn rest(&mut self, key: &FlowKey, at: Instant) {
         if let Some(number) = self.move_deadline(key, at) {
+            self.resting.leave(number);
             self.resting.join(number);
         }
     }
 
-    /// Returns the flow that has been at rest for longest. O(1).
-    pub fn longest_at_rest(&self) -> Option<FlowKey> {
-        self.entry(self.resting.first()?).map(|entry| entry.key)
+    /// Returns the flow that was put to rest longest ago, if its deadline comes by `until`. O(1).
+    pub fn longest_at_rest(&self, until: Instant) -> Option<FlowKey> {
+        let entry = self.entry(self.resting.first()?)?;
+        (entry.deadline <= until).then_some(entry.key)
     }
 
     fn move_deadline(&mut self, key: &FlowKey, at: Instant) -> Option<u32> {
@@ -342,18 +345,20 @@ mod tests {
         for n in 1..=4 {
             table.insert(key(n), (), ms(1000)).unwrap();
         }
-        assert_eq!(table.longest_at_rest(), None);
-        for n in [3, 1, 2, 3] {
-            table.rest(&key(n), ms(500));
+        assert_eq!(table.longest_at_rest(ms(9_000)), None);
+        for (n, at) in [(1, 500), (3, 600), (2, 700), (1, 800)] {
+            table.rest(&key(n), ms(at));
         }
-        assert_eq!(table.longest_at_rest(), Some(key(3)), "again is not anew");
+        assert_eq!(table.longest_at_rest(ms(599)), None, "not for long enough");
+        assert_eq!(table.longest_at_rest(ms(600)), Some(key(3)), "again is anew");
         table.set_deadline(&key(3), ms(700));
-        assert_eq!(table.longest_at_rest(), Some(key(1)));
-        table.remove(&key(1));
-        assert_eq!(table.longest_at_rest(), Some(key(2)));
-        table.insert(key(2), (), ms(900)).unwrap();
-        assert_eq!(table.longest_at_rest(), None, "another flow of the same name");
-        assert_eq!(table.pop_due(ms(700)), Some(key(3)), "whatever rests has its deadline, too");
+        assert_eq!(table.longest_at_rest(ms(9_000)), Some(key(2)));
+        table.remove(&key(2));
+        assert_eq!(table.longest_at_rest(ms(9_000)), Some(key(1)));
+        assert_eq!(table.pop_due(ms(720)), Some(key(3)));
+        assert_eq!(table.pop_due(ms(820)), Some(key(1)), "who rests has a deadline, too");
+        table.insert(key(1), (), ms(900)).unwrap();
+        assert_eq!(table.longest_at_rest(ms(9_000)), None, "another flow of the same name");
     }
 
     /// What a timer, a look-up and a removal touch does not depend on how many flows there are: counted

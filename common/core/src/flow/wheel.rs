@@ -112,7 +112,11 @@ impl Wheel {
 
     /// Tells the time of the first slot with a timer; the clock's origin if one has come up already.
     pub(super) fn next(&self) -> Option<Instant> {
-        if self.current == NONE { self.next_tick().map(|tick| Instant::from_micros(tick * TICK)) } else { Some(Instant::ZERO) }
+        if self.current == NONE {
+            self.next_tick().map(|tick| Instant::from_micros(tick * TICK))
+        } else {
+            Some(Instant::ZERO)
+        }
     }
 
     fn next_tick(&self) -> Option<u64> {
