@@ -5,12 +5,12 @@
 mod load;
 
 use clientnic::engine::Mode;
-use load::packets::{ACK, FIN};
+use load::packets::{ACK, FIN, SYN, linux};
 use load::{Connection, Extras, World, mix};
 use rtt0_core::engine::{Engine, Verdict};
 use rtt0_core::limits::Limits;
 use rtt0_core::packet::{Offload, Outbox, Packet};
-use rtt0_core::reason::Event;
+use rtt0_core::reason::{Event, PassReason};
 use rtt0_core::service::Direction;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use std::alloc::System;
@@ -117,8 +117,8 @@ fn resting_flows_make_room_and_living_ones_do_not() {
         for n in 50..1_000 {
             world.connect(n);
             world.close(n);
-            // ClientNIC forgets after 10 s what ServerNIC translates.
-            world.advance(Duration::from_millis(300));
+            // There is room for 50 s of these, and each would rest for 60.
+            world.advance(Duration::from_secs(1));
         }
         assert_eq!(world.flows()[nic], 100);
         let engine: &dyn Engine = world.server_nic.as_ref().map_or(&world.client_nic, |nic| nic);
@@ -135,6 +135,30 @@ fn resting_flows_make_room_and_living_ones_do_not() {
             engine.handle(world.now, &mut packet, &mut out);
             assert_eq!(engine.counters().happened(Event::Translated), before + 1, "{n} lives on");
         }
+    }
+}
+
+/// Who has rested for less than half a minute may have a FIN to repeat: the newcomer passes unspoofed.
+#[test]
+fn what_has_just_closed_makes_no_room() {
+    let _alone = ALONE.lock();
+    let mut world = World::new(Mode::Solo, Limits { flows: 10, ..Limits::default() }, allocated);
+    for n in 0..10 {
+        world.connect(n);
+        world.close(n);
+    }
+    let mut syn = Vec::new();
+    for (n, wait, room, full) in [(10, 29, 0, 1), (11, 2, 1, 1)] {
+        world.advance(Duration::from_secs(wait));
+        let mut options = Vec::new();
+        linux(1, 0).write(&mut options);
+        Connection::new(n).segment(Direction::ToServer, SYN, (0, 0), (&options, 0), &mut syn);
+        let mut packet = Packet { bytes: &mut syn, offload: Offload::default() };
+        let verdict = world.client_nic.handle(world.now, &mut packet, &mut world.out);
+        assert_eq!(verdict, if room == 0 { Verdict::Forward } else { Verdict::Taken });
+        let counters = world.client_nic.counters();
+        assert_eq!(counters.happened(Event::MadeRoom), room);
+        assert_eq!(counters.passed(PassReason::FlowTableFull), full);
     }
 }
 

@@ -368,3 +368,6 @@ fn is_believable(segment: &Segment<'_>, is_doubtful: bool) -> bool {
     let matters = is_doubtful || segment.tcp().flags().intersects(Flags::FIN | Flags::RST);
     !matters || segment.checksum_ok()
 }
+
+#[cfg(test)]
+mod tests;
