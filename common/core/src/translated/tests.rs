@@ -40,7 +40,8 @@ fn flow(promised: u32, real: u32) -> Translated {
 
 /// Distances near all bounds that matter.
 fn distance() -> impl Strategy<Value = u32> {
-    let bound = prop_oneof![Just(0u32), Just(USUAL_FLIGHT), Just(LARGEST_FLIGHT), Just(1 << 31), any::<u32>()];
+    let bound =
+        prop_oneof![Just(0u32), Just(USUAL_FLIGHT), Just(LARGEST_FLIGHT), Just(1 << 31), any::<u32>()];
     (bound, 0u32..5).prop_map(|(bound, near)| bound.wrapping_add(near).wrapping_sub(2))
 }
 
