@@ -116,6 +116,14 @@ impl Flow {
         }
     }
 
+    /// Reads some of each part of an established flow, see `FlowTable::look_ahead`.
+    pub(crate) fn touch(&self) -> u32 {
+        match self {
+            Self::Translated { flow, proven, .. } => flow.touch() ^ u32::from(*proven),
+            _ => 0,
+        }
+    }
+
     /// Returns what the journal knows of it.
     pub(crate) fn kept(&self) -> Kept {
         match self {
@@ -152,11 +160,12 @@ impl Flow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rtt0_core::flow::{Entry, FlowKey};
+    use rtt0_core::flow::Entry;
 
     #[test]
     fn an_established_flow_takes_less_than_256_bytes() {
-        let bytes = size_of::<FlowKey>() + size_of::<Entry<Flow>>();
-        assert!(bytes < 256, "{bytes} bytes");
+        let bytes = size_of::<Entry<Flow>>();
+        // The table adds at most 54: two cells of its index, its timer, its place among those at rest.
+        assert!(bytes + 54 < 256, "{bytes} bytes");
     }
 }

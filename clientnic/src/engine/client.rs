@@ -250,7 +250,8 @@ impl ClientNic {
             return self.learn(now, key, syn, segment, PassReason::Learning, out);
         };
         self.make_way(&key, out);
-        if self.flows.len() >= self.settings.limits.flows {
+        self.make_room(now, &key);
+        if self.flows.is_full() {
             return self.gateway.pass(PassReason::FlowTableFull);
         }
         out.push(&spoof.syn_ack, Offload::default());
@@ -260,7 +261,7 @@ impl ClientNic {
         let pending =
             Pending { opening, paired, probed, refused: false, syn_ack: spoof.syn_ack, rival: None };
         // There is room: it was just looked.
-        let _ = self.insert(key, Flow::Opening(Box::new(pending)), due);
+        let _ = self.insert(now, key, Flow::Opening(Box::new(pending)), due);
         self.counters().event(if paired { Event::SpoofedPaired } else { Event::SpoofedSolo });
         Verdict::Taken
     }
@@ -285,7 +286,9 @@ impl ClientNic {
         let sent = (!repeated).then_some(now);
         let learning = Learning { isn: syn.isn, offered: syn.offered, probed, sent };
         self.make_way(&key, out);
-        if let Err(full) = self.insert(key, Flow::Learning(learning), now + self.settings.limits.learning) {
+        if let Err(full) =
+            self.insert(now, key, Flow::Learning(learning), now + self.settings.limits.learning)
+        {
             return self.gateway.pass(full);
         }
         self.counters().pass(reason);

@@ -129,7 +129,13 @@ impl ClientNic {
         self.gateway.counters()
     }
 
-    fn insert(&mut self, key: FlowKey, flow: Flow, deadline: Instant) -> Result<(), PassReason> {
+    fn insert(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        flow: Flow,
+        deadline: Instant,
+    ) -> Result<(), PassReason> {
         let (pending, half_open, awaited) = (flow.pending(), flow.half_open(), flow.awaited());
         if self.pending + pending > self.settings.limits.pending {
             return Err(PassReason::PendingFull);
@@ -137,6 +143,7 @@ impl ClientNic {
         if self.half_open + half_open > self.settings.limits.half_open {
             return Err(PassReason::HalfOpenFull);
         }
+        self.make_room(now, &key);
         let old = self.flows.insert(key, flow, deadline).map_err(|_| PassReason::FlowTableFull)?;
         self.pending += pending;
         self.half_open += half_open;
@@ -159,7 +166,21 @@ impl ClientNic {
         self.remove(&key);
         // A flow that finds no room passes untouched or, solo, is repaired by nobody: but its
         // handshake has just made room.
-        let _ = self.insert(key, flow, now + rest);
+        let _ = self.insert(now, key, flow, now + rest);
+    }
+
+    /// Makes room for a flow if the table is full: the one that both ends have closed for longest goes
+    /// before its time. One that is alive never does.
+    fn make_room(&mut self, now: Instant, key: &FlowKey) {
+        if !self.flows.is_full() || self.flows.get(key).is_some() {
+            return;
+        }
+        let limits = &self.settings.limits;
+        let spared = limits.finished.saturating_sub(limits.finished_least);
+        if let Some(oldest) = self.flows.longest_at_rest(now + spared) {
+            self.remove(&oldest);
+            self.counters().event(Event::MadeRoom);
+        }
     }
 
     fn remove(&mut self, key: &FlowKey) -> Option<Flow> {
@@ -230,6 +251,7 @@ impl ClientNic {
                 }
             }
             Life::Ends(time) => self.flows.set_deadline(&key, now + time),
+            Life::Rests(time) => self.flows.rest(&key, now + time),
         }
     }
 
@@ -292,6 +314,10 @@ impl Engine for ClientNic {
         };
         packet.offload = offload;
         verdict
+    }
+
+    fn look_ahead(&self, packets: &mut dyn Iterator<Item = &[u8]>) {
+        self.flows.look_ahead(packets.filter_map(|packet| self.gateway.flow_ahead(packet)), Flow::touch);
     }
 
     fn too_big(&mut self, now: Instant, packet: &[u8], mtu: u16, out: &mut Outbox) {

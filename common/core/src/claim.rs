@@ -17,6 +17,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::flow::FlowKey;
 use crate::offer;
 use crate::service::{Direction, Services};
 
@@ -47,9 +48,8 @@ pub fn claims(services: &Services, packet: &[u8]) -> Option<Claim> {
     match (outer.protocol, outer.source) {
         (TCP, _) => {
             payload.get(..TCP_HEADER)?;
-            let direction = services
-                .direction((outer.source, be16(payload, 0)?), (outer.destination, be16(payload, 2)?))?;
-            Some(Claim::Tcp(direction))
+            let (source, destination) = outer.ends(payload)?;
+            Some(Claim::Tcp(services.direction(source, destination)?))
         }
         (ICMP, IpAddr::V4(_)) if payload.first() == Some(&3) => {
             quoted_claim(services, &outer, quoted_v4(payload.get(ICMP_HEADER..)?)?)
@@ -59,6 +59,14 @@ pub fn claims(services: &Services, packet: &[u8]) -> Option<Claim> {
         }
         _ => None,
     }
+}
+
+/// Tells which flow a claimed TCP segment will be found to be of, for looking ahead.
+pub(crate) fn flow_of(services: &Services, packet: &[u8]) -> Option<FlowKey> {
+    let outer = Outer::read(packet).filter(|outer| outer.protocol == TCP)?;
+    let (source, destination) = outer.ends(packet.get(outer.transport..)?)?;
+    let direction = services.direction(source, destination)?;
+    Some(FlowKey::new(source, destination, direction))
 }
 
 /// What the kernel forwards by itself while a flood of SYNs lasts: the guard lets it through and
@@ -135,6 +143,11 @@ struct Outer {
 }
 
 impl Outer {
+    /// Reads the ports that `payload` begins with.
+    fn ends(&self, payload: &[u8]) -> Option<(Endpoint, Endpoint)> {
+        Some(((self.source, be16(payload, 0)?), (self.destination, be16(payload, 2)?)))
+    }
+
     /// `None` if malformed or a fragment that is never claimed.
     fn read(packet: &[u8]) -> Option<Self> {
         match packet.first()? >> 4 {

@@ -2,7 +2,8 @@
 //!
 //! # Run loop
 //!
-//! 1. For every captured packet call [`Engine::handle`] with the present time.
+//! 1. For every captured packet call [`Engine::handle`] with the present time. If several have come,
+//!    [`Engine::look_ahead`] at all of them first makes that faster.
 //! 2. If the verdict is [`Verdict::Forward`], emit that packet as the engine left it; then
 //!    emit every packet in the outbox, in order, and clear it. Before that, write down what its
 //!    [`Engine::journal`] has noted, if it is to survive this process.
@@ -35,6 +36,11 @@ pub enum Verdict {
 pub trait Engine {
     /// Takes one captured IP packet. May patch it in place; may append packets to `out`.
     fn handle(&mut self, now: Instant, packet: &mut Packet<'_>, out: &mut Outbox) -> Verdict;
+
+    /// Looks at the packets that will be handed in next, in any order: what is known of their flows is
+    /// brought into the processor's caches meanwhile. Never needed, and changes nothing that can be
+    /// seen.
+    fn look_ahead(&self, _packets: &mut dyn Iterator<Item = &[u8]>) {}
 
     /// Takes the news that emitting `packet` failed because it exceeds the next hop's `mtu`
     /// bytes. The engine answers its sender with ICMP (RFC 1191, RFC 8201) through `out`.

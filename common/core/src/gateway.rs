@@ -1,6 +1,6 @@
 //! The door of both engines: from captured bytes to a flow's segment, or to a verdict at once.
 
-use crate::claim::{Claim, claims};
+use crate::claim::{Claim, claims, flow_of};
 use crate::engine::Verdict;
 use crate::flow::FlowKey;
 use crate::packet::{Offload, Outbox, Packet};
@@ -99,6 +99,11 @@ impl Gateway {
                 Err(_) => Err(self.pass(PassReason::IcmpMalformed)),
             },
         }
+    }
+
+    /// Tells which flow [`Gateway::admit`] will find a packet to be of, if it is a TCP segment.
+    pub fn flow_ahead(&self, packet: &[u8]) -> Option<FlowKey> {
+        flow_of(&self.services, packet)
     }
 
     /// Forwards an ICMP error about a segment that travelled in `quoted` direction, its quote put

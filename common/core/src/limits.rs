@@ -20,6 +20,13 @@ pub struct Limits {
     pub idle: Duration,
     /// How long a flow may be idle once both FINs were seen.
     pub closed: Duration,
+    /// How long a flow may be idle once both FINs were acknowledged. Nothing is left to be repeated then
+    /// but a FIN whose acknowledgement got lost, and that acknowledgement: for as long as the end
+    /// that closed first remembers it (Linux: 60 s in TIME-WAIT).
+    pub finished: Duration,
+    /// Likewise if its room is needed for another. In that time a FIN is repeated at least four times
+    /// (1 s, 3 s, 7 s, 15 s, RFC 6298 §5.5).
+    pub finished_least: Duration,
     /// How long a flow is kept after a reset.
     pub reset: Duration,
     /// How long data that overtook its SYN is held for it.
@@ -71,6 +78,8 @@ impl Default for Limits {
             held_total: 256 * 1024 * 1024,
             idle: Duration::from_secs(5 * 24 * 3600),
             closed: Duration::from_secs(120),
+            finished: Duration::from_secs(60),
+            finished_least: Duration::from_secs(30),
             reset: Duration::from_secs(10),
             orphan: Duration::from_secs(2),
             learning: Duration::from_secs(15),

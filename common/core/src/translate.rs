@@ -182,7 +182,7 @@ impl Translation {
             .find(|option| option.kind == kind::TIMESTAMPS && option.value.len() == 8)
             .map(|option| (option.offset, read_u32(option.value, 0)));
         if let Some((at, value)) = timestamps {
-            segment.patch_options(at + 2, &value.wrapping_add(offset).to_be_bytes());
+            segment.patch_option_number(at + 2, value.wrapping_add(offset));
         }
     }
 
@@ -216,7 +216,7 @@ impl Translation {
                     let real = echo.wrapping_sub(offset);
                     let hidden = echo == 0 || (hide_echo && real == self.syn_ack_tsval);
                     let real = if hidden { 0 } else { real };
-                    segment.patch_options(option.offset + 6, &real.to_be_bytes());
+                    segment.patch_option_number(option.offset + 6, real);
                 }
                 kind::SACK if self.erase_sack => {
                     let nops = [kind::NOP; tcp::MAX_OPTIONS];
@@ -225,7 +225,7 @@ impl Translation {
                 kind::SACK => {
                     for (index, edge) in option.value.chunks_exact(4).enumerate() {
                         let real = self.delta.to_real(Seq::new(read_u32(edge, 0)));
-                        segment.patch_options(option.offset + 2 + index * 4, &real.get().to_be_bytes());
+                        segment.patch_option_number(option.offset + 2 + index * 4, real.get());
                     }
                 }
                 _ => {}

@@ -71,6 +71,9 @@ pub enum Life {
     /// It has ended with this segment, or was wrongly thought to have: it is kept for so long
     /// from now on, whatever was said before.
     Ends(Duration),
+    /// Both ends have said and acknowledged all they had to: it is kept for so long from now on, and may
+    /// make room for another sooner, see [`Limits::finished_least`].
+    Rests(Duration),
 }
 
 /// A translated flow.
@@ -182,6 +185,12 @@ impl Translated {
         self.is_reset() || (self.client.fin && self.server.fin)
     }
 
+    /// Tells whether each end has acknowledged the other's FIN, and with it all that came before.
+    fn is_finished(&self) -> bool {
+        let (client, server) = (&self.client, &self.server);
+        client.fin && server.fin && client.has_received_all_of(server) && server.has_received_all_of(client)
+    }
+
     /// Returns how many bytes the client has sent, modulo 4 GiB, once no more will follow: it
     /// has sent its FIN, or the flow was reset.
     pub fn upload(&self) -> Option<u32> {
@@ -205,9 +214,19 @@ impl Translated {
         let translated = self.translation.to_real(Seq::new(acknowledged)).get();
         // All that the server has said so far, unless some of it went by before this engine began.
         let first = self.translation.real_isn().plus(1).get();
+        let unacknowledged = self.server.next.wrapping_sub(translated);
+        if unacknowledged <= self.server.next.wrapping_sub(first).min(LARGEST_FLIGHT) {
+            // As nearly always. Both ways to be translated need a number that would not be the server's.
+            return false;
+        }
         let is_sent = |number: u32| number.wrapping_sub(first) <= self.server.next.wrapping_sub(first);
         let is_own = is_sent(acknowledged) && !is_sent(translated) && !self.is_restored;
         tcp.flags().contains(Flags::ACK) && (is_own || self.is_of_server(acknowledged, translated))
+    }
+
+    /// Reads some of each part, so that what a segment will need is in the processor's caches.
+    pub fn touch(&self) -> u32 {
+        self.translation.real_isn().get() ^ self.client.next ^ self.server.next ^ u32::from(self.is_doubtful)
     }
 
     /// Tells whether a segment from the server comes translated: it is the first flight of a server
@@ -367,10 +386,11 @@ impl Translated {
             Ending::Reset => Life::Ends(limits.reset),
             Ending::Revived => Life::Ends(if self.has_ended() { limits.closed } else { limits.idle }),
             Ending::Fin if self.has_ended() => Life::Ends(limits.closed),
+            _ if !self.has_ended() => Life::Goes(limits.idle),
             _ if self.is_reset() => Life::Goes(Duration::ZERO),
+            _ if self.is_finished() => Life::Rests(limits.finished),
             // They may have lost data to repeat, ever more seldom.
-            _ if self.has_ended() => Life::Goes(limits.closed),
-            _ => Life::Goes(limits.idle),
+            _ => Life::Goes(limits.closed),
         }
     }
 }
@@ -382,3 +402,6 @@ fn is_believable(segment: &Segment<'_>, is_doubtful: bool) -> bool {
     let matters = is_doubtful || segment.tcp().flags().intersects(Flags::FIN | Flags::RST);
     !matters || segment.checksum_ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -375,3 +375,40 @@ fn a_fin_counts_wherever_its_window_is_and_not_beyond() {
         assert_eq!(life == Life::Ends(Limits::default().closed), counts, "{seq}");
     }
 }
+
+/// Once each end's acknowledgement covers the other's FIN, only the last ACK can have to be repeated.
+#[test]
+fn what_both_ends_have_acknowledged_rests() {
+    let (closed, rests) = (Limits::default().closed, Life::Rests(Limits::default().finished));
+    for first in [ToServer, ToClient] {
+        let mut flow = talked();
+        let second = if first == ToServer { ToClient } else { ToServer };
+        let ((at, ack), (other_at, other_ack)) =
+            if first == ToServer { ((101, 201), (201, 101)) } else { ((201, 101), (101, 201)) };
+        assert_eq!(give(&mut flow, first, FIN | ACK, at, ack, 0), goes());
+        // The other end closes without having seen that FIN, then hears of it.
+        assert_eq!(give(&mut flow, second, FIN | ACK, other_at, other_ack, 0), Life::Ends(closed));
+        assert_eq!(
+            give(&mut flow, second, ACK, other_at + 1, other_ack + 1, 0),
+            Life::Goes(closed),
+            "one of two"
+        );
+        assert_eq!(give(&mut flow, first, ACK, at + 1, ack, 0), Life::Goes(closed), "of the data only");
+        assert_eq!(give(&mut flow, first, ACK, at + 1, ack + 1, 0), rests);
+        // That ACK got lost: the other end repeats its FIN, and is answered.
+        assert_eq!(give(&mut flow, second, FIN | ACK, other_at, other_ack + 1, 0), rests);
+        assert_eq!(give(&mut flow, first, ACK, at + 1, ack + 1, 0), rests);
+        // Who goes on was not the one who sent the FIN.
+        let revived = give(&mut flow, first, ACK | PSH, at, ack + 1, 10);
+        assert_eq!(revived, Life::Ends(Limits::default().idle));
+    }
+}
+
+#[test]
+fn a_reset_flow_does_not_rest() {
+    let mut flow = talked();
+    assert_eq!(give(&mut flow, ToServer, FIN | ACK, 101, 201, 0), goes());
+    give(&mut flow, ToClient, FIN | ACK, 201, 102, 0);
+    assert_eq!(give(&mut flow, ToServer, RST, 102, 0, 0), Life::Ends(Limits::default().reset));
+    assert_eq!(give(&mut flow, ToServer, ACK, 102, 202, 0), Life::Goes(Duration::ZERO));
+}

@@ -56,7 +56,7 @@ impl Filter {
 pub(crate) struct SynBypass {
     /// None if the services need too long a filter: then there is no bypass.
     captures: Option<Filter>,
-    counters: Arc<Counters>,
+    counters: Vec<Arc<Counters>>,
     pace: Pace,
     /// SYNs left to the kernel in earlier floods.
     earlier: u64,
@@ -64,7 +64,7 @@ pub(crate) struct SynBypass {
 
 impl SynBypass {
     /// Makes one that bypasses nothing yet.
-    pub(crate) fn new(captures: Result<Filter, CaptureError>, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(captures: Result<Filter, CaptureError>, counters: Vec<Arc<Counters>>) -> Self {
         let captures = captures
             .inspect_err(|error| tracing::warn!(%error, "a flood of SYNs can't be left to the kernel"));
         Self { captures: captures.ok(), counters, pace: Pace::default(), earlier: 0 }
@@ -113,7 +113,9 @@ impl SynBypass {
 
     fn passed(&self) -> u64 {
         let of_syn = PassReason::ALL.iter().filter(|reason| reason.is_of_syn());
-        of_syn.map(|reason| self.counters.passed(*reason)).sum()
+        let passed =
+            |reason: &PassReason| self.counters.iter().map(|counters| counters.passed(*reason)).sum::<u64>();
+        of_syn.map(passed).sum()
     }
 }
 

@@ -76,7 +76,8 @@ struct Service {
     guard: Guard,
     bypass: SynBypass,
     offload: Offload,
-    counters: Arc<Counters>,
+    /// One for each worker.
+    counters: Vec<Arc<Counters>>,
     key_file: Option<PathBuf>,
 }
 
@@ -101,18 +102,19 @@ impl Service {
         forwarding::warn_if_off(&setup.services);
 
         let interfaces = setup.interface_names();
-        let counters = Arc::new(Counters::default());
+        // One for each worker: two that add to the same would wait for one another.
+        let counters: Vec<Arc<Counters>> = (0..setup.workers).map(|_| Arc::default()).collect();
         let keys = setup.keys.clone().ok_or(KeyFileError::NotGiven)?;
         let mtu = setup.smallest_mtu()?;
-        let context = |_| Context {
+        let context = |counters: &Arc<Counters>| Context {
             services: setup.services.clone(),
             keys: keys.clone(),
             limits: Limits::default().shared_by(setup.workers),
             mtu,
             router: setup.router_addresses(),
-            counters: Arc::clone(&counters),
+            counters: Arc::clone(counters),
         };
-        let mut engines: Vec<E> = (0..setup.workers).map(context).map(&mut make_engine).collect();
+        let mut engines: Vec<E> = counters.iter().map(context).map(&mut make_engine).collect();
         let stores = match &setup.state_dir {
             Some(folder) => state::restore(folder, program, &mut engines)?,
             None => Vec::new(),
@@ -145,7 +147,7 @@ impl Service {
             "ready"
         );
         notify(NotifyState::Ready);
-        let bypass = SynBypass::new(switches, Arc::clone(&counters));
+        let bypass = SynBypass::new(switches, counters.clone());
         Ok((Self { guard, bypass, offload, counters, key_file: setup.key_file }, workers))
     }
 
@@ -195,11 +197,19 @@ impl Service {
 }
 
 /// Logs the counters that are not zero.
-fn report(io: &[(&'static str, u64)], engine: &Counters) {
+fn report(io: &[(&'static str, u64)], engines: &[Arc<Counters>]) {
     let io = io.iter().map(|(label, count)| ((*label).to_owned(), *count));
-    let engine = engine.iter().map(|(kind, label, count)| (format!("{kind}.{label}"), count));
+    let mut sums: Vec<(String, u64)> = Vec::new();
+    for engine in engines {
+        for (index, (kind, label, count)) in engine.iter().enumerate() {
+            match sums.get_mut(index) {
+                Some((_, sum)) => *sum += count,
+                None => sums.push((format!("{kind}.{label}"), count)),
+            }
+        }
+    }
     let line: Vec<String> = io
-        .chain(engine)
+        .chain(sums)
         .filter(|(_, count)| *count != 0)
         .map(|(label, count)| format!("{label}={count}"))
         .collect();

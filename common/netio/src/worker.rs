@@ -257,6 +257,7 @@ impl<E: Engine> Worker<E> {
         let more = capture.receive(&self.counters);
         let now = clock::now();
         self.check_due.get_or_insert(now + CHECK_PERIOD);
+        self.engine.look_ahead(&mut (0..).map_while(|index| Some(capture.packet(index)?.0)));
         for (index, mut packet) in capture.packets_mut().enumerate() {
             let queued = self.outbox.len();
             if let Verdict::Forward = self.engine.handle(now, &mut packet, &mut self.outbox) {

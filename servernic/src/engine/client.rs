@@ -145,7 +145,7 @@ impl ServerNic {
             return self.gateway.pass(PassReason::NoRoomToHold);
         }
         let orphan = Flow::Orphan(Orphan { held, promised, moot: false });
-        if let Err(reason) = self.insert(key, orphan, now + self.limits.orphan) {
+        if let Err(reason) = self.insert(now, key, orphan, now + self.limits.orphan) {
             return self.gateway.pass(reason);
         }
         self.counters().event(Event::HeldForOffer);
@@ -204,7 +204,8 @@ impl ServerNic {
                     opening.abandon(out);
                 }
                 if let Some(probe) = newer.probe()
-                    && let Err(reason) = self.insert(key, Flow::Probed(probe), now + self.limits.learning)
+                    && let Err(reason) =
+                        self.insert(now, key, Flow::Probed(probe), now + self.limits.learning)
                 {
                     self.counters().pass(reason);
                 }
@@ -301,14 +302,15 @@ impl ServerNic {
             }
             _ => Held::new(&self.budget),
         };
-        if self.flows.len() >= self.limits.flows {
+        self.make_room(now, &key);
+        if self.flows.is_full() {
             self.counters().pass(PassReason::FlowTableFull);
             return self.forward_stripped(segment, out);
         }
         let opening = Opening::begin(start, held, now, out);
         let due = opening.due(&self.limits);
         // There is room: it was just looked.
-        let _ = self.insert(key, Flow::Opening { opening: Box::new(opening), rival: None }, due);
+        let _ = self.insert(now, key, Flow::Opening { opening: Box::new(opening), rival: None }, due);
         Verdict::Taken
     }
 

@@ -90,11 +90,18 @@ impl ServerNic {
         self.gateway.counters()
     }
 
-    fn insert(&mut self, key: FlowKey, flow: Flow, deadline: Instant) -> Result<(), PassReason> {
+    fn insert(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        flow: Flow,
+        deadline: Instant,
+    ) -> Result<(), PassReason> {
         let (pending, awaited) = (flow.pending(), flow.awaited());
         if self.pending + pending > self.limits.pending {
             return Err(PassReason::PendingFull);
         }
+        self.make_room(now, &key);
         let old = self.flows.insert(key, flow, deadline).map_err(|_| PassReason::FlowTableFull)?;
         self.pending += pending;
         self.awaited += awaited;
@@ -103,6 +110,20 @@ impl ServerNic {
         }
         self.keep(&key);
         Ok(())
+    }
+
+    /// Makes room for a flow if the table is full: the one that both ends have closed for longest goes
+    /// before its time. One that is alive never does.
+    fn make_room(&mut self, now: Instant, key: &FlowKey) {
+        if !self.flows.is_full() || self.flows.get(key).is_some() {
+            return;
+        }
+        let limits = &self.limits;
+        let spared = limits.finished.saturating_sub(limits.finished_least);
+        if let Some(oldest) = self.flows.longest_at_rest(now + spared) {
+            self.remove(&oldest);
+            self.counters().event(Event::MadeRoom);
+        }
     }
 
     fn remove(&mut self, key: &FlowKey) -> Option<Flow> {
@@ -163,6 +184,7 @@ impl ServerNic {
             Life::Goes(_) if matches!(entry.value, Flow::Translated { proven: false, .. }) => {}
             Life::Goes(time) => entry.postpone(now + time),
             Life::Ends(time) => self.flows.set_deadline(&key, now + time),
+            Life::Rests(time) => self.flows.rest(&key, now + time),
         }
     }
 
@@ -239,6 +261,10 @@ impl Engine for ServerNic {
             packet.offload.gso_size = decision.gso_size;
         }
         decision.verdict
+    }
+
+    fn look_ahead(&self, packets: &mut dyn Iterator<Item = &[u8]>) {
+        self.flows.look_ahead(packets.filter_map(|packet| self.gateway.flow_ahead(packet)), Flow::touch);
     }
 
     fn too_big(&mut self, now: Instant, packet: &[u8], mtu: u16, out: &mut Outbox) {

@@ -121,7 +121,7 @@ impl ServerNic {
         self.rival_wins(&key);
         let confirmed = newer.probe().and_then(|probe| {
             // The table has just lost a flow.
-            let _ = self.insert(key, Flow::Probed(probe), now + self.limits.learning);
+            let _ = self.insert(now, key, Flow::Probed(probe), now + self.limits.learning);
             self.answer_probe(key, probe, segment, out)
         });
         confirmed.unwrap_or_else(|| self.gateway.pass(PassReason::NoFlow))
@@ -233,7 +233,7 @@ impl ServerNic {
         let Ok(flow) = opening.establish(isn, answer, &context, out) else { return Verdict::Taken };
         self.confirm(key, client_isn, offer, promised.get(), &answer, out);
         // It takes the place of the handshake.
-        let _ = self.insert(key, Flow::translated(flow, rival, Kept::default(), proven), now + rest);
+        let _ = self.insert(now, key, Flow::translated(flow, rival, Kept::default(), proven), now + rest);
         Verdict::Taken
     }
 

@@ -90,9 +90,10 @@ impl Account {
     }
 }
 
-/// How long flows are remembered that have ended by FINs (`limits::Limits::default`). After a
-/// reset only what repeats something seen before is still translated.
-const CLOSED_MEMORY: Duration = Duration::from_secs(120);
+/// How long flows are remembered at least that have ended by FINs, should their table be full
+/// (`limits::Limits::default`, `finished_least`). After a reset only what repeats something seen before
+/// is still translated.
+const CLOSED_MEMORY: Duration = Duration::from_secs(30);
 
 /// The account of a world.
 #[derive(Debug)]

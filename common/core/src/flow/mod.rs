@@ -1,6 +1,9 @@
 //! Flows: the 4-tuple that names one, and the bounded table that holds what is known of it.
 
+mod chunks;
+mod index;
 mod key;
+mod queue;
 mod table;
 mod wheel;
 

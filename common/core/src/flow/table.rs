@@ -1,24 +1,37 @@
 //! The bounded flow table with lazy timers.
 
 use super::FlowKey;
-use super::wheel::{Place, Wheel};
+use super::chunks::Chunks;
+use super::index::Index;
+use super::queue::Queue;
+use super::wheel::Wheel;
 use crate::time::Instant;
-use hashbrown::HashMap;
-use std::collections::VecDeque;
+use foldhash::fast::RandomState;
+use std::hash::BuildHasher;
 
 /// The table holds as many flows as it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the flow table is full")]
 pub struct Full;
 
+/// Flows that are looked ahead for at a time.
+const BATCH: usize = 64;
+/// Timers that are looked at in one call, due or not.
+const LOOKS: usize = 1024;
+/// With fewer flows than this the table is in the processor's caches anyway.
+const CACHED: usize = 4096;
+/// The most flows a table may be made for: they are numbered by 32 bits, of which the index takes one.
+const MOST: usize = 1 << 30;
+
 /// A flow's value and its deadline.
 #[derive(Debug)]
+// Its first and its last cache line are known, for looking ahead.
+#[repr(C)]
 pub struct Entry<V> {
+    key: FlowKey,
     /// What is known of the flow.
     pub value: V,
     deadline: Instant,
-    /// The flow's one timer; none while it is due.
-    timer: Option<Place>,
 }
 
 impl<V> Entry<V> {
@@ -36,43 +49,140 @@ impl<V> Entry<V> {
     }
 }
 
+/// Room for a flow.
+#[derive(Debug)]
+enum Slot<V> {
+    Taken(Entry<V>),
+    /// With the number of the slot that became free before it.
+    Free(Option<u32>),
+}
+
 /// Maps flows to `V`, never more than its bound, each with a deadline.
+///
+/// A flow has a number, which names its slot, its timer and its place among those at rest; an index
+/// leads from its hash to the number. No flow ever moves, and growth never makes packets wait.
 ///
 /// A deadline that moves back costs nothing but a store: the timer comes up at the old time,
 /// finds that it is too early and is set anew. A flow has one timer at most, so that the table's
 /// bound is also the wheel's, however fast flows come and go.
 #[derive(Debug)]
 pub struct FlowTable<V> {
-    flows: HashMap<FlowKey, Entry<V>, foldhash::fast::RandomState>,
-    wheel: Wheel<FlowKey>,
-    due: VecDeque<FlowKey>,
+    index: Index,
+    slots: Chunks<Slot<V>>,
+    free: Option<u32>,
+    wheel: Wheel,
+    /// Those that may make room for others.
+    resting: Queue,
+    hasher: RandomState,
+    /// The flow that was looked up last; a packet's flow is looked up several times.
+    last: u32,
+    length: usize,
     bound: usize,
 }
 
 impl<V> FlowTable<V> {
-    /// Makes an empty table for at most `bound` flows.
+    /// Makes an empty table for at most `bound` flows, but never more than 2³⁰.
     pub fn new(bound: usize) -> Self {
-        Self { flows: HashMap::default(), wheel: Wheel::new(), due: VecDeque::new(), bound }
+        let bound = bound.min(MOST);
+        Self {
+            index: Index::new(),
+            slots: Chunks::new(bound),
+            free: None,
+            wheel: Wheel::new(bound),
+            resting: Queue::new(bound),
+            hasher: RandomState::default(),
+            last: 0,
+            length: 0,
+            bound,
+        }
     }
 
     /// Returns the number of flows.
     pub fn len(&self) -> usize {
-        self.flows.len()
+        self.length
     }
 
     /// Tells whether there is no flow.
     pub fn is_empty(&self) -> bool {
-        self.flows.is_empty()
+        self.length == 0
+    }
+
+    /// Tells whether there is no room for another flow.
+    pub fn is_full(&self) -> bool {
+        self.length >= self.bound
+    }
+
+    fn hash(&self, key: &FlowKey) -> u32 {
+        (self.hasher.hash_one(key) >> 32) as u32
+    }
+
+    fn entry(&self, number: u32) -> Option<&Entry<V>> {
+        match self.slots.get(number)? {
+            Slot::Taken(entry) => Some(entry),
+            Slot::Free(_) => None,
+        }
+    }
+
+    fn entry_mut(&mut self, number: u32) -> Option<&mut Entry<V>> {
+        match self.slots.get_mut(number)? {
+            Slot::Taken(entry) => Some(entry),
+            Slot::Free(_) => None,
+        }
+    }
+
+    fn is_at(&self, number: u32, key: &FlowKey) -> bool {
+        self.entry(number).is_some_and(|entry| entry.key == *key)
+    }
+
+    fn find(&self, key: &FlowKey) -> Option<u32> {
+        if self.is_at(self.last, key) {
+            return Some(self.last);
+        }
+        self.index.find(self.hash(key), |number| self.is_at(number, key))
     }
 
     /// Looks a flow up without touching it.
     pub fn get(&self, key: &FlowKey) -> Option<&Entry<V>> {
-        self.flows.get(key)
+        self.entry(self.find(key)?)
     }
 
     /// Looks a flow up.
     pub fn get_mut(&mut self, key: &FlowKey) -> Option<&mut Entry<V>> {
-        self.flows.get_mut(key)
+        let number = self.find(key)?;
+        self.last = number;
+        self.entry_mut(number)
+    }
+
+    /// Brings what will be looked up soon into the processor's caches, for a batch of packets: the
+    /// memory accesses of one packet depend on each other, those of a batch do not, so that the
+    /// processor makes them at the same time. `touch` reads some of each part of a value. Of a small
+    /// table nothing is brought.
+    pub fn look_ahead(&self, keys: impl Iterator<Item = FlowKey>, touch: impl Fn(&V) -> u32) {
+        if self.length < CACHED {
+            return;
+        }
+        let mut keys = keys.fuse();
+        loop {
+            let (mut hashes, mut numbers) = ([0; BATCH], [None; BATCH]);
+            let mut count = 0;
+            for (hash, key) in hashes.iter_mut().zip(keys.by_ref()) {
+                *hash = self.hash(&key);
+                count += 1;
+            }
+            for (number, hash) in numbers.iter_mut().zip(&hashes[..count]) {
+                *number = self.index.peek(*hash);
+            }
+            let mut seen = 0;
+            for entry in numbers[..count].iter().filter_map(|number| self.entry((*number)?)) {
+                seen ^=
+                    entry.deadline.as_micros() as u32 ^ u32::from(entry.key.client().1) ^ touch(&entry.value);
+            }
+            // So that the compiler does not leave the accesses out.
+            std::hint::black_box(seen);
+            if count < BATCH {
+                return;
+            }
+        }
     }
 
     /// Puts a flow in, or another value in its place, and returns the value that was there.
@@ -80,14 +190,40 @@ impl<V> FlowTable<V> {
     /// # Errors
     /// [`Full`] if the flow is new and the bound is reached: an old flow never makes room.
     pub fn insert(&mut self, key: FlowKey, value: V, deadline: Instant) -> Result<Option<V>, Full> {
-        let known = self.flows.contains_key(&key);
-        if !known && self.flows.len() >= self.bound {
-            return Err(Full);
+        if let Some(number) = self.find(&key) {
+            self.resting.leave(number);
+            self.wheel.set(number, deadline);
+            let Some(entry) = self.entry_mut(number) else { return Err(Full) };
+            entry.deadline = deadline;
+            return Ok(Some(std::mem::replace(&mut entry.value, value)));
         }
-        let old = self.remove(&key);
-        let timer = Some(self.wheel.set(deadline, key));
-        self.flows.insert(key, Entry { value, deadline, timer });
-        Ok(old)
+        self.put(key, value, deadline, deadline).map(|()| None).ok_or(Full)
+    }
+
+    /// Puts in a flow that is not known, with a timer that comes up at `look`.
+    fn put(&mut self, key: FlowKey, value: V, look: Instant, deadline: Instant) -> Option<()> {
+        if self.is_full() {
+            return None;
+        }
+        let slot = Slot::Taken(Entry { key, value, deadline });
+        let number = match self.free {
+            Some(number) => {
+                if let Some(Slot::Free(next)) = self.slots.get(number) {
+                    self.free = *next;
+                }
+                *self.slots.get_mut(number)? = slot;
+                number
+            }
+            None => {
+                self.slots.push(slot);
+                self.slots.len() as u32 - 1
+            }
+        };
+        self.index.insert(self.hash(&key), number);
+        self.wheel.set(number, look);
+        self.length += 1;
+        self.last = number;
+        Some(())
     }
 
     /// Puts in a flow from before this table's time, with a deadline that may lie far ahead. Returns
@@ -96,83 +232,83 @@ impl<V> FlowTable<V> {
     /// Flows that came over hours are put in within a second; their timers are spread over a turn of
     /// the wheel, so that they never come up all at once.
     pub fn restore(&mut self, key: FlowKey, value: V, now: Instant, deadline: Instant) -> bool {
-        if self.flows.contains_key(&key) || self.flows.len() >= self.bound {
+        if self.find(&key).is_some() {
             return false;
         }
         self.wheel.catch_up(now);
-        let look = self.wheel.spread(now, self.flows.len()).min(deadline);
-        let timer = Some(self.wheel.set(look, key));
-        self.flows.insert(key, Entry { value, deadline, timer });
-        true
+        let look = self.wheel.spread(now, self.length).min(deadline);
+        self.put(key, value, look, deadline).is_some()
     }
 
     /// Takes a flow out.
     pub fn remove(&mut self, key: &FlowKey) -> Option<V> {
-        let entry = self.flows.remove(key)?;
-        self.stop(entry.timer);
-        Some(entry.value)
+        let number = self.find(key)?;
+        self.wheel.stop(number);
+        self.resting.leave(number);
+        self.index.remove(self.hash(key), number);
+        let slot = std::mem::replace(self.slots.get_mut(number)?, Slot::Free(self.free));
+        self.free = Some(number);
+        self.length -= 1;
+        match slot {
+            Slot::Taken(entry) => Some(entry.value),
+            Slot::Free(_) => None,
+        }
     }
 
-    /// Moves a flow's deadline to `at`, earlier or later.
+    /// Moves a flow's deadline to `at`, earlier or later. If it was at rest, it is no more.
     pub fn set_deadline(&mut self, key: &FlowKey, at: Instant) {
-        let Some(entry) = self.flows.get_mut(key) else { return };
-        let earlier = at < entry.deadline;
-        entry.deadline = at;
-        if earlier || entry.timer.is_none() {
-            let old = entry.timer.take();
-            self.stop(old);
-            self.start(key, at);
+        if let Some(number) = self.move_deadline(key, at) {
+            self.resting.leave(number);
         }
     }
 
-    fn start(&mut self, key: &FlowKey, at: Instant) {
-        if let Some(entry) = self.flows.get_mut(key) {
-            entry.timer = Some(self.wheel.set(at, *key));
+    /// Moves a flow's deadline to `at`, earlier or later, and puts the flow to rest, or to rest anew: it
+    /// may make room for another, see [`FlowTable::longest_at_rest`].
+    pub fn rest(&mut self, key: &FlowKey, at: Instant) {
+        if let Some(number) = self.move_deadline(key, at) {
+            self.resting.leave(number);
+            self.resting.join(number);
         }
     }
 
-    fn stop(&mut self, timer: Option<Place>) {
-        let Some(place) = timer else { return };
-        if let Some(moved) = self.wheel.remove(place)
-            && let Some(entry) = self.flows.get_mut(moved)
-        {
-            entry.timer = Some(place);
+    /// Returns the flow that was put to rest longest ago, if its deadline comes by `until`. O(1).
+    pub fn longest_at_rest(&self, until: Instant) -> Option<FlowKey> {
+        let entry = self.entry(self.resting.first()?)?;
+        (entry.deadline <= until).then_some(entry.key)
+    }
+
+    fn move_deadline(&mut self, key: &FlowKey, at: Instant) -> Option<u32> {
+        let number = self.find(key)?;
+        let entry = self.entry_mut(number)?;
+        let earlier = at < std::mem::replace(&mut entry.deadline, at);
+        // One that has come up, and was taken out, is set anew in any case.
+        if earlier || !self.wheel.is_set(number) {
+            self.wheel.set(number, at);
         }
+        Some(number)
     }
 
     /// Returns a time at or after which [`FlowTable::pop_due`] should be called; it may find
     /// nothing then.
     pub fn next_deadline(&self) -> Option<Instant> {
-        if self.due.is_empty() { self.wheel.next() } else { Some(Instant::ZERO) }
+        self.wheel.next()
     }
 
     /// Returns a flow whose deadline has come. The caller removes the flow or gives it a new
     /// deadline with [`FlowTable::set_deadline`]; else it stays without a timer.
+    ///
+    /// The cost of a call is bounded: if there are many timers to look at, nothing may be returned
+    /// while [`FlowTable::next_deadline`] stays in the past.
     pub fn pop_due(&mut self, now: Instant) -> Option<FlowKey> {
-        loop {
-            if let Some(key) = self.due.pop_front() {
-                // Something may have happened to it since it was queued.
-                match self.flows.get_mut(&key) {
-                    Some(entry) if entry.timer.is_none() && entry.deadline <= now => return Some(key),
-                    Some(entry) if entry.timer.is_none() => {
-                        entry.timer = Some(self.wheel.set(entry.deadline, key));
-                    }
-                    _ => {}
-                }
-                continue;
+        for _ in 0..LOOKS {
+            let number = self.wheel.pop(now)?;
+            let Some(entry) = self.entry(number) else { continue };
+            if entry.deadline <= now {
+                return Some(entry.key);
             }
-            let (tick, mut keys) = self.wheel.turn(now)?;
-            for key in keys.drain(..) {
-                let Some(entry) = self.flows.get_mut(&key) else { continue };
-                entry.timer = None;
-                if entry.deadline > now {
-                    entry.timer = Some(self.wheel.set(entry.deadline, key));
-                } else {
-                    self.due.push_back(key);
-                }
-            }
-            self.wheel.recycle(tick, keys);
+            self.wheel.set(number, entry.deadline);
         }
+        None
     }
 }
 
@@ -204,6 +340,70 @@ mod tests {
     }
 
     #[test]
+    fn those_at_rest_are_known_in_their_order_until_they_wake_or_go() {
+        let mut table = FlowTable::new(9);
+        for n in 1..=4 {
+            table.insert(key(n), (), ms(1000)).unwrap();
+        }
+        assert_eq!(table.longest_at_rest(ms(9_000)), None);
+        for (n, at) in [(1, 500), (3, 600), (2, 700), (1, 800)] {
+            table.rest(&key(n), ms(at));
+        }
+        assert_eq!(table.longest_at_rest(ms(599)), None, "not for long enough");
+        assert_eq!(table.longest_at_rest(ms(600)), Some(key(3)), "again is anew");
+        table.set_deadline(&key(3), ms(700));
+        assert_eq!(table.longest_at_rest(ms(9_000)), Some(key(2)));
+        table.remove(&key(2));
+        assert_eq!(table.longest_at_rest(ms(9_000)), Some(key(1)));
+        assert_eq!(table.pop_due(ms(720)), Some(key(3)));
+        assert_eq!(table.pop_due(ms(820)), Some(key(1)), "who rests has a deadline, too");
+        table.insert(key(1), (), ms(900)).unwrap();
+        assert_eq!(table.longest_at_rest(ms(9_000)), None, "another flow of the same name");
+    }
+
+    /// What a timer, a look-up and a removal touch does not depend on how many flows there are: counted
+    /// in cells and links, not in time.
+    #[test]
+    fn the_last_of_many_is_found_in_as_few_steps_as_the_first() {
+        for flows in [1_000u32, 100_000] {
+            let mut table = FlowTable::new(flows as usize);
+            let name = |n: u32| {
+                let client = ([10, 1, (n >> 16) as u8, 10].into(), n as u16);
+                FlowKey::new(client, ([10, 1, 2, 10].into(), 80), Direction::ToServer)
+            };
+            for n in 0..flows {
+                // All at one time: the worst that a wheel can meet.
+                table.insert(name(n), n, ms(100)).unwrap();
+            }
+            let longest = (0..flows).map(|n| table.index.steps(table.hash(&name(n)))).max();
+            assert!(longest < Some(100), "{longest:?}");
+            let mut expired = 0;
+            while let Some(flow) = table.pop_due(ms(200)) {
+                table.remove(&flow);
+                expired += 1;
+            }
+            assert_eq!((expired, table.len(), table.wheel.len()), (flows, 0, 0));
+            assert_eq!(table.next_deadline(), None);
+        }
+    }
+
+    /// Timers that come up together long before they are due are looked at in bounded turns.
+    #[test]
+    fn many_timers_at_once_are_looked_at_in_turns() {
+        let mut table = FlowTable::new(5_000);
+        for n in 0..5_000 {
+            table.insert(key(n), (), ms(100)).unwrap();
+            table.get_mut(&key(n)).unwrap().postpone(ms(60_000));
+        }
+        let mut calls = 1;
+        while table.pop_due(ms(200)).is_none() && table.next_deadline().is_some_and(|at| at <= ms(200)) {
+            calls += 1;
+        }
+        assert_eq!(calls, 5_000 / LOOKS + 1);
+        assert!(table.next_deadline() > Some(ms(59_000)));
+    }
+
+    #[test]
     fn a_postponed_deadline_is_kept() {
         let mut table = FlowTable::new(9);
         table.insert(key(1), (), ms(100)).unwrap();
@@ -230,8 +430,7 @@ mod tests {
         // How many timers does a tick look at, until they all wait for the same end?
         for minute in 0..57 {
             assert_eq!(table.pop_due(now + std::time::Duration::from_secs(60 * minute)), None);
-            let timers = table.flows.values().filter_map(|e| e.timer).collect::<Vec<_>>();
-            let most = timers.iter().map(|one| timers.iter().filter(|t| t.is_with(one)).count()).max();
+            let most = (1..1001).map(|number| table.wheel.company(number)).max();
             assert!(most < Some(5), "{most:?} at a time, minute {minute}");
         }
         let mut due = 0;

@@ -1,5 +1,6 @@
-//! A timer wheel of one level: O(1) to set, lazily corrected when it turns.
+//! A timer wheel of one level: O(1) to set and to stop, lazily corrected when it turns.
 
+use super::chunks::Chunks;
 use crate::time::Instant;
 
 /// Slots of the wheel, a power of two.
@@ -8,41 +9,50 @@ const SLOTS: usize = 8192;
 /// at once a turn.
 const TICK: u64 = 8_000;
 const WORDS: usize = SLOTS / 64;
+/// No timer, and no slot.
+const NONE: u32 = u32::MAX;
+const NO_SLOT: u16 = u16::MAX;
 
-/// Where a timer stands, until the wheel turns there or [`Wheel::remove`] moves it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
-    tick: u64,
-    position: u32,
+/// A timer in the list of its slot. Whose it is, its number says.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    before: u32,
+    behind: u32,
+    slot: u16,
 }
 
-impl Place {
-    /// Tells whether another timer comes up together with this one.
-    #[cfg(test)]
-    pub(super) fn is_with(&self, other: &Self) -> bool {
-        self.tick == other.tick
-    }
-}
+const IDLE: Link = Link { before: NONE, behind: NONE, slot: NO_SLOT };
 
-/// Timers that name their owner by a `K`. The wheel never forgets a timer by itself: owners
-/// check, when one comes up, whether it is time, and take it out when they go.
+/// Timers numbered from 0, one for each flow, dense: chained through an array, so that none is ever
+/// searched for and nothing is allocated when they come and go. The wheel never forgets a timer by
+/// itself: its owner checks, when it comes up, whether it is time, and stops it when it goes.
 #[derive(Debug)]
-pub(super) struct Wheel<K> {
-    slots: Vec<Vec<K>>,
+pub(super) struct Wheel {
+    links: Chunks<Link>,
+    /// The first timer of each slot.
+    heads: Vec<u32>,
     /// Bit per slot: not empty.
     occupied: [u64; WORDS],
+    /// What is left of the slot that was taken out last.
+    current: u32,
     /// The next tick to be looked at.
     cursor: u64,
 }
 
-impl<K> Wheel<K> {
-    pub(super) fn new() -> Self {
-        Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), occupied: [0; WORDS], cursor: 0 }
+impl Wheel {
+    /// Makes a wheel for at most `bound` timers.
+    pub(super) fn new(bound: usize) -> Self {
+        let (links, heads) = (Chunks::new(bound), vec![NONE; SLOTS]);
+        Self { links, heads, occupied: [0; WORDS], current: NONE, cursor: 0 }
+    }
+
+    fn has_none_waiting(&self) -> bool {
+        self.occupied.iter().all(|word| *word == 0)
     }
 
     /// Lets an empty wheel begin at the present.
     pub(super) fn catch_up(&mut self, now: Instant) {
-        if self.occupied.iter().all(|word| *word == 0) {
+        if self.current == NONE && self.has_none_waiting() {
             self.cursor = self.cursor.max(now.as_micros() / TICK);
         }
     }
@@ -52,39 +62,64 @@ impl<K> Wheel<K> {
         Instant::from_micros(now.as_micros() + (index % SLOTS) as u64 * TICK)
     }
 
-    /// Sets a timer that comes up no earlier than `at` (or than a turn from now, if that is
-    /// sooner) and returns its place.
-    pub(super) fn set(&mut self, at: Instant, key: K) -> Place {
+    /// Sets a timer, whether it is set or not, so that it comes up no earlier than `at` (or than a
+    /// turn from now, if that is sooner).
+    pub(super) fn set(&mut self, timer: u32, at: Instant) {
+        self.stop(timer);
+        while self.links.len() <= timer as usize {
+            self.links.push(IDLE);
+        }
         let wanted = at.as_micros().div_ceil(TICK);
         let tick = wanted.clamp(self.cursor, self.cursor + SLOTS as u64 - 1);
         let slot = (tick % SLOTS as u64) as usize;
-        let position = self.slots[slot].len() as u32;
-        self.slots[slot].push(key);
+        let behind = std::mem::replace(&mut self.heads[slot], timer);
         self.occupied[slot / 64] |= 1 << (slot % 64);
-        Place { tick, position }
+        self.change(behind, |link| link.before = timer);
+        self.change(timer, |link| *link = Link { before: NONE, behind, slot: slot as u16 });
     }
 
-    /// Takes a timer out. Another may take its place: then its key is returned.
-    pub(super) fn remove(&mut self, place: Place) -> Option<&K> {
-        let slot = (place.tick % SLOTS as u64) as usize;
-        let position = place.position as usize;
-        if position < self.slots[slot].len() {
-            self.slots[slot].swap_remove(position);
+    /// Stops a timer, if it is set.
+    pub(super) fn stop(&mut self, timer: u32) {
+        let Some(link) = self.links.get_mut(timer) else { return };
+        let Link { before, behind, slot } = std::mem::replace(link, IDLE);
+        if slot == NO_SLOT {
+            return;
         }
-        if self.slots[slot].is_empty() {
-            self.occupied[slot / 64] &= !(1 << (slot % 64));
+        let slot = usize::from(slot);
+        if before != NONE {
+            self.change(before, |link| link.behind = behind);
+        } else if self.current == timer {
+            self.current = behind;
+        } else {
+            self.heads[slot] = behind;
+            if behind == NONE {
+                self.occupied[slot / 64] &= !(1 << (slot % 64));
+            }
         }
-        self.slots[slot].get(position)
+        self.change(behind, |link| link.before = before);
     }
 
-    /// Counts the timers: O(slots).
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.slots.iter().map(Vec::len).sum()
+    /// Tells whether a timer is set.
+    pub(super) fn is_set(&self, timer: u32) -> bool {
+        self.links.get(timer).is_some_and(|link| link.slot != NO_SLOT)
     }
 
-    /// Tells the time of the first slot with a timer.
+    fn change(&mut self, timer: u32, change: impl FnOnce(&mut Link)) {
+        if let Some(link) = self.links.get_mut(timer) {
+            change(link);
+        }
+    }
+
+    /// Tells the time of the first slot with a timer; the clock's origin if one has come up already.
     pub(super) fn next(&self) -> Option<Instant> {
+        if self.current == NONE {
+            self.next_tick().map(|tick| Instant::from_micros(tick * TICK))
+        } else {
+            Some(Instant::ZERO)
+        }
+    }
+
+    fn next_tick(&self) -> Option<u64> {
         let from = (self.cursor % SLOTS as u64) as usize;
         // The word that holds the cursor is looked at twice: for the bits from the cursor on,
         // and after a whole turn for those before it.
@@ -99,38 +134,44 @@ impl<K> Wheel<K> {
             if word != 0 {
                 let slot = index * 64 + word.trailing_zeros() as usize;
                 let ahead = (slot + SLOTS - from) % SLOTS;
-                return Some(Instant::from_micros((self.cursor + ahead as u64) * TICK));
+                return Some(self.cursor + ahead as u64);
             }
         }
         None
     }
 
-    /// Takes out the timers of the first slot that has come by `now`, with its tick.
-    pub(super) fn turn(&mut self, now: Instant) -> Option<(u64, Vec<K>)> {
-        let present = now.as_micros() / TICK;
-        let due = self.next().filter(|at| *at <= now).map(|at| at.as_micros() / TICK);
-        let Some(tick) = due else {
-            self.cursor = self.cursor.max(present);
-            return None;
-        };
-        let slot = (tick % SLOTS as u64) as usize;
-        self.occupied[slot / 64] &= !(1 << (slot % 64));
-        // The cursor stays on this tick: what is set for it again comes up again. With nothing else
-        // in the wheel it can come up to the present at once; the first turn of all may find that
-        // the clock's origin lies years back.
-        let is_empty = self.occupied.iter().all(|word| *word == 0);
-        self.cursor = if is_empty { present } else { tick };
-        Some((tick, std::mem::take(&mut self.slots[slot])))
+    /// Takes out a timer that has come up by `now`.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<u32> {
+        if self.current == NONE {
+            let present = now.as_micros() / TICK;
+            let Some(tick) = self.next_tick().filter(|tick| *tick <= present) else {
+                self.cursor = self.cursor.max(present);
+                return None;
+            };
+            let slot = (tick % SLOTS as u64) as usize;
+            self.occupied[slot / 64] &= !(1 << (slot % 64));
+            // The cursor stays on this tick: what is set for it again comes up again. With nothing
+            // else in the wheel it can come up to the present at once; the first turn of all may find
+            // that the clock's origin lies years back.
+            self.cursor = if self.has_none_waiting() { present } else { tick };
+            self.current = std::mem::replace(&mut self.heads[slot], NONE);
+        }
+        let timer = self.current;
+        self.stop(timer);
+        Some(timer)
     }
 
-    /// Gives back the memory of a slot that [`Wheel::turn`] took out, emptied.
-    pub(super) fn recycle(&mut self, tick: u64, mut keys: Vec<K>) {
-        let slot = &mut self.slots[(tick % SLOTS as u64) as usize];
-        // Only a slot's usual load is worth keeping.
-        if slot.is_empty() && keys.capacity() <= 64 {
-            keys.clear();
-            *slot = keys;
-        }
+    /// Returns how many timers come up together with this one, itself included.
+    #[cfg(test)]
+    pub(super) fn company(&self, timer: u32) -> usize {
+        let slot = self.links.get(timer).map_or(NO_SLOT, |link| link.slot);
+        (0..self.links.len() as u32).filter(|other| self.links.get(*other).unwrap().slot == slot).count()
+    }
+
+    /// Counts the timers.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        (0..self.links.len() as u32).filter(|timer| self.links.get(*timer).unwrap().slot != NO_SLOT).count()
     }
 }
 
@@ -143,13 +184,32 @@ mod tests {
     fn the_first_turn_comes_up_to_a_clock_of_years_at_once() {
         let year = 365 * 24 * 3600 * 1_000_000;
         let (now, at) = (Instant::from_micros(year), Instant::from_micros(year + 600_000_000));
-        let mut wheel = Wheel::new();
-        wheel.set(at, ());
-        let (tick, keys) = wheel.turn(now).unwrap();
-        wheel.recycle(tick, keys);
-        wheel.set(at, ());
+        let mut wheel = Wheel::new(2);
+        wheel.set(0, at);
+        wheel.set(1, at);
+        for _ in 0..2 {
+            let timer = wheel.pop(now).unwrap();
+            wheel.set(timer, at);
+        }
         assert!(wheel.next().unwrap() > now);
-        assert_eq!(wheel.turn(now), None);
+        assert_eq!(wheel.pop(now), None);
+    }
+
+    #[test]
+    fn a_timer_that_has_come_up_can_be_stopped_before_it_is_taken_out() {
+        let mut wheel = Wheel::new(9);
+        for timer in 0..5 {
+            wheel.set(timer, Instant::ZERO);
+        }
+        assert_eq!(wheel.pop(Instant::ZERO), Some(4));
+        wheel.set(7, Instant::ZERO);
+        wheel.stop(3);
+        wheel.stop(1);
+        assert_eq!(wheel.next(), Some(Instant::ZERO));
+        let mut rest: Vec<_> = std::iter::from_fn(|| wheel.pop(Instant::ZERO)).collect();
+        rest.sort_unstable();
+        assert_eq!(rest, [0, 2, 7]);
+        assert_eq!((wheel.len(), wheel.next()), (0, None));
     }
 
     proptest! {
@@ -159,22 +219,20 @@ mod tests {
         fn turns_like_a_sorted_list(
             steps in proptest::collection::vec((0u64..200_000_000, 0u64..30_000_000), 1..60),
         ) {
-            let mut wheel = Wheel::new();
-            let mut waiting: Vec<(u64, usize)> = Vec::new();
+            let mut wheel = Wheel::new(60);
+            let mut waiting: Vec<(u64, u32)> = Vec::new();
             let mut now = 0;
-            for (id, (ahead, advance)) in steps.into_iter().enumerate() {
-                wheel.set(Instant::from_micros(now + ahead), id);
+            for (id, (ahead, advance)) in (0..).zip(steps) {
+                wheel.set(id, Instant::from_micros(now + ahead));
                 waiting.push((now + ahead, id));
                 now += advance;
-                while let Some((_, ids)) = wheel.turn(Instant::from_micros(now)) {
-                    for id in ids {
-                        let at = waiting.iter().position(|w| w.1 == id).expect("known timer");
-                        if waiting[at].0 > now {
-                            // Beyond the wheel's span: the owner sets it again.
-                            wheel.set(Instant::from_micros(waiting[at].0), id);
-                        } else {
-                            waiting.swap_remove(at);
-                        }
+                while let Some(id) = wheel.pop(Instant::from_micros(now)) {
+                    let at = waiting.iter().position(|w| w.1 == id).expect("known timer");
+                    if waiting[at].0 > now {
+                        // Beyond the wheel's span: the owner sets it again.
+                        wheel.set(id, Instant::from_micros(waiting[at].0));
+                    } else {
+                        waiting.swap_remove(at);
                     }
                 }
                 prop_assert!(waiting.iter().all(|w| w.0 + TICK > now));

@@ -117,6 +117,11 @@ impl End {
         if self.fin && !finished { Ending::Fin } else { Ending::None }
     }
 
+    /// Tells whether it has acknowledged all that `peer` has sent, its FIN included.
+    pub(super) fn has_received_all_of(&self, peer: &Self) -> bool {
+        self.is_known && peer.is_known && self.acknowledged == peer.next
+    }
+
     /// Tells whether `sequence` is where this end would put an RST: behind what it sent, or, in
     /// answer to a segment, where the other stands.
     pub(super) fn would_reset_at(&self, sequence: u32, peer: &Self) -> bool {

@@ -35,6 +35,11 @@ fn fold(mut total: u64) -> u16 {
     total as u16
 }
 
+/// Returns the sum of a number's four bytes: what [`sum`] says of them in network order.
+pub fn sum_number(number: u32) -> u16 {
+    add((number >> 16) as u16, number as u16)
+}
+
 /// Adds two sums.
 pub fn add(a: u16, b: u16) -> u16 {
     let (s, carry) = a.overflowing_add(b);
@@ -93,6 +98,13 @@ mod tests {
         #[test]
         fn sum_equals_the_definition(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             prop_assert_eq!(canonical(sum(&bytes)), canonical(naive(&bytes)));
+        }
+
+        #[test]
+        fn a_numbers_sum_is_that_of_its_bytes(number in any::<u32>()) {
+            for number in [number, number | 0xffff, number << 16, 0, u32::MAX] {
+                prop_assert_eq!(sum_number(number), sum(&number.to_be_bytes()), "{}", number);
+            }
         }
 
         #[test]

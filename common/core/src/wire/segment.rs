@@ -136,14 +136,28 @@ impl<'a> Segment<'a> {
         header[field::CHECKSUM..field::CHECKSUM + 2].copy_from_slice(&value.to_be_bytes());
     }
 
+    /// Overwrites the number at `at` from the start of the TCP header, like [`Segment::patch`]: nearly all
+    /// that is ever patched, and in a few instructions if it stands at an even offset.
+    fn patch_number(&mut self, at: usize, new: u32) {
+        let header = &mut self.bytes[self.tcp..self.payload];
+        if self.needs_csum || !at.is_multiple_of(2) {
+            return self.patch(at, &new.to_be_bytes());
+        }
+        let Some(number) = header[at..].first_chunk_mut() else { return };
+        let old = u32::from_be_bytes(std::mem::replace(number, new.to_be_bytes()));
+        let (old, new) = (checksum::sum_number(old), checksum::sum_number(new));
+        let value = checksum::update(read_u16(header, field::CHECKSUM), old, new);
+        header[field::CHECKSUM..field::CHECKSUM + 2].copy_from_slice(&value.to_be_bytes());
+    }
+
     /// Sets SEG.SEQ.
     pub fn set_sequence(&mut self, sequence: u32) {
-        self.patch(field::SEQUENCE, &sequence.to_be_bytes());
+        self.patch_number(field::SEQUENCE, sequence);
     }
 
     /// Sets SEG.ACK.
     pub fn set_acknowledgement(&mut self, acknowledgement: u32) {
-        self.patch(field::ACKNOWLEDGEMENT, &acknowledgement.to_be_bytes());
+        self.patch_number(field::ACKNOWLEDGEMENT, acknowledgement);
     }
 
     /// Sets SEG.WND as it stands on the wire.
@@ -157,6 +171,15 @@ impl<'a> Segment<'a> {
     /// If the range leaves the options.
     pub fn patch_options(&mut self, at: usize, new: &[u8]) {
         self.patch(field::OPTIONS + at, new);
+    }
+
+    /// Overwrites the number at `at` from the start of the options.
+    ///
+    /// # Panics
+    /// If it leaves the options.
+    pub fn patch_option_number(&mut self, at: usize, new: u32) {
+        assert!(field::OPTIONS + at + 4 <= self.payload - self.tcp);
+        self.patch_number(field::OPTIONS + at, new);
     }
 
     /// Appends to `out` a copy of this packet with other TCP options and control bits and a
