@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod attack;
+pub mod bench;
 pub mod cli;
 pub mod compare;
 pub mod explore;

@@ -1,0 +1,166 @@
+//! Goes through the rounds.
+
+use super::cpu;
+use super::figure::{Gap, Observation, rows};
+use super::idle::Gate;
+use super::middle::Middle;
+use super::plan::{self, Extent, Measure};
+use super::report::{Bench, Report};
+use super::site::{Places, Site};
+use super::variant::{Abilities, Variant};
+use crate::compare::environment::Environment;
+use crate::report::progress::Progress;
+use crate::scratch::Scratch;
+use crate::wan::Backend;
+use anyhow::{Context, bail};
+use fastrand::Rng;
+use std::time::Duration;
+
+/// What starting and stopping a variant takes, roughly.
+const SET_UP: Duration = Duration::from_millis(500);
+
+/// What the user asked for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How much is measured.
+    pub extent: Extent,
+    /// What is measured besides kernel forwarding; empty means all.
+    pub variants: Vec<Variant>,
+    /// Rounds.
+    pub rounds: u32,
+    /// Orders follow from it.
+    pub seed: u64,
+    /// Longest wait for an idle machine before each measurement.
+    pub idle_wait: Duration,
+    /// Packet workers of the daemons, where they can be chosen.
+    pub workers: Option<u32>,
+}
+
+/// Measures everything.
+///
+/// # Errors
+/// If nothing can be measured, or a topology can't be raised. What fails for one variant is a gap in
+/// the report, not an error.
+pub fn run(options: &Options) -> anyhow::Result<Report> {
+    let _scratch = Scratch::open()?;
+    let abilities = Abilities::look()?;
+    let (variants, mut gaps) = choose(options, &abilities);
+    for Gap { variant, reason, .. } in &gaps {
+        eprintln!("{}: absent, {reason}", variant.name());
+    }
+    let measures = plan::measures(&options.extent);
+    if measures.is_empty() {
+        bail!("nothing to measure");
+    }
+    let environment = Environment::describe(
+        "cubic unless said otherwise",
+        true,
+        &abilities.installed,
+        if Backend::Tap.is_available() { Backend::Tap } else { Backend::Packet },
+    );
+    let mut bench = Runner {
+        options,
+        abilities: &abilities,
+        places: Places::default(),
+        gate: Gate::new(options.idle_wait),
+        softirq: cpu::softirq_threads(),
+        observations: Vec::new(),
+        progress: Progress::start(total(&measures, &variants, options)),
+    };
+    let mut rng = Rng::with_seed(options.seed);
+    for round in 0..options.rounds {
+        for measure in &measures {
+            for variant in plan::order(&variants, &mut rng) {
+                bench.measure(measure.as_ref(), variant, round)?;
+            }
+        }
+    }
+    bench.progress.finish();
+    for measure in &measures {
+        for variant in &variants {
+            let Some(reason) = measure.absence(*variant) else { continue };
+            let (measurement, setting) = (Some(measure.measurement()), Some(measure.name()));
+            gaps.push(Gap { measurement, setting, variant: *variant, reason: reason.to_owned() });
+        }
+    }
+    let (rows, failures) = rows(&bench.observations, options.rounds);
+    gaps.extend(failures);
+    let settings = Bench {
+        rounds: options.rounds,
+        quick: options.extent.quick,
+        seed: options.seed,
+        variants,
+        idle: bench.gate,
+    };
+    Ok(Report::new(settings, environment, rows, gaps))
+}
+
+/// Returns what is measured, kernel forwarding first and always, and what is not and why.
+fn choose(options: &Options, abilities: &Abilities) -> (Vec<Variant>, Vec<Gap>) {
+    let (mut chosen, mut gaps) = (Vec::new(), Vec::new());
+    for variant in Variant::ALL {
+        let wanted = options.variants.is_empty() || options.variants.contains(&variant);
+        if !wanted && variant != Variant::Kernel {
+            continue;
+        }
+        match abilities.absence(variant) {
+            None => chosen.push(variant),
+            Some(reason) => {
+                gaps.push(Gap { measurement: None, setting: None, variant, reason: reason.to_owned() });
+            }
+        }
+    }
+    (chosen, gaps)
+}
+
+fn time(measure: &dyn Measure) -> Duration {
+    measure.time() + SET_UP
+}
+
+fn total(measures: &[Box<dyn Measure>], variants: &[Variant], options: &Options) -> Duration {
+    let once: Duration = measures
+        .iter()
+        .map(|measure| {
+            let present = variants.iter().filter(|variant| measure.absence(**variant).is_none()).count();
+            time(measure.as_ref()) * u32::try_from(present).unwrap_or(u32::MAX)
+        })
+        .sum();
+    once * options.rounds
+}
+
+struct Runner<'a> {
+    options: &'a Options,
+    abilities: &'a Abilities,
+    places: Places,
+    gate: Gate,
+    softirq: Vec<u32>,
+    observations: Vec<Observation>,
+    progress: Progress,
+}
+
+impl Runner<'_> {
+    fn measure(&mut self, measure: &dyn Measure, variant: Variant, round: u32) -> anyhow::Result<()> {
+        if measure.absence(variant).is_some() {
+            return Ok(());
+        }
+        let what = format!("{} {} {}", measure.measurement(), measure.name(), variant.name());
+        self.progress.say(&format!("{}/{} {what}", round + 1, self.options.rounds));
+        let topology = self.places.find(measure.place()).with_context(|| what.clone())?;
+        self.gate.wait();
+        let outcome = (|| {
+            let middle = Middle::start(topology, variant, self.abilities, self.options.workers)?;
+            let site = Site { topology, middle: &middle, variant, softirq: &self.softirq };
+            let samples = measure.run(&site)?;
+            middle.stop()?;
+            Ok(samples)
+        })();
+        let outcome = outcome.map_err(|error: anyhow::Error| format!("{error:#}"));
+        if let Err(reason) = &outcome {
+            self.progress.note(&format!("{what}: {reason}"));
+        }
+        self.progress.advance(time(measure));
+        let (measurement, setting) = (measure.measurement(), measure.name());
+        self.observations.push(Observation { measurement, setting, variant, round, outcome });
+        Ok(())
+    }
+}
