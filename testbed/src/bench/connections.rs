@@ -41,6 +41,7 @@ pub struct Connections {
 const RATE: Metric = Metric::ratio("rate", "conn/s", Better::More);
 const FAILURES: Metric = Metric::alone("failures", "%", Better::Less);
 const LAG: Metric = Metric::alone("generator behind by", "ms", Better::Less);
+const BUSY: Metric = Metric::alone("generator busy", "%", Better::Less);
 const P50: Metric = Metric::ratio("TTFB p50", "ms", Better::Less);
 const P99: Metric = Metric::ratio("TTFB p99", "ms", Better::Less);
 const P999: Metric = Metric::ratio("TTFB p99.9", "ms", Better::Less);
@@ -141,13 +142,18 @@ impl Connections {
         let first_bytes = sorted(&outcome.first_bytes);
         let limited =
             |metric: Metric| if self.far { metric.limited(RTT.as_secs_f64() * 1e3) } else { metric };
-        let mut samples = vec![RATE.sample(outcome.rate())];
+        let mut samples = Vec::new();
+        // Over a long path the wait for the last answers would count as time of all.
+        if !self.far {
+            samples.push(RATE.sample(outcome.rate()));
+        }
         for (metric, share) in [(P50, 0.5), (P99, 0.99), (P999, 0.999)] {
             let value = quantile(&first_bytes, share).map(|micros| limited(metric).sample(micros / 1e3));
             samples.extend(value);
         }
         samples.push(CPU.sample(used.as_secs_f64() * 1e6 / f64::from(outcome.completed)));
         samples.push(FAILURES.sample(f64::from(outcome.failures()) * 100.0 / f64::from(outcome.begun)));
+        samples.push(BUSY.sample(outcome.busy * 100.0));
         if outcome.lag > LATE {
             samples.push(LAG.sample(outcome.lag.as_secs_f64() * 1e3));
         }

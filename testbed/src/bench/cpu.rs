@@ -1,12 +1,14 @@
 //! Processor time, by whom it was used.
 //!
-//! Time comes from `/proc/PID/task/*/schedstat`, in ns. The kernel charges the handling of packets
+//! Time comes from `/proc/PID/task/*/schedstat`, in ns, and for this process, whose threads come and
+//! go, from its processor clock. The kernel charges the handling of packets
 //! (softirq) to whichever thread it interrupts, and with veth pairs that is nearly always the one that
 //! sent the packet: a daemon's time includes the next hop's work on what it emitted, and kernel
 //! forwarding is charged to the sending endpoint. Therefore **all** parties together are compared:
 //! both endpoints, what stands between them, and the kernel's softirq threads.
 
 use anyhow::Context;
+use rustix::time::{ClockId, clock_gettime};
 use std::fs;
 use std::ops::Sub;
 use std::path::Path;
@@ -52,6 +54,16 @@ pub fn of_process(id: u32) -> anyhow::Result<Duration> {
         sum += of_task(&task.path()).unwrap_or_default();
     }
     Ok(sum)
+}
+
+/// Returns the processor time of this process, threads that have ended included.
+pub fn of_this_process() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
+}
+
+/// Returns the processor time of the calling thread.
+pub fn of_this_thread() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 /// Returns the processor time of one thread of this process.
@@ -106,6 +118,8 @@ mod tests {
         while start.elapsed() < Duration::from_millis(40) {
             std::hint::black_box(start);
         }
+        let (own, thread) = (of_this_process(), of_this_thread());
+        assert!(own >= thread && thread > Duration::ZERO, "{own:?} {thread:?}");
         // It may have had the processor for less than it wished, but not for nothing.
         assert!(of_process(std::process::id()).unwrap() > before);
         assert!(of_process(u32::MAX).is_err());

@@ -155,6 +155,8 @@ pub struct Gap {
     pub setting: Option<String>,
     /// Which variant.
     pub variant: Variant,
+    /// It was tried and failed; else it can't be.
+    pub failed: bool,
     /// Why.
     pub reason: String,
 }
@@ -172,6 +174,7 @@ pub fn rows(observations: &[Observation], rounds: u32) -> (Vec<Row>, Vec<Gap>) {
                     measurement: Some(*measurement),
                     setting: Some(setting.clone()),
                     variant: *variant,
+                    failed: true,
                     reason: reason.clone(),
                 };
                 if !gaps.contains(&gap) {

@@ -80,7 +80,8 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         for variant in &variants {
             let Some(reason) = measure.absence(*variant) else { continue };
             let (measurement, setting) = (Some(measure.measurement()), Some(measure.name()));
-            gaps.push(Gap { measurement, setting, variant: *variant, reason: reason.to_owned() });
+            let reason = reason.to_owned();
+            gaps.push(Gap { measurement, setting, variant: *variant, failed: false, reason });
         }
     }
     let (rows, failures) = rows(&bench.observations, options.rounds);
@@ -106,7 +107,8 @@ fn choose(options: &Options, abilities: &Abilities) -> (Vec<Variant>, Vec<Gap>) 
         match abilities.absence(variant) {
             None => chosen.push(variant),
             Some(reason) => {
-                gaps.push(Gap { measurement: None, setting: None, variant, reason: reason.to_owned() });
+                let reason = reason.to_owned();
+                gaps.push(Gap { measurement: None, setting: None, variant, failed: false, reason });
             }
         }
     }
@@ -149,7 +151,8 @@ impl Runner<'_> {
         self.gate.wait();
         let outcome = (|| {
             let middle = Middle::start(topology, variant, self.abilities, self.options.workers)?;
-            let site = Site { topology, middle: &middle, variant, softirq: &self.softirq };
+            let dice = self.options.seed.wrapping_add(round.into());
+            let site = Site { topology, middle: &middle, variant, softirq: &self.softirq, dice };
             let samples = measure.run(&site)?;
             middle.stop()?;
             Ok(samples)

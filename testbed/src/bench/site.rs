@@ -113,6 +113,8 @@ pub struct Site<'a> {
     pub variant: Variant,
     /// The kernel's softirq threads.
     pub softirq: &'a [u32],
+    /// Seed of a lossy path: the same for all variants of a round.
+    pub dice: u64,
 }
 
 impl Site<'_> {
@@ -133,7 +135,7 @@ impl Site<'_> {
     /// If a process is gone, which means that it died.
     pub fn usage(&self, endpoints: &[u32]) -> anyhow::Result<Usage> {
         let middle = self.middle.processor_time()?;
-        let own = cpu::of_process(std::process::id())?.saturating_sub(self.middle.own_threads_time());
+        let own = cpu::of_this_process().saturating_sub(self.middle.own_threads_time());
         let mut rest = own + cpu::of_softirq_threads(self.softirq);
         for id in endpoints {
             rest += cpu::of_process(*id)?;

@@ -137,15 +137,14 @@ impl Abilities {
 
     /// Returns why a variant can't be measured at all, or `None` if it can as far as is known.
     pub fn absence(&self, variant: Variant) -> Option<&'static str> {
-        let missing = match variant {
+        match variant {
             Variant::Kernel | Variant::Nics | Variant::Solo | Variant::Pnet => None,
             Variant::NicsOffload => (!self.offload).then_some("this build has no kernel offload"),
             Variant::HaproxyTcp => self.installed.haproxy.is_none().then_some("haproxy is not installed"),
             Variant::NginxStream if self.installed.nginx.is_none() => Some("nginx is not installed"),
             Variant::NginxStream => self.nginx_stream.is_none().then_some("nginx lacks its stream module"),
             Variant::Synproxy => (!self.nft).then_some("nft is not installed"),
-        };
-        missing
+        }
     }
 
     /// Returns what the daemons are told for a variant.

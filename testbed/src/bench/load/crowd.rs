@@ -7,6 +7,7 @@
 
 use super::crowd_server::raise_descriptors;
 use super::reply::{ANSWER, Then};
+use crate::bench::cpu;
 use crate::program::socket;
 use anyhow::{Context, ensure};
 use rustix::event::{Timespec, epoll};
@@ -67,6 +68,9 @@ pub struct Outcome {
     pub elapsed: Duration,
     /// How far the open loop fell behind its schedule at worst.
     pub lag: Duration,
+    /// Share of the time that the generator's thread used its processor. The kernel charges it with
+    /// the forwarding of what it sends, where the kernel forwards.
+    pub busy: f64,
     /// The connections, if they are held.
     pub held: Vec<TcpStream>,
 }
@@ -110,7 +114,10 @@ impl Crowd {
             under_way: 0,
             outcome: Outcome::default(),
         };
+        let used = cpu::of_this_thread();
         run.go()?;
+        let used = cpu::of_this_thread().saturating_sub(used);
+        run.outcome.busy = used.as_secs_f64() / run.start.elapsed().as_secs_f64().max(1e-6);
         Ok(run.outcome)
     }
 }
@@ -319,5 +326,61 @@ impl Member {
                 _ => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reply::REQUEST;
+    use super::*;
+    use std::net::TcpListener;
+
+    /// Answers `count` connections on a thread, of which every third is closed without an answer.
+    fn serve(count: u32) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for number in 1..=count {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.read_exact(&mut [0; REQUEST]).unwrap();
+                if number % 3 > 0 {
+                    stream.write_all(&[b'a'; ANSWER]).unwrap();
+                }
+            }
+        });
+        address
+    }
+
+    fn crowd(target: SocketAddr, pace: Pace, total: u32) -> Crowd {
+        Crowd {
+            target,
+            sources: vec![[127, 0, 0, 1].into(), [127, 0, 0, 2].into()],
+            pace,
+            total,
+            duration: Duration::from_secs(20),
+            timeout: Duration::from_secs(10),
+            then: Then::Close,
+        }
+    }
+
+    #[test]
+    fn every_connection_is_completed_or_failed_with_its_cause() {
+        for pace in [Pace::Closed(1), Pace::Closed(5), Pace::Open(1_000.0)] {
+            let outcome = crowd(serve(9), pace, 9).run().unwrap();
+            assert_eq!((outcome.begun, outcome.completed, outcome.failures()), (9, 6, 3), "{pace:?}");
+            assert_eq!(outcome.first_bytes.len(), 6);
+            assert!(outcome.failed.keys().all(|cause| cause.contains("0 of 128")), "{:?}", outcome.failed);
+        }
+    }
+
+    #[test]
+    fn refused_and_silent_servers_are_failures_not_errors() {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_eq!(crowd(closed, Pace::Closed(2), 4).run().unwrap().failures(), 4);
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let timeout = Duration::from_millis(60);
+        let crowd = Crowd { timeout, ..crowd(silent.local_addr().unwrap(), Pace::Closed(3), 3) };
+        let outcome = crowd.run().unwrap();
+        assert_eq!(outcome.failed.get("timed out"), Some(&3));
     }
 }

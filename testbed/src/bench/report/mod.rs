@@ -1,6 +1,9 @@
 //! Shows what was found: tables on the terminal, JSON for programs, HTML for people.
 
+pub mod charts;
 pub mod derived;
+pub mod heat;
+pub mod html;
 pub mod table;
 
 use super::figure::{Gap, Row};
@@ -50,8 +53,7 @@ impl Report {
 
     /// Tells whether all variants that took part gave their figures wherever they can.
     pub fn is_complete(&self) -> bool {
-        let missing = |row: &Row| row.figures.iter().any(|figure| figure.rounds.iter().all(Option::is_none));
-        !self.rows.is_empty() && !self.rows.iter().any(missing)
+        !self.rows.is_empty() && !self.gaps.iter().any(|gap| gap.failed)
     }
 }
 
@@ -59,11 +61,91 @@ impl Report {
 ///
 /// # Errors
 /// If a file can't be written; the error names it.
-pub fn publish(report: &Report, json: &Path, _html: &Path) -> anyhow::Result<()> {
+pub fn publish(report: &Report, json: &Path, html: &Path) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(report).context("the results as JSON")?;
     text.push('\n');
     write(json, &text)?;
+    write(html, &html::render(report)?)?;
     // A reader that has seen enough and left (`| head`) is no failure.
-    let _ = writeln!(stdout(), "{}\n{}", table::render(report), json.display());
+    let _ = writeln!(stdout(), "{}\n\n{}\n{}", table::render(report), json.display(), html.display());
     Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::bench::figure::{Better, Metric, Observation};
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    /// Rows of one metric at two concurrencies, for kernel forwarding and the daemons.
+    pub(crate) fn rows() -> Vec<Row> {
+        let metric = Metric::ratio("rate", "conn/s", Better::More);
+        let seen = |level: u32, variant, round, value| Observation {
+            measurement: crate::bench::connections::NAME,
+            setting: format!("{level} at a time"),
+            variant,
+            round,
+            outcome: Ok(vec![metric.sample(value)]),
+        };
+        let mut seen_all = Vec::new();
+        for level in [1, 100] {
+            for (round, value) in [(0, 1000.0), (1, 1200.0)] {
+                seen_all.push(seen(level, Variant::Kernel, round, value));
+                seen_all.push(seen(level, Variant::Nics, round, 1500.0 + f64::from(round) * 600.0));
+            }
+        }
+        crate::bench::figure::rows(&seen_all, 2).0
+    }
+
+    pub(crate) fn report() -> Report {
+        let mut idle = Gate::new(Duration::ZERO);
+        (idle.busy, idle.measurements) = (1, 8);
+        let bench =
+            Bench { rounds: 2, quick: true, seed: 1, variants: vec![Variant::Kernel, Variant::Nics], idle };
+        let environment = Environment {
+            kernel: "6.1".into(),
+            architecture: "x86_64".into(),
+            cpus: 2,
+            congestion: "cubic".into(),
+            default_congestion: "bbr".into(),
+            offloads: true,
+            realtime_endpoints: true,
+            wan: "TAP".into(),
+            versions: BTreeMap::from([("testbed", "0.1.0".into())]),
+            date: "2026-01-01T00:00:00Z".into(),
+        };
+        let gap = Gap {
+            measurement: None,
+            setting: None,
+            variant: Variant::Pnet,
+            failed: false,
+            reason: "no capture".into(),
+        };
+        Report::new(bench, environment, rows(), vec![gap])
+    }
+
+    #[test]
+    fn json_has_rows_with_rounds_and_ratios() {
+        let json = serde_json::to_value(report()).unwrap();
+        let row = &json["rows"][0];
+        assert_eq!(
+            (row["measurement"].as_str(), row["unit"].as_str()),
+            (Some("connections"), Some("conn/s"))
+        );
+        let nics = &row["figures"][1];
+        assert_eq!(nics["variant"], "nics");
+        assert_eq!(nics["rounds"].as_array().unwrap().len(), 2);
+        assert_eq!(nics["ratio"]["median"], 1.5);
+        assert_eq!(json["gaps"][0]["variant"], "pnet");
+        assert!(json["bench"]["idle"]["measurements"].is_u64());
+    }
+
+    #[test]
+    fn what_failed_makes_a_report_incomplete_and_what_is_absent_does_not() {
+        let mut report = report();
+        assert!(report.is_complete());
+        report.gaps[0].failed = true;
+        assert!(!report.is_complete());
+    }
 }

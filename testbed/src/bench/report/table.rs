@@ -128,11 +128,28 @@ fn grouped(value: f64) -> String {
     if value < 0.0 { format!("-{text}") } else { text }
 }
 
-/// Says in a line why a variant has no figures.
-pub fn gap(gap: &Gap) -> String {
-    let place: Vec<&str> = gap.measurement.into_iter().chain(gap.setting.as_deref()).collect();
-    let separator = if place.is_empty() { "" } else { ", " };
-    format!("{}{separator}{}: {}", gap.variant.name(), place.join(" "), gap.reason)
+/// Says why variants have no figures: absent or failed, and a line for each variant, measurement and
+/// reason, whatever the number of settings.
+pub fn gaps(gaps: &[Gap]) -> Vec<(&'static str, String)> {
+    let mut lines: Vec<(&Gap, usize)> = Vec::new();
+    for gap in gaps {
+        let key = |gap: &Gap| (gap.variant, gap.measurement, gap.failed, gap.reason.clone());
+        match lines.iter_mut().find(|(other, _)| key(other) == key(gap)) {
+            Some((_, count)) => *count += 1,
+            None => lines.push((gap, 1)),
+        }
+    }
+    let line = |(gap, count): (&Gap, usize)| {
+        let setting = match (&gap.setting, count) {
+            (Some(setting), 1) => format!(" {setting}"),
+            (_, 1) => String::new(),
+            _ => format!(" ({count} settings)"),
+        };
+        let place = gap.measurement.map_or_else(String::new, |name| format!(", {name}{setting}"));
+        let kind = if gap.failed { "failed" } else { "absent" };
+        (kind, format!("{}{place}: {}", gap.variant.name(), gap.reason))
+    };
+    lines.into_iter().map(line).collect()
 }
 
 fn legend(report: &Report) -> String {
@@ -149,7 +166,7 @@ fn legend(report: &Report) -> String {
             idle.mean_load * 100.0
         ));
     }
-    lines.extend(report.gaps.iter().map(|it| format!("absent: {}", gap(it))));
+    lines.extend(gaps(&report.gaps).into_iter().map(|(kind, line)| format!("{kind}: {line}")));
     lines.join("\n")
 }
 
@@ -171,5 +188,19 @@ mod tests {
         ] {
             assert_eq!(number(value), text);
         }
+    }
+
+    #[test]
+    fn the_same_reason_is_said_once() {
+        let gap = |setting: &str, reason: &str| Gap {
+            measurement: Some("bulk"),
+            setting: Some(setting.into()),
+            variant: Variant::Pnet,
+            failed: false,
+            reason: reason.into(),
+        };
+        let lines = gaps(&[gap("a", "no"), gap("b", "no"), gap("c", "never")]);
+        let lines: Vec<_> = lines.into_iter().map(|(_, line)| line).collect();
+        assert_eq!(lines, ["pnet, bulk (2 settings): no", "pnet, bulk c: never"]);
     }
 }
