@@ -41,6 +41,8 @@ pub struct Connections {
 const RATE: Metric = Metric::ratio("rate", "conn/s", Better::More);
 const FAILURES: Metric = Metric::alone("failures", "%", Better::Less);
 const LAG: Metric = Metric::alone("generator behind by", "ms", Better::Less);
+const COMPLETED: Metric = Metric::alone("completed", "connections", Better::More);
+const SPOOFED: Metric = Metric::alone("of these in 0-RTT", "connections", Better::More);
 const BUSY: Metric = Metric::alone("generator busy", "%", Better::Less);
 const P50: Metric = Metric::ratio("TTFB p50", "ms", Better::Less);
 const P99: Metric = Metric::ratio("TTFB p99", "ms", Better::Less);
@@ -106,6 +108,10 @@ impl Measure for Connections {
         }
     }
 
+    fn spoofed(&self, count: u64) -> Option<Sample> {
+        Some(SPOOFED.sample(count as f64))
+    }
+
     fn run(&self, site: &Site<'_>) -> anyhow::Result<Vec<Sample>> {
         let server = CrowdServer::start(&site.topology.server, site.server())?;
         let crowd = Crowd {
@@ -151,6 +157,7 @@ impl Connections {
             let value = quantile(&first_bytes, share).map(|micros| limited(metric).sample(micros / 1e3));
             samples.extend(value);
         }
+        samples.push(COMPLETED.sample(f64::from(outcome.completed)));
         samples.push(CPU.sample(used.as_secs_f64() * 1e6 / f64::from(outcome.completed)));
         samples.push(FAILURES.sample(f64::from(outcome.failures()) * 100.0 / f64::from(outcome.begun)));
         samples.push(BUSY.sample(outcome.busy * 100.0));

@@ -65,6 +65,13 @@ pub trait Measure: Debug {
     /// Returns how long one variant takes, roughly, without what is started before.
     fn time(&self) -> Duration;
 
+    /// Returns what follows from the number of connections that the daemons made in 0-RTT, warm-up
+    /// included.
+    fn spoofed(&self, count: u64) -> Option<figure::Sample> {
+        let _ = count;
+        None
+    }
+
     /// Returns why a variant can't be measured in this way, or `None` if it can.
     fn absence(&self, variant: Variant) -> Option<&'static str>;
 
