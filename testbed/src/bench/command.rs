@@ -52,8 +52,8 @@ pub struct BenchArgs {
     html: PathBuf,
 }
 
-/// Measures, prints the tables and writes the reports. Returns whether every variant that was
-/// measured gave its figures.
+/// Measures, prints the tables and writes the reports. Returns whether kernel forwarding and
+/// the daemons gave their figures wherever they can.
 ///
 /// # Errors
 /// If nothing can be measured or a report can't be written.
