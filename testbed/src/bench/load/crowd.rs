@@ -172,19 +172,20 @@ impl Run<'_> {
     }
 
     fn begin_due(&mut self) {
-        for _ in 0..BURST {
-            if self.is_over() {
-                return;
-            }
+        let mut begun = 0;
+        while !self.is_over() {
             match self.crowd.pace {
                 Pace::Closed(concurrency) if self.under_way >= concurrency => return,
+                // All at once, or answers would come faster than connections begin.
                 Pace::Closed(_) => {}
+                Pace::Open(_) if begun >= BURST => return,
                 Pace::Open(rate) => {
                     let due = Duration::from_secs_f64(f64::from(self.outcome.begun) / rate);
                     let Some(late) = self.start.elapsed().checked_sub(due) else { return };
                     self.outcome.lag = self.outcome.lag.max(late);
                 }
             }
+            begun += 1;
             let number = self.outcome.begun;
             self.outcome.begun += 1;
             if let Err(error) = self.begin(number) {

@@ -128,8 +128,11 @@ pub fn over_concurrency(rows: &[&Row], metric: &str) -> anyhow::Result<Option<St
 fn draw(svg: &mut String, levels: &[(f64, &Row)]) -> Result<(), Box<dyn std::error::Error>> {
     let rows: Vec<&Row> = levels.iter().map(|(_, row)| *row).collect();
     let values = || rows.iter().flat_map(|row| &row.figures).filter_map(|figure| figure.value);
-    let low = values().map(|value| value.min).fold(f64::INFINITY, f64::min).max(1e-3) * 0.7;
-    let high = values().map(|value| value.max).fold(low, f64::max) * 1.5;
+    let low = values().map(|value| value.min).fold(f64::INFINITY, f64::min).max(1e-3);
+    let high = values().map(|value| value.max).fold(low, f64::max);
+    // Whole decades: only those are labelled.
+    let (low, high) =
+        (10_f64.powf(low.log10().floor()), 10_f64.powf(high.log10().ceil().max(low.log10() + 1.0)));
     let most = levels.iter().map(|(level, _)| *level).fold(1.0, f64::max) * 1.3;
     let least = levels.iter().map(|(level, _)| *level).fold(most, f64::min) * 0.8;
     let unit = rows[0].metric.unit;

@@ -142,6 +142,9 @@ fn cell(row: &Row, variant: Variant) -> CellView {
     CellView { value, ratio: number(ratio.median), spread, verdict }
 }
 
+/// Most rows of one setting in a chart: two stand side by side.
+const LANES: usize = 4;
+
 fn charts(measurement: &str, rows: &[&Row]) -> anyhow::Result<Vec<Chart>> {
     let mut charts = Vec::new();
     if measurement == matrix::NAME {
@@ -155,7 +158,7 @@ fn charts(measurement: &str, rows: &[&Row]) -> anyhow::Result<Vec<Chart>> {
             }
         }
     }
-    for better in [Better::Less, Better::More] {
+    for better in [Better::More, Better::Less] {
         let compared = |row: &&&Row| row.metric.better == better && row.metric.compared == Compared::Ratio;
         let all: Vec<&Row> = rows.iter().filter(compared).copied().collect();
         // Of each metric a chart of its own, where it was measured in several settings.
@@ -167,7 +170,7 @@ fn charts(measurement: &str, rows: &[&Row]) -> anyhow::Result<Vec<Chart>> {
         }
         let one_setting = all.iter().all(|row| row.setting == all[0].setting);
         let groups: Vec<(String, Vec<&Row>)> = if one_setting {
-            vec![(all.first().map_or_else(String::new, |row| row.setting.clone()), all)]
+            all.chunks(LANES).map(|rows| (rows[0].setting.clone(), rows.to_vec())).collect()
         } else {
             let of = |name: &str| all.iter().filter(|row| row.metric.name == name).copied().collect();
             names.into_iter().map(|name| (name.to_owned(), of(name))).collect()
