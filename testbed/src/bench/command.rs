@@ -59,8 +59,8 @@ pub struct BenchArgs {
 /// If nothing can be measured or a report can't be written.
 pub fn command(args: BenchArgs) -> anyhow::Result<bool> {
     let (json, html) = (args.json.clone(), args.html.clone());
-    let report = run(&options(args))?;
-    report::publish(&report, &json, &html)?;
+    let report = run(&options(args), |report| report::save(report, &json, &html))?;
+    report::print(&report, &json, &html);
     Ok(report.is_complete())
 }
 

@@ -36,12 +36,13 @@ pub struct Options {
     pub workers: Option<u32>,
 }
 
-/// Measures everything.
+/// Measures everything. `keep` gets the report after every round, so that a run that is interrupted
+/// has not been for nothing.
 ///
 /// # Errors
-/// If nothing can be measured, or a topology can't be raised. What fails for one variant is a gap in
+/// If nothing can be measured, a topology can't be raised, or `keep` fails. What fails for one variant is a gap in
 /// the report, not an error.
-pub fn run(options: &Options) -> anyhow::Result<Report> {
+pub fn run(options: &Options, mut keep: impl FnMut(&Report) -> anyhow::Result<()>) -> anyhow::Result<Report> {
     let _scratch = Scratch::open()?;
     let abilities = Abilities::look()?;
     let (variants, mut gaps) = choose(options, &abilities);
@@ -67,15 +68,6 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         observations: Vec::new(),
         progress: Progress::start(total(&measures, &variants, options)),
     };
-    let mut rng = Rng::with_seed(options.seed);
-    for round in 0..options.rounds {
-        for measure in &measures {
-            for variant in plan::order(&variants, &mut rng) {
-                bench.measure(measure.as_ref(), variant, round)?;
-            }
-        }
-    }
-    bench.progress.finish();
     for measure in &measures {
         for variant in &variants {
             let Some(reason) = measure.absence(*variant) else { continue };
@@ -84,16 +76,17 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
             gaps.push(Gap { measurement, setting, variant: *variant, failed: false, reason });
         }
     }
-    let (rows, failures) = rows(&bench.observations, options.rounds);
-    gaps.extend(failures);
-    let settings = Bench {
-        rounds: options.rounds,
-        quick: options.extent.quick,
-        seed: options.seed,
-        variants,
-        idle: bench.gate,
-    };
-    Ok(Report::new(settings, environment, rows, gaps))
+    let mut rng = Rng::with_seed(options.seed);
+    for round in 0..options.rounds {
+        for measure in &measures {
+            for variant in plan::order(&variants, &mut rng) {
+                bench.measure(measure.as_ref(), variant, round)?;
+            }
+        }
+        keep(&bench.report(&variants, &environment, &gaps, round + 1))?;
+    }
+    bench.progress.finish();
+    Ok(bench.report(&variants, &environment, &gaps, options.rounds))
 }
 
 /// Returns what is measured, kernel forwarding first and always, and what is not and why.
@@ -141,6 +134,19 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
+    /// Reports what was found in the rounds that are over.
+    fn report(&self, variants: &[Variant], environment: &Environment, gaps: &[Gap], rounds: u32) -> Report {
+        let (rows, failures) = rows(&self.observations, rounds);
+        let bench = Bench {
+            rounds,
+            quick: self.options.extent.quick,
+            seed: self.options.seed,
+            variants: variants.to_vec(),
+            idle: self.gate.clone(),
+        };
+        Report::new(bench, environment.clone(), rows, [gaps, &failures].concat())
+    }
+
     fn measure(&mut self, measure: &dyn Measure, variant: Variant, round: u32) -> anyhow::Result<()> {
         if measure.absence(variant).is_some() {
             return Ok(());

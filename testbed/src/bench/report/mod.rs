@@ -62,18 +62,21 @@ impl Report {
     }
 }
 
-/// Writes both files, whose folders are made, and prints the tables.
+/// Writes both files, whose folders are made.
 ///
 /// # Errors
 /// If a file can't be written; the error names it.
-pub fn publish(report: &Report, json: &Path, html: &Path) -> anyhow::Result<()> {
+pub fn save(report: &Report, json: &Path, html: &Path) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(report).context("the results as JSON")?;
     text.push('\n');
     write(json, &text)?;
-    write(html, &html::render(report)?)?;
+    write(html, &html::render(report)?)
+}
+
+/// Prints the tables, and where the files are.
+pub fn print(report: &Report, json: &Path, html: &Path) {
     // A reader that has seen enough and left (`| head`) is no failure.
     let _ = writeln!(stdout(), "{}\n\n{}\n{}", table::render(report), json.display(), html.display());
-    Ok(())
 }
 
 #[cfg(test)]
