@@ -96,9 +96,14 @@ pub fn text(figure: &Figure, variant: Variant) -> String {
     }
 }
 
-/// Tells whether a figure is clearly better (`true`) or clearly worse than kernel forwarding's.
+/// Tells whether a figure is clearly better (`true`) or clearly worse than kernel forwarding's: in
+/// every round, and in the median by more than a little.
 pub fn verdict(row: &Row, figure: &Figure) -> Option<bool> {
-    let ratio = figure.ratio.filter(|_| figure.variant != Variant::Kernel)?.median;
+    let spread = figure.ratio.filter(|_| figure.variant != Variant::Kernel)?;
+    if spread.min < 1.0 && spread.max > 1.0 {
+        return None;
+    }
+    let ratio = spread.median;
     let gain = if row.metric.better == Better::More { ratio } else { 1.0 / ratio };
     ((gain - 1.0).abs() > EQUAL).then_some(gain > 1.0)
 }
@@ -188,6 +193,18 @@ mod tests {
         ] {
             assert_eq!(number(value), text);
         }
+    }
+
+    #[test]
+    fn only_what_all_rounds_agree_on_is_better_or_worse() {
+        let mut row = crate::bench::report::tests::rows().remove(0);
+        let judge = |row: &Row| verdict(row, row.of(Variant::Nics).unwrap());
+        assert_eq!(judge(&row), Some(true));
+        row.metric.better = Better::Less;
+        assert_eq!(judge(&row), Some(false));
+        let figure = row.figures.iter_mut().find(|figure| figure.variant == Variant::Nics).unwrap();
+        figure.ratio.as_mut().unwrap().min = 0.9;
+        assert_eq!(judge(&row), None);
     }
 
     #[test]
