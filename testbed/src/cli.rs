@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::bench::{self, load::crowd_server, load::crowd_server::CrowdArgs};
 use crate::compare::{self, ClientKind, IpVersion, Mode, Options, ServerKind};
 use crate::explore;
 use crate::nic::{self, NicMode, Nics};
@@ -32,6 +33,8 @@ struct Cli {
 enum Command {
     /// Measure the time to first byte under different ways to forward
     Compare(CompareArgs),
+    /// Measure what the middlebox costs beside kernel forwarding, and beside other programs
+    Bench(bench::BenchArgs),
     /// Run scenarios: the integration tests
     Run(RunArgs),
     /// List the scenarios
@@ -47,6 +50,9 @@ enum Command {
     /// Serve HTTP until killed
     #[command(hide = true)]
     Serve(ServeArgs),
+    /// Take the load of `bench` until killed
+    #[command(hide = true)]
+    BenchServe(CrowdArgs),
     /// The ClientNIC daemon
     #[command(hide = true, disable_help_flag = true)]
     Clientnic(DaemonArgs),
@@ -187,6 +193,14 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Compare(args) => {
             privilege::acquire()?;
             Ok(outcome(compare::compare(&options(args))?))
+        }
+        Command::Bench(args) => {
+            privilege::acquire()?;
+            Ok(outcome(bench::command(args)?))
+        }
+        Command::BenchServe(args) => {
+            crowd_server::serve(&args)?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Up(args) => {
             privilege::acquire()?;

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod attack;
+pub mod bench;
 pub mod bpf_mount;
 pub mod cli;
 pub mod compare;

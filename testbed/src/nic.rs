@@ -14,6 +14,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -44,12 +45,39 @@ impl NicMode {
     }
 }
 
+/// How the daemons are started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NicOptions {
+    /// Which of them run.
+    pub mode: NicMode,
+    /// What `run` of both is told besides.
+    pub arguments: Vec<String>,
+}
+
+impl From<NicMode> for NicOptions {
+    fn from(mode: NicMode) -> Self {
+        Self { mode, arguments: Vec::new() }
+    }
+}
+
+/// Tells whether `run` of the daemons has an option such as `--workers`: what a comparison asks of
+/// one build may be unknown to another.
+///
+/// # Errors
+/// If the daemon can't be run to print its help.
+pub fn has_option(name: &str) -> anyhow::Result<bool> {
+    let mut command = Command::new(executable()?);
+    let output = command.args(["servernic", "run", "--help"]).output().context("can't run servernic")?;
+    let help = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(help.split(|c: char| !(c == '-' || c.is_ascii_alphanumeric())).any(|word| word == name))
+}
+
 /// Both daemons; stopped (SIGTERM) when dropped.
 #[derive(Debug)]
 pub struct Nics {
     client: Option<Process>,
     server: Option<Process>,
-    mode: NicMode,
+    options: NicOptions,
     interfaces: &'static [&'static str],
     /// Before the folder it lies in. None in a user namespace: then nothing in the kernel outlives a daemon.
     bpf: Option<BpfMount>,
@@ -57,11 +85,11 @@ pub struct Nics {
 }
 
 impl Nics {
-    /// Starts the daemons that `mode` needs and waits until each says that it is ready.
+    /// Starts the daemons that the mode needs and waits until each says that it is ready.
     ///
     /// # Errors
     /// If one does not start; the error quotes what it logged.
-    pub fn start(topology: &Topology, mode: NicMode) -> anyhow::Result<Self> {
+    pub fn start(topology: &Topology, options: impl Into<NicOptions>) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("can't make a folder for the key")?;
         let key = folder.path().join("key");
         let made =
@@ -71,7 +99,9 @@ impl Nics {
         }
         let interfaces: &[_] = if topology.gates.is_some() { &[LAN0] } else { &[LAN0, WAN0] };
         let bpf = BpfMount::new(folder.path().join("bpf")).ok();
-        let mut nics = Self { client: None, server: None, mode, interfaces, bpf, folder };
+        let options = options.into();
+        let mode = options.mode;
+        let mut nics = Self { client: None, server: None, options, interfaces, bpf, folder };
         if mode != NicMode::Solo {
             nics.start_server(&topology.server_nic)?;
         }
@@ -84,7 +114,7 @@ impl Nics {
     /// # Errors
     /// As [`Nics::start`].
     pub fn start_client(&mut self, host: &Host) -> anyhow::Result<()> {
-        let mode = self.mode.argument();
+        let mode = self.options.mode.argument();
         self.client = Some(self.daemon(host, "clientnic", &["--mode", mode])?);
         Ok(())
     }
@@ -106,6 +136,12 @@ impl Nics {
     /// Returns the running ServerNIC, to be taken and killed.
     pub fn server(&mut self) -> &mut Option<Process> {
         &mut self.server
+    }
+
+    /// Returns the process ids of those that run, ClientNIC's first, each with its name.
+    pub fn ids(&self) -> Vec<(&'static str, u32)> {
+        let named = [("clientnic", &self.client), ("servernic", &self.server)];
+        named.into_iter().filter_map(|(name, process)| Some((name, process.as_ref()?.id()))).collect()
     }
 
     /// Returns the path of the key file that both share.
@@ -169,7 +205,7 @@ impl Nics {
         let mut command = host.command(executable()?);
         command.args([name, "run", "--service", SERVICES]);
         command.args(self.interfaces.iter().flat_map(|interface| ["--interface", *interface]));
-        command.arg("--key-file").arg(self.key_file()).args(own);
+        command.arg("--key-file").arg(self.key_file()).args(own).args(&self.options.arguments);
         command.arg("--state-dir").arg(self.folder.path().join("state"));
         if let Some(bpf) = &self.bpf {
             command.arg("--bpf-dir").arg(bpf.path());

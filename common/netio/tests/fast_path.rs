@@ -128,7 +128,8 @@ impl Trial {
         let lower: IpAddr = if self.is_v6 { "fd00::1" } else { "10.1.0.1" }.parse().unwrap();
         let higher: IpAddr = if self.is_v6 { "fd00:0:1::" } else { "10.1.2.0" }.parse().unwrap();
         // The same address at both ends once in a while, so that ports decide.
-        let (lower, higher) = if self.client_isn.is_multiple_of(5) { (lower, lower) } else { (lower, higher) };
+        let (lower, higher) =
+            if self.client_isn.is_multiple_of(5) { (lower, lower) } else { (lower, higher) };
         if self.client_is_lower { [(lower, 80), (higher, 40_000)] } else { [(higher, 40_000), (lower, 80)] }
     }
 

@@ -1,6 +1,6 @@
 //! Where a comparison was made: whoever reads the numbers later needs to know.
 
-use super::plan::{Installed, Options};
+use super::plan::Installed;
 use crate::program::{installed, realtime};
 use crate::wan::Backend;
 use serde::Serialize;
@@ -34,7 +34,7 @@ pub struct Environment {
 
 impl Environment {
     /// Describes this machine. What can't be read is `unknown`, since no measurement depends on it.
-    pub fn describe(options: &Options, programs: &Installed, wan: Backend) -> Self {
+    pub fn describe(congestion: &str, offloads: bool, programs: &Installed, wan: Backend) -> Self {
         let unknown = || "unknown".to_owned();
         let sysctl = |name: &str| std::fs::read_to_string(format!("/proc/sys/{name}"));
         let mut versions = BTreeMap::from([("testbed", env!("CARGO_PKG_VERSION").to_owned())]);
@@ -51,14 +51,15 @@ impl Environment {
             kernel: sysctl("kernel/osrelease").map_or_else(|_| unknown(), |text| text.trim().to_owned()),
             architecture: std::env::consts::ARCH.to_owned(),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
-            congestion: options.congestion.clone(),
+            congestion: congestion.to_owned(),
             default_congestion: sysctl("net/ipv4/tcp_congestion_control")
                 .map_or_else(|_| unknown(), |text| text.trim().to_owned()),
-            offloads: options.offloads,
+            offloads,
             realtime_endpoints: realtime::is_allowed(),
             wan: match wan {
                 Backend::Tap => "user-space delay line on TAP devices".to_owned(),
                 Backend::Packet => "user-space delay line on packet sockets".to_owned(),
+                Backend::Cable => "none: a veth pair".to_owned(),
             },
             versions,
             date: today(),

@@ -45,7 +45,8 @@ pub fn compare(options: &Options) -> anyhow::Result<bool> {
         wan_mtu: MTU,
         ..TopologyConfig::default()
     })?;
-    let environment = Environment::describe(options, &installed, topology.wan().backend());
+    let environment =
+        Environment::describe(&options.congestion, options.offloads, &installed, topology.wan().backend());
     let progress = Progress::start(plan.time(options.connections));
     let bench = Bench { topology: &topology, options, installed: &installed, progress: &progress };
     let (mut results, mut ladders) = (Vec::new(), Vec::new());

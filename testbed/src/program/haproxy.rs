@@ -33,8 +33,8 @@ pub struct Chain {
 /// Two running proxies, stopped when dropped.
 #[derive(Debug)]
 pub struct HaproxyPair {
-    _client_nic: Haproxy,
-    _server_nic: Haproxy,
+    client_nic: Haproxy,
+    server_nic: Haproxy,
 }
 
 impl HaproxyPair {
@@ -46,13 +46,18 @@ impl HaproxyPair {
         let server_nic = Haproxy::start(&topology.server_nic, program, mode, chain.server_nic, chain.server)?;
         let client_nic =
             Haproxy::start(&topology.client_nic, program, mode, chain.client_nic, chain.server_nic)?;
-        Ok(Self { _client_nic: client_nic, _server_nic: server_nic })
+        Ok(Self { client_nic, server_nic })
+    }
+
+    /// Returns the process ids, ClientNIC's first.
+    pub fn ids(&self) -> [u32; 2] {
+        [self.client_nic.process.id(), self.server_nic.process.id()]
     }
 }
 
 #[derive(Debug)]
 struct Haproxy {
-    _process: Process,
+    process: Process,
 }
 
 impl Haproxy {
@@ -72,12 +77,13 @@ impl Haproxy {
         command.stdin(stdin).stdout(Stdio::null()).stderr(log.try_clone().context("log of haproxy")?);
         let process = Process::spawn(command).context("can't start haproxy")?;
         ready::wait_for_listener(host, "haproxy", listen, &log)?;
-        Ok(Self { _process: process })
+        Ok(Self { process })
     }
 }
 
 /// One thread, so that every pooled connection is at every request's disposal, and a pool that is
-/// never emptied while a measurement lasts.
+/// never emptied while a measurement lasts. Where fewer descriptors may be had than that many
+/// connections need, it runs all the same.
 fn configure(mode: ProxyMode, listen: SocketAddr, next: SocketAddr) -> String {
     let (name, pooling, keep) = match mode {
         ProxyMode::Tcp => ("tcp", "", ""),
@@ -85,7 +91,8 @@ fn configure(mode: ProxyMode, listen: SocketAddr, next: SocketAddr) -> String {
     };
     format!(
         "global
-  maxconn 4096
+  maxconn 9000
+  no strict-limits
   nbthread 1
 defaults
   mode {name}

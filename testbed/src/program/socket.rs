@@ -66,6 +66,15 @@ pub fn pace(socket: &Socket, bytes_per_second: u32) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, bytes_per_second.cast_signed())
 }
 
+/// Lets `bind(2)` to an address leave the port to `connect(2)`, which then needs only the whole tuple to
+/// be unused (`IP_BIND_ADDRESS_NO_PORT`, ip(7)).
+///
+/// # Errors
+/// The error of `setsockopt(IP_BIND_ADDRESS_NO_PORT)`.
+pub fn choose_port_late(socket: &Socket) -> io::Result<()> {
+    set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
 fn set(socket: &Socket, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open for the whole call; pointer and length describe `value`,
     // which the kernel only reads.

@@ -46,7 +46,8 @@ pub fn publish(report: &Report, json: &Path, html: &Path) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+/// Writes a file whose folder is made.
+pub(crate) fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("can't create the folder {}", folder.display()))?;

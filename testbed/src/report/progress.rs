@@ -16,7 +16,7 @@ impl Progress {
     /// Starts the clock; `total` is how long everything should take.
     pub fn start(total: Duration) -> Self {
         if !stderr().is_terminal() {
-            eprintln!("comparing; this takes about {}", spoken(total));
+            eprintln!("measuring; this takes about {}", spoken(total));
             return Self { bar: None };
         }
         let bar = ProgressBar::new(ticks(total));
@@ -36,7 +36,22 @@ impl Progress {
         }
     }
 
-    /// Adds what another connection was expected to take.
+    /// Says in one's own words what is done next: on a terminal only.
+    pub fn say(&self, what: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(what.to_owned());
+        }
+    }
+
+    /// Writes a line of its own.
+    pub fn note(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// Adds what another connection, or measurement, was expected to take.
     pub fn advance(&self, expected: Duration) {
         if let Some(bar) = &self.bar {
             bar.inc(ticks(expected));

@@ -119,7 +119,8 @@ pub(crate) fn framed() -> Table {
     table
 }
 
-fn right(text: impl ToString) -> Cell {
+/// Makes a cell for a number.
+pub(crate) fn right(text: impl ToString) -> Cell {
     Cell::new(text.to_string()).set_alignment(CellAlignment::Right)
 }
 

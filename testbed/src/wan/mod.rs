@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use rtt0_core::service;
 use rtt0_netio::links::{Links, VethEnd};
 use rtt0_netio::netns::Namespace;
@@ -96,6 +96,9 @@ pub enum Backend {
     Tap,
     /// Packet sockets on veth pairs in a fifth namespace.
     Packet,
+    /// No line at all: one veth pair between the ends. It neither delays nor loses, has no counters,
+    /// and takes no processor time beyond the kernel's own.
+    Cable,
 }
 
 impl Backend {
@@ -103,7 +106,7 @@ impl Backend {
     pub fn is_available(self) -> bool {
         match self {
             Self::Tap => OpenOptions::new().read(true).write(true).open("/dev/net/tun").is_ok(),
-            Self::Packet => true,
+            Self::Packet | Self::Cable => true,
         }
     }
 }
@@ -142,6 +145,8 @@ enum Devices {
     Tap([Tap; 2]),
     /// Both ends' namespaces and devices, and the namespace in between.
     Packet([(Namespace, &'static str); 2], Namespace),
+    /// Both ends' namespaces and devices.
+    Cable([(Namespace, &'static str); 2]),
 }
 
 impl Wan {
@@ -159,15 +164,18 @@ impl Wan {
         mtu: u16,
     ) -> anyhow::Result<Self> {
         let (devices, ports) = match backend {
-            Backend::Tap => make_taps(ends, burden(offloads, &path), mtu),
-            Backend::Packet => make_veths(ends, mtu),
+            Backend::Tap => make_taps(ends, burden(offloads, &path), mtu).map(some_ports),
+            Backend::Packet => make_veths(ends, mtu).map(some_ports),
+            Backend::Cable => make_cable(ends, mtu).map(|devices| (devices, None)),
         }
         .with_context(|| format!("cannot make the devices of a delay line ({backend:?})"))?;
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let lines = [0, 1].map(|side| Arc::new(Mutex::new(Line::new(path, salt(side)))));
         let mut wan = Self { devices, offloads, lines, stop, carriers: Vec::new() };
-        wan.set_burden(&path).context("cannot set the offloads of a delay line")?;
-        wan.start(ports)?;
+        wan.set_path(path)?;
+        if let Some(ports) = ports {
+            wan.start(ports)?;
+        }
         Ok(wan)
     }
 
@@ -189,14 +197,20 @@ impl Wan {
         match self.devices {
             Devices::Tap(_) => Backend::Tap,
             Devices::Packet(..) => Backend::Packet,
+            Devices::Cable(_) => Backend::Cable,
         }
     }
 
     /// Changes the path for packets that enter from now on.
     ///
     /// # Errors
-    /// The kernel refuses to change the devices' offloads; the path is changed all the same.
+    /// The kernel refuses to change the devices' offloads; the path is changed all the same. Or it is
+    /// a [`Backend::Cable`], and the path is more than that.
     pub fn set_path(&self, path: Path) -> anyhow::Result<()> {
+        let is_bare = path.one_way_delay.is_zero() && path.jitter.is_zero() && !path.acts_on_single_packets();
+        if matches!(self.devices, Devices::Cable(_)) && !is_bare {
+            bail!("a cable neither delays nor loses: use a delay line");
+        }
         for (side, line) in self.lines.iter().enumerate() {
             line.lock().unwrap_or_else(PoisonError::into_inner).set_path(path, salt(side));
         }
@@ -226,10 +240,9 @@ impl Wan {
         let burden = burden(self.offloads, path);
         match &self.devices {
             Devices::Tap(taps) => taps.iter().try_for_each(|tap| tap.set_burden(burden)),
+            Devices::Cable(ends) => set_offloads_of(ends, burden),
             Devices::Packet(ends, between) => {
-                for (namespace, device) in ends {
-                    namespace.enter(|| set_offloads(device, burden))??;
-                }
+                set_offloads_of(ends, burden)?;
                 between.enter(|| INNER.iter().try_for_each(|name| set_offloads(name, burden)))?
             }
         }
@@ -282,10 +295,28 @@ fn make_veths(ends: [End<'_>; 2], mtu: u16) -> anyhow::Result<(Devices, [Ports; 
         Ok(Ports::of(PacketPort::open(&between, links.index(inner)?)?))
     };
     let ports = [make(ends[0], INNER[0])?, make(ends[1], INNER[1])?];
-    let copy = |end: End<'_>| -> io::Result<_> {
-        Ok((end.namespace.as_fd().try_clone_to_owned().map(Namespace::from)?, end.device))
-    };
     Ok((Devices::Packet([copy(ends[0])?, copy(ends[1])?], between), ports))
+}
+
+fn make_cable(ends: [End<'_>; 2], mtu: u16) -> anyhow::Result<Devices> {
+    let [near, far] = ends.map(|End { namespace, device }| VethEnd { namespace, name: device });
+    Links::add_veth(near, far, mtu.into())?;
+    Ok(Devices::Cable([copy(ends[0])?, copy(ends[1])?]))
+}
+
+fn copy(end: End<'_>) -> io::Result<(Namespace, &'static str)> {
+    Ok((end.namespace.as_fd().try_clone_to_owned().map(Namespace::from)?, end.device))
+}
+
+fn some_ports((devices, ports): (Devices, [Ports; 2])) -> (Devices, Option<[Ports; 2]>) {
+    (devices, Some(ports))
+}
+
+fn set_offloads_of(ends: &[(Namespace, &'static str); 2], burden: Burden) -> io::Result<()> {
+    for (namespace, device) in ends {
+        namespace.enter(|| set_offloads(device, burden))??;
+    }
+    Ok(())
 }
 
 fn burden(offloads: bool, path: &Path) -> Burden {
