@@ -24,6 +24,18 @@ impl ClientNic {
         }
     }
 
+    /// Lets the fast path take over what was handed; what it refuses stays here, and is handed again later.
+    pub(super) fn settle_handed(&mut self) {
+        let Some(fast_path) = &mut self.fast_path else { return };
+        let (flows, counters) = (&mut self.flows, self.gateway.counters());
+        fast_path.settle(&mut |key| {
+            if let Some(share) = flows.get_mut(key).and_then(|entry| entry.value.share()) {
+                share.recall();
+            }
+            counters.event(Event::HandRefused);
+        });
+    }
+
     /// Learns how far a handed flow has come before one of its segments is judged here. What may
     /// begin or end a connection takes it back.
     pub(super) fn consult(&mut self, now: Instant, key: &FlowKey, flags: Flags) {

@@ -166,6 +166,8 @@ reasons! {
         Restored => "restored",
         /// An established flow was handed to the kernel.
         Handed => "handed",
+        /// The kernel did not take a flow that was handed to it.
+        HandRefused => "hand_refused",
         /// A flow was taken back from the kernel, to judge what begins or ends a connection.
         Recalled => "recalled",
         /// A flow that the kernel went on with while no daemon ran was found again.

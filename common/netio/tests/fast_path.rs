@@ -23,6 +23,7 @@ use rtt0_core::wire::options::{SynOptions, Timestamps};
 use rtt0_core::wire::segment::Segment;
 use rtt0_core::wire::tcp::Flags;
 use rtt0_netio::fast_path::{KernelOffload, KernelPath, OffloadOptions};
+use sha2::{Digest, Sha256};
 
 const LARGEST: u16 = 1500;
 const PROMISED_TSVAL: u32 = 77;
@@ -223,7 +224,7 @@ impl Trial {
 fn check(kernel: &KernelOffload, path: &mut KernelPath, trial: &Trial) -> Result<(), TestCaseError> {
     let mut expected = trial.flow();
     path.hand(&expected);
-    path.settle();
+    path.settle(&mut |key| panic!("{key:?} was refused"));
     for sent in &trial.segments {
         let mut bytes = trial.packet(sent);
         let mut frame = vec![0; 12];
@@ -252,6 +253,20 @@ fn check(kernel: &KernelOffload, path: &mut KernelPath, trial: &Trial) -> Result
     prop_assert!(path.recall(&expected.key).is_some());
     prop_assert_eq!(path.look(&expected.key), None);
     Ok(())
+}
+
+#[test]
+fn the_object_is_of_this_source() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("bpf");
+    let sums = std::fs::read_to_string(folder.join("offload.bpf.sum")).unwrap();
+    for name in ["offload.bpf.c", "offload.bpf.o"] {
+        let bytes = std::fs::read(folder.join(name)).unwrap();
+        let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(
+            sums.contains(&format!("{digest}  {name}\n")),
+            "{name} has changed: run common/netio/bpf/build"
+        );
+    }
 }
 
 #[test]

@@ -309,8 +309,12 @@ impl Engine for ServerNic {
         self.fast_path = Some(fast_path);
     }
 
-    fn fast_path(&mut self) -> Option<&mut dyn FastPath> {
-        Some(self.fast_path.as_mut()?.as_mut())
+    fn is_handing(&self) -> bool {
+        self.fast_path.as_ref().is_some_and(|fast_path| fast_path.is_waiting())
+    }
+
+    fn settle(&mut self) {
+        self.settle_handed();
     }
 
     fn adopt(&mut self, now: Instant, flow: &Offloaded) -> bool {

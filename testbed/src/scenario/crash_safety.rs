@@ -32,7 +32,9 @@ const BEGINNINGS: Duration = Duration::from_millis(600);
 /// How long after the last is established the daemon dies.
 const HEAD_START: Duration = Duration::from_millis(600);
 /// Likewise where every flow has to be the kernel's by then.
-const TIME_TO_HAND: Duration = Duration::from_secs(3);
+const TIME_TO_HAND: Duration = Duration::from_secs(5);
+/// Bytes of each transfer then.
+const BYTES_IN_KERNEL: u64 = 100_000;
 /// What a daemon logs whose kernel takes flows.
 const OFFLOADED: &str = "forwarded by the kernel";
 /// How long it is dead.
@@ -100,12 +102,12 @@ fn transfers(case: Case, mode: NicMode, blow: Blow) -> anyhow::Result<Option<Str
     // Teaches the daemons of this port.
     lab.fetch(&Request::new(slow))?;
     let mut nics = lab.take_nics().context("this lab has no daemons")?;
-    let head_start = match blow {
+    let (head_start, bytes) = match blow {
         Blow::End(_) if !nics.log("clientnic").contains(OFFLOADED) => return Ok(None),
-        Blow::End(_) => TIME_TO_HAND,
-        _ => HEAD_START,
+        Blow::End(_) => (TIME_TO_HAND, BYTES_IN_KERNEL),
+        _ => (HEAD_START, BYTES),
     };
-    let requests: Vec<Request> = (0..TRANSFERS).map(|index| transfer(slow, index)).collect();
+    let requests: Vec<Request> = (0..TRANSFERS).map(|index| transfer(slow, index, bytes)).collect();
     let began = Instant::now();
     let (outage, outcomes) = thread::scope(|scope| {
         let transfers = scope.spawn(|| make(&lab, &requests, BEGINNINGS));
@@ -120,7 +122,7 @@ fn transfers(case: Case, mode: NicMode, blow: Blow) -> anyhow::Result<Option<Str
     let fresh = if blow == Blow::Reload { under_new_key(&lab, slow) } else { Ok(()) };
     let counts = nics.stop()?;
     let over = outage.over.duration_since(began);
-    let after = judge(&requests, &outcomes, over).with_context(|| format!("{counts:?}"))?;
+    let after = judge(&requests, &outcomes, (over, bytes)).with_context(|| format!("{counts:?}"))?;
     fresh?;
     let restored = translated_on(mode, blow, &counts)?;
     let how = match blow {
@@ -129,15 +131,15 @@ fn transfers(case: Case, mode: NicMode, blow: Blow) -> anyhow::Result<Option<Str
         _ => format!("{restored} flows restored, ready {:.0} ms after the end", ms(outage.length)),
     };
     Ok(Some(format!(
-        "{TRANSFERS} transfers of {BYTES} bytes in {:.1} s, {after} of them ended after it: every SHA-256 \
+        "{TRANSFERS} transfers of {bytes} bytes in {:.1} s, {after} of them ended after it: every SHA-256 \
          right, no reset; {how}",
         took.as_secs_f64()
     )))
 }
 
 /// Downloads and uploads in turn.
-fn transfer(server: SocketAddr, index: usize) -> Request {
-    let ask = if index.is_multiple_of(2) { Ask::Download(BYTES) } else { Ask::Upload(BYTES) };
+fn transfer(server: SocketAddr, index: usize, bytes: u64) -> Request {
+    let ask = if index.is_multiple_of(2) { Ask::Download(bytes) } else { Ask::Upload(bytes) };
     Request {
         congestion: Some("cubic".to_owned()),
         pace: Some(PACE),
@@ -242,8 +244,12 @@ fn under_new_key(lab: &Lab, server: SocketAddr) -> anyhow::Result<()> {
 }
 
 /// Every transfer has ended well and with the right digest; returns how many ended after `over`.
-fn judge(requests: &[Request], outcomes: &[Outcome], over: Duration) -> anyhow::Result<usize> {
-    let expected = stream::digest(stream::SEED, BYTES);
+fn judge(
+    requests: &[Request],
+    outcomes: &[Outcome],
+    (over, bytes): (Duration, u64),
+) -> anyhow::Result<usize> {
+    let expected = stream::digest(stream::SEED, bytes);
     let mut bad = Vec::new();
     let mut after = 0;
     for (index, (request, outcome)) in requests.iter().zip(outcomes).enumerate() {

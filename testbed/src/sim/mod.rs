@@ -15,6 +15,7 @@ mod build;
 mod clock;
 mod command;
 mod connection;
+mod kernel;
 mod ledger;
 pub mod matrix;
 pub mod network;

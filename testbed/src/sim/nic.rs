@@ -1,5 +1,6 @@
 //! A NIC: an engine, its clock, and what must be true of everything it does with a packet.
 
+use super::kernel::Kernel;
 use super::matrix::{ClientEvent, Matrix, ServerEvent, classify_at_client_nic, classify_at_server_nic};
 use super::wire::{Addresses, Wire, direction, is_right, ports, tcp};
 use clientnic::engine::ClientNic;
@@ -63,16 +64,27 @@ pub(super) struct Nic {
     tainted: bool,
     /// What it has noted, by slot.
     journal: Vec<Option<Record>>,
+    /// Takes established flows, if it does.
+    pub(super) kernel: Option<Kernel>,
 }
 
 impl Nic {
     /// Puts an engine on the path.
-    pub(super) fn new(mut brain: Brain, keys: Keys, limits: Limits, skew: Duration) -> Self {
+    pub(super) fn new(
+        mut brain: Brain,
+        keys: Keys,
+        limits: Limits,
+        skew: Duration,
+        kernel: Option<Kernel>,
+    ) -> Self {
+        if let Some(kernel) = &kernel {
+            brain.engine().accelerate(Box::new(kernel.clone()));
+        }
         if let Some(journal) = brain.engine().journal() {
             journal.open();
         }
         let (outbox, journal) = (Outbox::new(), Vec::new());
-        Self { brain, keys, limits, skew, outbox, tainted: false, journal }
+        Self { brain, keys, limits, skew, outbox, tainted: false, journal, kernel }
     }
 
     /// Goes on with what another has noted.
@@ -85,6 +97,9 @@ impl Nic {
             {
                 *entry = None;
             }
+        }
+        if let Some(kernel) = &self.kernel {
+            kernel.adopt(now + self.skew, self.brain.engine());
         }
     }
 
@@ -119,22 +134,21 @@ impl Nic {
         out: &mut Vec<(Direction, Wire)>,
     ) -> Result<(), String> {
         self.tainted |= wire.spoiled;
+        let kernel = self.kernel.clone();
+        if kernel.is_some_and(|kernel| kernel.forward(now + self.skew, &mut wire, to, addresses, true)) {
+            return forwarded(&wire, to, out);
+        }
         let mut packet = Packet { bytes: &mut wire.bytes, offload: wire.offload };
         let engine = self.brain.engine();
         let verdict = engine.handle(now + self.skew, &mut packet, &mut self.outbox);
         wire.offload = packet.offload;
         if verdict == Verdict::Forward {
-            if is_right(&wire.bytes, wire.offload) == wire.spoiled {
-                let how =
-                    if wire.spoiled { "a wrong checksum became right" } else { "a checksum became wrong" };
-                return Err(format!("{how}: {}", super::wire::describe(&wire.bytes, wire.offload)));
-            }
-            emit(&wire.bytes, wire.offload, wire.spoiled, to, out)?;
+            forwarded(&wire, to, out)?;
         }
         self.flush(addresses, wire.spoiled, out)
     }
 
-    /// Counts what a packet is to the flow it meets.
+    /// Counts what a packet is to the flow it meets, whoever forwards it.
     pub(super) fn observe(&self, wire: &Wire, to: Direction, addresses: &Addresses, matrix: &mut Matrix) {
         let Some(view) = tcp(&wire.bytes).filter(|_| !wire.spoiled) else { return };
         let (client, server) = ports(&view, to);
@@ -248,6 +262,15 @@ impl Nic {
         }
         Ok(())
     }
+}
+
+/// Sends a packet on whose checksum must be as right or wrong as it was.
+fn forwarded(wire: &Wire, to: Direction, out: &mut Vec<(Direction, Wire)>) -> Result<(), String> {
+    if is_right(&wire.bytes, wire.offload) == wire.spoiled {
+        let how = if wire.spoiled { "a wrong checksum became right" } else { "a checksum became wrong" };
+        return Err(format!("{how}: {}", super::wire::describe(&wire.bytes, wire.offload)));
+    }
+    emit(&wire.bytes, wire.offload, wire.spoiled, to, out)
 }
 
 /// Sends as the emission does: full checksums, and cut to `gso_size`.

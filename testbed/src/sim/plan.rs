@@ -103,6 +103,8 @@ pub(super) struct Plan {
     pub(super) end: Instant,
     /// Idle flows are forgotten while connections rest.
     pub(super) forgetful: bool,
+    /// Established flows are the kernel's.
+    pub(super) offload: bool,
     /// One 4-tuple is used again and again while copies of all its packets are still on the way.
     pub(super) busy: bool,
 }

@@ -2,6 +2,7 @@
 
 use super::clock::Queue;
 use super::connection::{Connections, Host, Reuse};
+use super::kernel::Kernel;
 use super::ledger::Ledger;
 use super::matrix::Matrix;
 use super::network::{Damage, Middlebox, MiddleboxState};
@@ -65,6 +66,8 @@ pub(super) struct World<'m> {
     server: Box<dyn Host>,
     /// ClientNIC and ServerNIC; none is a router.
     nics: [Option<Nic>; 2],
+    /// Their kernels, where these take established flows.
+    kernels: [Option<Kernel>; 2],
     /// When each wants its timers run.
     timers: [Option<Instant>; 2],
     skews: [Duration; 2],
@@ -95,6 +98,7 @@ impl<'m> World<'m> {
             client: host(plan, Direction::ToServer),
             server: host(plan, Direction::ToClient),
             nics: [None, None],
+            kernels: [(); 2].map(|()| (plan.offload && with_nics).then(Kernel::default)),
             timers: [None, None],
             skews: [Duration::ZERO; 2],
             connections: Connections::new(&plan.connections),
@@ -152,7 +156,7 @@ impl<'m> World<'m> {
             Which::Server => Brain::Server(Box::new(ServerNic::new(gateway, keys.clone(), limits))),
         };
         let slot = which as usize;
-        self.nics[slot] = Some(Nic::new(brain, keys, limits, self.skews[slot]));
+        self.nics[slot] = Some(Nic::new(brain, keys, limits, self.skews[slot], self.kernels[slot].clone()));
     }
 
     fn stop_nic(&mut self, which: Which) -> Option<Nic> {
@@ -165,8 +169,11 @@ impl<'m> World<'m> {
     fn restart_nic(&mut self, which: Which, memory: Memory) {
         let Some(old) = self.stop_nic(which) else { return };
         let keys = old.keys.clone();
-        self.start_nic(which, keys);
         let slot = which as usize;
+        if memory == Memory::Lost {
+            self.kernels[slot] = self.plan.offload.then(Kernel::default);
+        }
+        self.start_nic(which, keys);
         match memory {
             Memory::Lost => self.ledger.void_all(),
             Memory::Journal => {
@@ -333,7 +340,13 @@ impl<'m> World<'m> {
                 self.timers[slot] = nic.next();
                 result
             }
-            None => forward(wire, to, &mut out),
+            None => {
+                let mut wire = wire;
+                if let Some(kernel) = &self.kernels[slot] {
+                    kernel.forward(self.now + self.skews[slot], &mut wire, to, &self.addresses, false);
+                }
+                forward(wire, to, &mut out)
+            }
         };
         self.send_all(station, &mut out);
         self.out = out;

@@ -39,7 +39,6 @@ const TRIAL: u8 = 8;
 /// every segment.
 pub trait FastPath: fmt::Debug + Send {
     /// Takes a flow over, once what has been handed in for emission has left ([`FastPath::settle`]).
-    /// Where that fails the engine goes on to see the flow's segments, and nothing is lost.
     fn hand(&mut self, flow: &Offloaded);
 
     /// Tells how far a flow has come; `None` if it is not here.
@@ -48,9 +47,11 @@ pub trait FastPath: fmt::Debug + Send {
     /// Gives a flow back; `None` if it is not here. The engine sees all its segments from now on.
     fn recall(&mut self, key: &FlowKey) -> Option<Progress>;
 
-    /// Takes over what was handed since the last call. The driver calls this when all packets of the
-    /// batch have been emitted, lest later ones overtake them.
-    fn settle(&mut self);
+    /// Tells whether anything was handed since [`FastPath::settle`] was called last.
+    fn is_waiting(&self) -> bool;
+
+    /// Takes over what was handed since the last call, and tells `refused` of each flow that it can't take.
+    fn settle(&mut self, refused: &mut dyn FnMut(&FlowKey));
 }
 
 /// How far a handed flow has come.

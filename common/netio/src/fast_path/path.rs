@@ -9,18 +9,20 @@ use rtt0_core::offload::{FastPath, KernelKey, Offloaded, Progress};
 
 use super::{Flows, Key, Value};
 
+/// How often a flow is offered to the kernel.
+const ATTEMPTS: usize = 3;
+
 /// The flows in the kernel, as one engine reaches them. Every call is a system call or two (bpf(2)).
 #[derive(Debug)]
 pub struct KernelPath {
     flows: Flows,
     /// Handed and not yet settled.
-    waiting: Vec<(Key, Value)>,
-    is_failing: bool,
+    waiting: Vec<(FlowKey, Key, Value)>,
 }
 
 impl KernelPath {
     pub(super) fn new(flows: Flows) -> Self {
-        Self { flows, waiting: Vec::new(), is_failing: false }
+        Self { flows, waiting: Vec::new() }
     }
 
     fn read(&self, key: &FlowKey) -> Option<Progress> {
@@ -33,7 +35,7 @@ impl KernelPath {
 impl FastPath for KernelPath {
     fn hand(&mut self, flow: &Offloaded) {
         let (key, value) = flow.to_kernel();
-        self.waiting.push((key.bytes, value));
+        self.waiting.push((flow.key, key.bytes, value));
     }
 
     fn look(&mut self, key: &FlowKey) -> Option<Progress> {
@@ -42,7 +44,7 @@ impl FastPath for KernelPath {
 
     fn recall(&mut self, key: &FlowKey) -> Option<Progress> {
         let bytes = KernelKey::from(key).bytes;
-        if let Some(index) = self.waiting.iter().position(|(waiting, _)| *waiting == bytes) {
+        if let Some(index) = self.waiting.iter().position(|(waiting, ..)| waiting == key) {
             self.waiting.swap_remove(index);
             return None;
         }
@@ -54,15 +56,18 @@ impl FastPath for KernelPath {
         progress
     }
 
-    fn settle(&mut self) {
-        for (key, value) in self.waiting.drain(..) {
-            let inserted = self.flows.insert(key, value, 0);
-            if let Err(error) = &inserted
-                && !self.is_failing
-            {
-                tracing::warn!(%error, "the kernel takes no more flows: the daemon forwards them");
+    fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn settle(&mut self, refused: &mut dyn FnMut(&FlowKey)) {
+        for (name, key, value) in self.waiting.drain(..) {
+            // The kernel keeps some memory ready and fetches more behind our back, so that in a burst of
+            // new flows it is short of it for a moment.
+            let mut attempts = (0..ATTEMPTS).map(|_| self.flows.insert(key, value, 0));
+            if !attempts.any(|outcome| outcome.is_ok()) {
+                refused(&name);
             }
-            self.is_failing = inserted.is_err();
         }
     }
 }

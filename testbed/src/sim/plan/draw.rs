@@ -53,6 +53,7 @@ impl Plan {
             incidents: Vec::new(),
             end: Instant::ZERO,
             forgetful: false,
+            offload: false,
             busy,
         };
         plan.draw_connections(random, fair, busy);
@@ -62,6 +63,7 @@ impl Plan {
             plan.draw_incidents(random);
         }
         plan.finish(random);
+        plan.offload = percent(random, 40);
         plan
     }
 

@@ -2,6 +2,7 @@
 
 use super::{Declared, MIXING, World};
 use crate::sim::connection::Connection;
+use crate::sim::kernel::Kernel;
 use crate::sim::matrix::Matrix;
 use crate::sim::network::Damage;
 use crate::sim::plan::{Incident, Plan, Tcp};
@@ -206,6 +207,10 @@ impl World<'_> {
             let load = nic.as_ref().map_or((0, 0, 0), |nic| nic.brain.load());
             if load != (0, 0, 0) {
                 return Err(format!("{name} leaks (flows, pending, bytes held): {load:?}"));
+            }
+            let in_kernel = nic.as_ref().and_then(|nic| nic.kernel.as_ref()).map_or(0, Kernel::flows_held);
+            if in_kernel != 0 {
+                return Err(format!("{name} leaks {in_kernel} flows in its kernel"));
             }
         }
         Ok(())
