@@ -3,7 +3,7 @@
 pub mod address;
 pub mod attack;
 pub mod bench;
-pub mod bpf_mount;
+pub mod bpf_folder;
 pub mod cli;
 pub mod compare;
 pub mod explore;

@@ -4,7 +4,7 @@
 //! against daemons of another build.
 
 use crate::address::{LAN0, WAN0};
-use crate::bpf_mount::BpfMount;
+use crate::bpf_folder::BpfFolder;
 use crate::host::Host;
 use crate::process::Process;
 use crate::topology::Topology;
@@ -79,8 +79,8 @@ pub struct Nics {
     server: Option<Process>,
     options: NicOptions,
     interfaces: &'static [&'static str],
-    /// Before the folder it lies in. None in a user namespace: then nothing in the kernel outlives a daemon.
-    bpf: Option<BpfMount>,
+    /// None in a user namespace: then nothing in the kernel outlives a daemon.
+    bpf: Option<BpfFolder>,
     folder: TempDir,
 }
 
@@ -98,7 +98,7 @@ impl Nics {
             bail!("keygen failed");
         }
         let interfaces: &[_] = if topology.gates.is_some() { &[LAN0] } else { &[LAN0, WAN0] };
-        let bpf = BpfMount::new(folder.path().join("bpf")).ok();
+        let bpf = BpfFolder::new().ok();
         let options = options.into();
         let mode = options.mode;
         let mut nics = Self { client: None, server: None, options, interfaces, bpf, folder };

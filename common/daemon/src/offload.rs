@@ -11,6 +11,7 @@ use rtt0_netio::capture::Capture;
 use rtt0_netio::capture::spread::place;
 use rtt0_netio::clock;
 use rtt0_netio::fast_path::{self, FilterSwitch, KernelOffload, OffloadError, OffloadOptions};
+use rtt0_netio::interface::Interface;
 
 use crate::failure::chain;
 use crate::setup::Setup;
@@ -25,8 +26,15 @@ pub enum Offloading {
     Off,
 }
 
+/// Calls of [`Offload::look`] between two looks at the MTUs: a second.
+const LOOKS: u32 = 10;
+
 /// The offload of a daemon, if there is one.
-pub(crate) struct Offload(Option<KernelOffload>);
+pub(crate) struct Offload {
+    kernel: Option<KernelOffload>,
+    interfaces: Vec<Interface>,
+    looks: u32,
+}
 
 impl Offload {
     /// Starts the offload if it is wanted and possible, and has the engines go on with the flows that the
@@ -49,7 +57,7 @@ impl Offload {
             Ok(kernel) => {
                 let pinned = kernel.pinned().map_or("-".to_owned(), |folder| folder.display().to_string());
                 tracing::info!(pinned, "established flows are forwarded by the kernel (BPF, tcx)");
-                Self(Some(kernel))
+                Self { kernel: Some(kernel), interfaces: setup.interfaces.clone(), looks: 0 }
             }
             Err(reason) => {
                 if let Some(pins) = pins {
@@ -57,7 +65,7 @@ impl Offload {
                     fast_path::remove(&pins);
                 }
                 tracing::info!(reason, "established flows are forwarded in user space");
-                Self(None)
+                Self { kernel: None, interfaces: Vec::new(), looks: 0 }
             }
         }
     }
@@ -70,23 +78,40 @@ impl Offload {
         &self,
         mut captures: impl Iterator<Item = &'c Capture>,
     ) -> Result<(), OffloadError> {
-        let Some(kernel) = &self.0 else { return Ok(()) };
+        let Some(kernel) = &self.kernel else { return Ok(()) };
         captures.try_for_each(|capture| kernel.filter(capture))
     }
 
     /// Returns what changes the captures' filter, if that is the kernel program's.
     pub(crate) fn switch(&self) -> Option<FilterSwitch> {
-        self.0.as_ref().map(KernelOffload::switch)
+        self.kernel.as_ref().map(KernelOffload::switch)
     }
 
     /// Tells whether the kernel forwards established flows.
     pub(crate) fn is_on(&self) -> bool {
-        self.0.is_some()
+        self.kernel.is_some()
+    }
+
+    /// Has the kernel leave to the engine what an interface no longer carries. To be called every
+    /// [`PERIOD`](crate::bypass::PERIOD).
+    pub(crate) fn look(&mut self) {
+        let Some(kernel) = &self.kernel else { return };
+        self.looks = (self.looks + 1) % LOOKS;
+        if self.looks != 0 {
+            return;
+        }
+        // An interface that is gone ends the daemon by other ways.
+        let Some(largest) = self.interfaces.iter().filter_map(|interface| interface.mtu().ok()).min() else {
+            return;
+        };
+        if let Err(error) = kernel.switch().set_largest(largest) {
+            tracing::error!(%error, largest, "the kernel can't be told of the smallest MTU");
+        }
     }
 
     /// Takes leave; returns what the kernel has done, for the last report.
     pub(crate) fn stop(self) -> Vec<(&'static str, u64)> {
-        let Some(kernel) = self.0 else { return Vec::new() };
+        let Some(kernel) = self.kernel else { return Vec::new() };
         let counts = kernel.counts().unwrap_or_default();
         let folder = kernel.pinned().map(|folder| folder.display().to_string());
         let flows = kernel.stop();

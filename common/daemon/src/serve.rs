@@ -243,7 +243,10 @@ async fn wait(mut signals: Signals, service: &mut Service, workers: &Workers) ->
             _ = signals.terminate.recv() => return Ok(End::Signal("SIGTERM")),
             _ = signals.interrupt.recv() => return Ok(End::Signal("SIGINT")),
             _ = signals.hangup.recv() => service.reload(workers),
-            _ = look.tick() => service.bypass.look(&mut service.guard, workers),
+            _ = look.tick() => {
+                service.bypass.look(&mut service.guard, workers);
+                service.offload.look();
+            }
             _ = ended.recv() => return Ok(End::WorkerEnded),
         }
     }

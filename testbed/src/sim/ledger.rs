@@ -90,11 +90,6 @@ impl Account {
     }
 }
 
-/// How long flows are remembered at least that have ended by FINs, should their table be full
-/// (`limits::Limits::default`, `finished_least`). After a reset only what repeats something seen before
-/// is still translated.
-const CLOSED_MEMORY: Duration = Duration::from_secs(30);
-
 /// The account of a world.
 #[derive(Debug)]
 pub(super) struct Ledger {
@@ -102,6 +97,8 @@ pub(super) struct Ledger {
     v6: bool,
     /// Whether the network leaves packets alone.
     fair: bool,
+    /// How long flows are remembered that have ended by FINs.
+    memory: Duration,
     /// No account can be trusted: a middlebox rewrites numbers.
     void: bool,
     /// Ports of connections that may be mixed up.
@@ -111,9 +108,10 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Opens an empty one.
-    pub(super) fn new(v6: bool, fair: bool) -> Self {
-        Self { accounts: Vec::new(), v6, fair, void: false, mixed: Vec::new(), leaked: 0 }
+    /// Opens an empty one. `memory` is how long flows are remembered at least that have ended by FINs; after a reset only what
+    /// repeats something seen before is still translated.
+    pub(super) fn new(v6: bool, fair: bool, memory: Duration) -> Self {
+        Self { accounts: Vec::new(), v6, fair, memory, void: false, mixed: Vec::new(), leaked: 0 }
     }
 
     /// A NIC has lost its memory, or a connection's numbers are being rewritten: the flows
@@ -169,7 +167,7 @@ impl Ledger {
             None => account.client.says(&said),
         }
         if account.client.fin && account.server.iter().any(|end| end.fin) {
-            account.ended.get_or_insert(now + CLOSED_MEMORY);
+            account.ended.get_or_insert(now + self.memory);
         }
     }
 

@@ -120,6 +120,13 @@ impl Plan {
         self.legs.iter().all(|leg| leg.weather.is_calm())
     }
 
+    /// How long the NICs remember a flow at least that both ends have closed: less if it may have to make
+    /// room for another.
+    pub(super) fn closed_memory(&self) -> Duration {
+        let is_roomy = self.limits.flows > self.connections.len();
+        if is_roomy { self.limits.finished } else { self.limits.finished_least }
+    }
+
     /// Tells whether the server is silent or refuses at any time between two instants.
     pub(super) fn server_fails(&self, from: Instant, until: Instant) -> bool {
         let mut since = [None, None];

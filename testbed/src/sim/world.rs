@@ -102,7 +102,7 @@ impl<'m> World<'m> {
             timers: [None, None],
             skews: [Duration::ZERO; 2],
             connections: Connections::new(&plan.connections),
-            ledger: Ledger::new(plan.v6, plan.is_fair()),
+            ledger: Ledger::new(plan.v6, plan.is_fair(), plan.closed_memory()),
             matrix,
             middlebox: (Middlebox::default(), MiddleboxState::default()),
             silent: false,
