@@ -362,10 +362,6 @@ impl Engine for ClientNic {
         self.fast_path = Some(fast_path);
     }
 
-    fn is_handing(&self) -> bool {
-        self.fast_path.as_ref().is_some_and(|fast_path| fast_path.is_waiting())
-    }
-
     fn settle(&mut self) {
         self.settle_handed();
     }

@@ -72,13 +72,8 @@ pub trait Engine {
     /// Hands established flows to `fast_path` from now on.
     fn accelerate(&mut self, _fast_path: Box<dyn FastPath>) {}
 
-    /// Tells whether flows wait to be taken over by the fast path; see [`Engine::settle`].
-    fn is_handing(&self) -> bool {
-        false
-    }
-
     /// Lets the fast path take over the flows that were handed to it. To be called when all packets
-    /// handed in before have been emitted and none is queued, lest later ones overtake them.
+    /// handed in before have been emitted.
     fn settle(&mut self) {}
 
     /// Goes on with a flow that a fast path has kept through the absence of an engine. To be called

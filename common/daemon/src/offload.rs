@@ -145,7 +145,7 @@ fn start(
         pins,
     })?;
     for engine in &mut *engines {
-        engine.accelerate(Box::new(kernel.path()?));
+        engine.accelerate(Box::new(kernel.path(true)?));
     }
     let (now, workers) = (clock::now(), engines.len());
     let (kept, removed) = kernel.adopt(|flow| {

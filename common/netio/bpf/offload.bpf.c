@@ -26,6 +26,7 @@ static long (*l4_csum_replace)(struct __sk_buff *, __u32 at, __u64 from, __u64 t
 	(void *)BPF_FUNC_l4_csum_replace;
 static __s64 (*csum_diff)(__be32 *from, __u32 from_size, __be32 *to, __u32 to_size, __wsum seed) =
 	(void *)BPF_FUNC_csum_diff;
+static __u64 (*ktime)(void) = (void *)BPF_FUNC_ktime_get_ns;
 static __u64 (*ktime_coarse)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 static long (*tail_call)(void *context, void *programs, __u32 index) = (void *)BPF_FUNC_tail_call;
 
@@ -38,7 +39,9 @@ struct key {
 // How far an end has come: rtt0_core's translated::End.
 struct end {
 	__u32 next, acknowledged, edge;
-	__u8 scale, zero[3];
+	__u8 scale;
+	// What it sends is the daemon's still: see `is_ours`.
+	__u8 waits, zero[2];
 };
 
 struct flow {
@@ -50,6 +53,8 @@ struct flow {
 	__u32 syn_ack_tsval;
 	__u64 last_used;
 	struct { __u64 packets, bytes; } to_server, to_client;
+	// While `waits`: when the flow was handed over, and when the ends' last packets were captured.
+	__u64 handed, client_captured, server_captured;
 };
 
 enum { CLIENT_IS_LOWER = 1, TRANSLATED = 2, TIMESTAMPS = 4, ERASE_SACK = 8, HIDE_ECHO = 16 };
@@ -67,6 +72,8 @@ struct settings {
 	__u32 mark;        // of what is forwarded here
 	__u32 let_through; // 1: unsigned SYNs, 2: unsigned SYN-ACKs too
 	__u32 signature;   // what a signed one's options begin with
+	__u32 quiet;       // ns without a packet after which the daemon has none queued
+	__u32 longest;     // ns after which it is not waited for any more
 };
 
 enum { FORWARDED_PACKETS, FORWARDED_BYTES, LEFT_TO_DAEMON, FORGOTTEN, COUNTERS };
@@ -342,6 +349,23 @@ INLINE void to_client(const struct flow *flow, __u8 *tcp, const struct layout *l
 
 enum { NEXT = -1 };
 
+// Tells whether packets of a direction are this program's from now on. At first the daemon has some queued, and
+// what is forwarded here would overtake them: so each direction goes on there until it has been quiet for a moment.
+INLINE bool is_ours(struct flow *flow, bool from_client, const struct settings *s)
+{
+	struct end *sender = from_client ? &flow->client : &flow->server;
+	if (!sender->waits)
+		return true;
+	__u64 *captured = from_client ? &flow->client_captured : &flow->server_captured;
+	__u64 now = ktime();
+	if (now - *captured < s->quiet && now - flow->handed < s->longest) {
+		*captured = now;
+		return false;
+	}
+	sender->waits = 0;
+	return true;
+}
+
 // A SYN or SYN-ACK while no daemon runs: Offloaded::unattended_syn.
 INLINE bool is_newer(const struct flow *flow, const __u8 *tcp, bool from_client)
 {
@@ -374,9 +398,12 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 		count(LEFT_TO_DAEMON, 1);
 		return NEXT;
 	}
-	if (!is_ordinary(flags)) {
+	bool waits = from_client ? flow->client.waits : flow->server.waits;
+	if (waits || !is_ordinary(flags)) {
 		count(LEFT_TO_DAEMON, 1);
 		tail_call(skb, &daemon, 0);
+		// There is none, and so nothing is queued.
+		flow->client.waits = flow->server.waits = 0;
 		if (flags & SYN) {
 			if (is_newer(flow, packet.bytes, from_client)) {
 				map_delete(&flows, &key);
@@ -500,10 +527,11 @@ SECTION("socket") int captured(struct __sk_buff *skb)
 		return 0;
 	if (skb->vlan_present || !is_ordinary(packet.bytes[13]))
 		return all;
-	make_key(&packet, &key);
-	if (!map_lookup(&flows, &key) || !read_options(skb, &packet, &layout) || !fits(skb, &packet, s))
+	bool from_lower = make_key(&packet, &key);
+	struct flow *flow = map_lookup(&flows, &key);
+	if (!flow || !read_options(skb, &packet, &layout) || !fits(skb, &packet, s))
 		return all;
-	return 0;
+	return is_ours(flow, from_lower == !!(flow->flags & CLIENT_IS_LOWER), s) ? 0 : all;
 }
 
 char terms[] SECTION("license") = "Dual MIT/GPL";

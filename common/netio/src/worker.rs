@@ -39,9 +39,6 @@ use crate::store::Store;
 /// Batches taken from each capture in turn before time-outs and orders are looked at.
 const ROUNDS: usize = 8;
 
-/// Batches for which flows wait to be handed over, in the hope of a moment without packets.
-const SETTLING_ROUNDS: usize = 8;
-
 /// Calls of [`Engine::handle_timeout`] before packets are looked at again.
 const TIMEOUT_ROUNDS: usize = 16;
 
@@ -201,27 +198,10 @@ impl<E: Engine> Worker<E> {
                 }
             }
             self.handle_timeouts();
-            self.settle();
+            self.engine.settle();
             self.awaited.store(self.engine.awaited(), Ordering::Relaxed);
             self.check()?;
         }
-    }
-
-    /// Has the fast path take over what the engine has handed to it, if possible in a moment in which no
-    /// packet is queued: what is queued would be overtaken.
-    fn settle(&mut self) {
-        for _ in 0..SETTLING_ROUNDS {
-            if !self.engine.is_handing() {
-                return;
-            }
-            let before = self.counters.received.value();
-            self.ready.fill(true);
-            self.serve_each();
-            if self.counters.received.value() == before {
-                break;
-            }
-        }
-        self.engine.settle();
     }
 
     /// Does what the owner has ordered; returns whether that is to stop.

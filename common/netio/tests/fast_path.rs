@@ -286,7 +286,7 @@ fn the_kernel_does_with_every_segment_what_the_translator_does() {
         if !is_attended {
             kernel.abandon().unwrap();
         }
-        let path = RefCell::new(kernel.path().unwrap());
+        let path = RefCell::new(kernel.path(false).unwrap());
         let mut runner =
             TestRunner::new(Config { cases: 3000, failure_persistence: None, ..Config::default() });
         let trials = trial().prop_map(|trial| Trial { is_attended, ..trial });

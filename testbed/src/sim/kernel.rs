@@ -75,10 +75,6 @@ impl FastPath for Kernel {
         self.flows().remove(key).map(|flow| flow.progress)
     }
 
-    fn is_waiting(&self) -> bool {
-        false
-    }
-
     fn settle(&mut self, _refused: &mut dyn FnMut(&FlowKey)) {}
 }
 

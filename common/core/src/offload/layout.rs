@@ -19,6 +19,10 @@
 //! | 52–55 | TSval of the server's SYN-ACK |
 //! | 56–63 | last use, ns of the monotonic clock |
 //! | 64–79, 80–95 | towards the server, towards the client: packets, bytes |
+//! | 96–103 | when it was handed over, ns |
+//! | 104–111, 112–119 | when the client's, the server's last packet was captured since, ns |
+//!
+//! Bytes 33 and 49 tell, besides, that what the client or the server sends is the daemon's still.
 
 use super::{Offloaded, Progress, Volume};
 use crate::flow::FlowKey;
@@ -31,7 +35,7 @@ use crate::wire::options::MAX_WINDOW_SCALE;
 /// Length of a key in bytes.
 pub const KERNEL_KEY: usize = 36;
 /// Length of a value in bytes.
-pub const KERNEL_VALUE: usize = 96;
+pub const KERNEL_VALUE: usize = 120;
 
 mod flag {
     /// The client is the lower end.
@@ -151,6 +155,17 @@ impl Offloaded {
         };
         let key = flow_key(key, has(flag::CLIENT_IS_LOWER));
         Some(Self { key, client_isn: Seq::new(word(8)), translation, progress })
+    }
+}
+
+/// Has the kernel leave both directions to the daemon until each has been quiet for a moment: some of their
+/// packets may be queued. `now` is ns of the monotonic clock.
+pub fn wait(value: &mut [u8; KERNEL_VALUE], now: u64) {
+    for waits in [33, 49] {
+        value[waits] = 1;
+    }
+    for at in [96, 104, 112] {
+        value[at..at + 8].copy_from_slice(&now.to_ne_bytes());
     }
 }
 

@@ -17,7 +17,7 @@
 
 mod layout;
 
-pub use layout::{KERNEL_KEY, KERNEL_VALUE, KernelKey};
+pub use layout::{KERNEL_KEY, KERNEL_VALUE, KernelKey, wait};
 
 use crate::flow::FlowKey;
 use crate::seq::{Client, Seq};
@@ -46,9 +46,6 @@ pub trait FastPath: fmt::Debug + Send {
 
     /// Gives a flow back; `None` if it is not here. The engine sees all its segments from now on.
     fn recall(&mut self, key: &FlowKey) -> Option<Progress>;
-
-    /// Tells whether anything was handed since [`FastPath::settle`] was called last.
-    fn is_waiting(&self) -> bool;
 
     /// Takes over what was handed since the last call, and tells `refused` of each flow that it can't take.
     fn settle(&mut self, refused: &mut dyn FnMut(&FlowKey));

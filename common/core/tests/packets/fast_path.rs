@@ -41,10 +41,6 @@ impl FastPath for Kept {
         state.flows.remove(key).map(|flow| flow.progress)
     }
 
-    fn is_waiting(&self) -> bool {
-        !self.state().waiting.is_empty()
-    }
-
     fn settle(&mut self, refused: &mut dyn FnMut(&FlowKey)) {
         let mut state = self.state();
         for flow in std::mem::take(&mut state.waiting) {

@@ -21,6 +21,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, ProgramArray};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
@@ -37,6 +38,11 @@ use pins::Pins;
 
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/offload.bpf.o");
+/// How long a direction of a flow that was handed over has to be quiet before the kernel forwards it: well above
+/// the time a packet is queued for user space.
+const QUIET: Duration = Duration::from_millis(1);
+/// After that long the kernel forwards it all the same: what is queued may be overtaken.
+const LONGEST: Duration = Duration::from_millis(200);
 /// Most rules that the captures' filter can hold.
 const MOST_RULES: usize = 64;
 
@@ -85,6 +91,8 @@ struct Settings {
     mark: u32,
     let_through: u32,
     signature: u32,
+    quiet: u32,
+    longest: u32,
 }
 
 /// `struct rule`; addresses in network byte order, IPv4 as IPv4-mapped.
@@ -169,6 +177,8 @@ impl KernelOffload {
             mark: EMIT_MARK,
             let_through: 0,
             signature: u32::from_be_bytes(offer::PREFIX),
+            quiet: QUIET.as_nanos() as u32,
+            longest: LONGEST.as_nanos() as u32,
         };
         settings.set(0, first, 0).map_err(map_error("settings"))?;
         let mut table: Array<MapData, Rule> = take(&mut ebpf, "rules")?;
@@ -211,12 +221,13 @@ impl KernelOffload {
         FilterSwitch { settings: Arc::clone(&self.settings) }
     }
 
-    /// Returns another way to the flows, for an engine.
+    /// Returns another way to the flows, for an engine. `is_queued` tells whether packets of a flow may be queued
+    /// for the engine when it hands the flow over, and should not be overtaken.
     ///
     /// # Errors
     /// [`OffloadError::Map`].
-    pub fn path(&self) -> Result<KernelPath, OffloadError> {
-        Ok(KernelPath::new(self.flows()?))
+    pub fn path(&self, is_queued: bool) -> Result<KernelPath, OffloadError> {
+        Ok(KernelPath::new(self.flows()?, is_queued))
     }
 
     /// Hands `take` every flow that the kernel has; it returns whether there is an engine for it. All

@@ -5,9 +5,10 @@ use std::os::fd::AsFd;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::programs::{ProgramError, SchedClassifier, TestRunOptions};
 use rtt0_core::flow::FlowKey;
-use rtt0_core::offload::{FastPath, KernelKey, Offloaded, Progress};
+use rtt0_core::offload::{FastPath, KernelKey, Offloaded, Progress, wait};
 
 use super::{Flows, Key, Value};
+use crate::clock;
 
 /// How often a flow is offered to the kernel.
 const ATTEMPTS: usize = 3;
@@ -18,11 +19,12 @@ pub struct KernelPath {
     flows: Flows,
     /// Handed and not yet settled.
     waiting: Vec<(FlowKey, Key, Value)>,
+    is_queued: bool,
 }
 
 impl KernelPath {
-    pub(super) fn new(flows: Flows) -> Self {
-        Self { flows, waiting: Vec::new() }
+    pub(super) fn new(flows: Flows, is_queued: bool) -> Self {
+        Self { flows, waiting: Vec::new(), is_queued }
     }
 
     fn read(&self, key: &FlowKey) -> Option<Progress> {
@@ -56,12 +58,12 @@ impl FastPath for KernelPath {
         progress
     }
 
-    fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
     fn settle(&mut self, refused: &mut dyn FnMut(&FlowKey)) {
-        for (name, key, value) in self.waiting.drain(..) {
+        let now = clock::now().as_micros() * 1000;
+        for (name, key, mut value) in self.waiting.drain(..) {
+            if self.is_queued {
+                wait(&mut value, now);
+            }
             // The kernel keeps some memory ready and fetches more behind our back, so that in a burst of
             // new flows it is short of it for a moment.
             let mut attempts = (0..ATTEMPTS).map(|_| self.flows.insert(key, value, 0));
