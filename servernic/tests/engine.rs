@@ -373,6 +373,8 @@ fn an_unspoofed_syn_replaces_a_flow_when_both_ends_go_on_with_it() {
     // Both may be forged: the flow is translated on.
     let ack = Seg::from_client(ACK, C.wrapping_add(6), s().wrapping_add(1)).ts(102, promised_tsval());
     assert_eq!(give(&mut nic, ms(12), &ack)[0].ack, Y + 1);
+    // A late copy of the SYN does not undo its answer.
+    give(&mut nic, ms(12), &plain_syn(new));
     let newer = Seg::from_client(ACK, new.wrapping_add(1), 10).ts(102, 7);
     assert_eq!(give(&mut nic, ms(13), &newer), [newer]);
     assert_eq!(nic.flows(), 0);

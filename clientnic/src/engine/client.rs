@@ -176,7 +176,7 @@ impl ClientNic {
                 return self.gateway.pass(PassReason::NoFlow);
             }
             Some(Flow::Translated { flow, rival, .. }) if !flow.has_ended() => {
-                *rival = Some(Rival::new(syn.isn));
+                *rival = Some(Rival::instead_of(syn.isn, *rival));
                 return self.gateway.pass(PassReason::RivalSyn);
             }
             // The server has had it unspoofed: what it answers is the client's, whatever has become
@@ -208,7 +208,7 @@ impl ClientNic {
                 pending.rival = Some(Rival::new(isn));
             }
             Some(Flow::Translated { flow, rival, .. }) if flow.client_isn() != isn => {
-                *rival = Some(Rival::new(isn))
+                *rival = Some(Rival::instead_of(isn, *rival))
             }
             _ => {}
         }

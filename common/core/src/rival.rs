@@ -23,6 +23,11 @@ impl Rival {
         Self { isn, answer: None }
     }
 
+    /// Takes the place of `known`, unless that is the same SYN: a copy does not undo the answer.
+    pub fn instead_of(isn: Seq<Client>, known: Option<Self>) -> Self {
+        known.filter(|known| known.isn == isn).unwrap_or_else(|| Self::new(isn))
+    }
+
     /// Returns the SYN's ISN.
     pub fn isn(&self) -> Seq<Client> {
         self.isn

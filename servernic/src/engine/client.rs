@@ -190,8 +190,11 @@ impl ServerNic {
         let isn = newer.rival.isn();
         match self.flows.get_mut(&key).map(|entry| &mut entry.value) {
             Some(Flow::Translated { rival: slot, flow, .. }) if flow.client_isn() != isn => {
-                // Anybody can send a SYN: the flow goes on until the server accepts the new one.
-                *slot = Some(newer);
+                // Anybody can send a SYN: the flow goes on until an end goes on with the new one. A copy of that
+                // does not undo its answer.
+                if slot.is_none_or(|known| known.rival.isn() != isn) {
+                    *slot = Some(newer);
+                }
                 self.counters().pass(PassReason::RivalSyn);
             }
             Some(Flow::Translated { .. }) => {}
