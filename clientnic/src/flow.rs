@@ -4,7 +4,7 @@ use rtt0_core::flow::FlowKey;
 use rtt0_core::handshake::{FIRST_FLIGHT, Opening};
 use rtt0_core::journal::Kept;
 use rtt0_core::limits::Limits;
-use rtt0_core::offload::{Offloaded, Progress, Share};
+use rtt0_core::offload::{Offloadable, Offloaded, Progress, Share};
 use rtt0_core::profile::Offered;
 use rtt0_core::rival::Rival;
 use rtt0_core::seq::{Client, Promised, Seq};
@@ -231,42 +231,6 @@ impl Flow {
         self.half_open() == 0 && !matches!(self, Self::Watching(watched) if watched.has_ended)
     }
 
-    /// Returns who forwards it.
-    pub(crate) fn share(&mut self) -> Option<&mut Share> {
-        match self {
-            Self::Translated { share, .. } | Self::Watching(Watched { share, .. }) => Some(share),
-            Self::Learning(_) | Self::Opening(_) => None,
-        }
-    }
-
-    /// Tells whether the kernel forwards it.
-    pub(crate) fn is_handed(&self) -> bool {
-        match self {
-            Self::Translated { share, .. } | Self::Watching(Watched { share, .. }) => share.is_handed(),
-            Self::Learning(_) | Self::Opening(_) => false,
-        }
-    }
-
-    /// Returns what a fast path needs of it, `None` while it has to stay.
-    pub(crate) fn offloaded(&self, key: FlowKey) -> Option<Offloaded> {
-        match self {
-            Self::Translated { flow, rival, proven: true, .. } => {
-                flow.offloaded(key).filter(|_| rival.is_none_or(|rival| !rival.is_answered()))
-            }
-            Self::Watching(watched) => watched.offloaded(key),
-            _ => None,
-        }
-    }
-
-    /// Takes over what a fast path has seen of it.
-    pub(crate) fn resume(&mut self, progress: &Progress) {
-        match self {
-            Self::Translated { flow, .. } => flow.resume(progress),
-            Self::Watching(watched) => watched.resume(progress),
-            Self::Learning(_) | Self::Opening(_) => {}
-        }
-    }
-
     /// Returns how many clients it counts for that were answered and have acknowledged nothing.
     pub(crate) fn half_open(&self) -> usize {
         usize::from(match self {
@@ -285,6 +249,48 @@ impl Flow {
     /// Returns how many pending handshakes it counts for.
     pub(crate) fn pending(&self) -> usize {
         usize::from(matches!(self, Self::Opening(_) | Self::Learning(_)))
+    }
+}
+
+impl Offloadable for Flow {
+    fn share(&self) -> Option<&Share> {
+        match self {
+            Self::Translated { share, .. } | Self::Watching(Watched { share, .. }) => Some(share),
+            Self::Learning(_) | Self::Opening(_) => None,
+        }
+    }
+
+    fn share_mut(&mut self) -> Option<&mut Share> {
+        match self {
+            Self::Translated { share, .. } | Self::Watching(Watched { share, .. }) => Some(share),
+            Self::Learning(_) | Self::Opening(_) => None,
+        }
+    }
+
+    fn offloaded(&self, key: FlowKey) -> Option<Offloaded> {
+        match self {
+            Self::Translated { flow, rival, proven: true, .. } => {
+                flow.offloaded(key).filter(|_| rival.is_none_or(|rival| !rival.is_answered()))
+            }
+            Self::Watching(watched) => watched.offloaded(key),
+            _ => None,
+        }
+    }
+
+    fn resume(&mut self, progress: &Progress) {
+        match self {
+            Self::Translated { flow, .. } => flow.resume(progress),
+            Self::Watching(watched) => watched.resume(progress),
+            Self::Learning(_) | Self::Opening(_) => {}
+        }
+    }
+
+    fn is_same(&self, offloaded: &Offloaded) -> bool {
+        matches!(self, Self::Translated { flow, .. } if flow.is_same(offloaded))
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self, Self::Translated { flow, .. } if flow.has_ended())
     }
 }
 

@@ -1,10 +1,11 @@
 //! What a flow can be to ServerNIC.
 
+use rtt0_core::flow::FlowKey;
 use rtt0_core::handshake::Opening;
 use rtt0_core::held::Held;
 use rtt0_core::journal::Kept;
 use rtt0_core::offer::KeyId;
-use rtt0_core::offload::Share;
+use rtt0_core::offload::{Offloadable, Offloaded, Progress, Share};
 use rtt0_core::rival::Rival;
 use rtt0_core::seq::{Client, Promised, Seq};
 use rtt0_core::translate::Translation;
@@ -132,11 +133,6 @@ impl Flow {
         }
     }
 
-    /// Tells whether the kernel forwards it.
-    pub(crate) fn is_handed(&self) -> bool {
-        matches!(self, Self::Translated { share, .. } if share.is_handed())
-    }
-
     /// Returns how many servers' answers a client that exists waits for.
     pub(crate) fn awaited(&self) -> usize {
         let opening = match self {
@@ -154,6 +150,45 @@ impl Flow {
             Self::Translated { successor: Some(_), .. } => 1,
             _ => 0,
         }
+    }
+}
+
+impl Offloadable for Flow {
+    fn share(&self) -> Option<&Share> {
+        match self {
+            Self::Translated { share, .. } => Some(share),
+            _ => None,
+        }
+    }
+
+    fn share_mut(&mut self) -> Option<&mut Share> {
+        match self {
+            Self::Translated { share, .. } => Some(share),
+            _ => None,
+        }
+    }
+
+    fn offloaded(&self, key: FlowKey) -> Option<Offloaded> {
+        match self {
+            Self::Translated { flow, successor: None, rival, proven: true, .. } => {
+                flow.offloaded(key).filter(|_| rival.is_none_or(|newer| !newer.rival.is_answered()))
+            }
+            _ => None,
+        }
+    }
+
+    fn resume(&mut self, progress: &Progress) {
+        if let Self::Translated { flow, .. } = self {
+            flow.resume(progress);
+        }
+    }
+
+    fn is_same(&self, offloaded: &Offloaded) -> bool {
+        matches!(self, Self::Translated { flow, .. } if flow.is_same(offloaded))
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self, Self::Translated { flow, .. } if flow.has_ended())
     }
 }
 

@@ -12,13 +12,12 @@
 //! | Watching | same ISN, passed: pass; else as none | pass | consumed | pass | pass | – |
 
 mod client;
-mod offload;
 mod phase;
 mod server;
 
 pub use phase::{Phase, View};
 
-use crate::flow::{Flow, Pending};
+use crate::flow::{Flow, Pending, Watched};
 use rtt0_core::engine::{Engine, Verdict};
 use rtt0_core::flow::{FlowKey, FlowTable};
 use rtt0_core::gateway::{Admitted, Gateway};
@@ -26,7 +25,7 @@ use rtt0_core::held::HoldBudget;
 use rtt0_core::journal::{Journal, Slot};
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::Keys;
-use rtt0_core::offload::{FastPath, Offloaded};
+use rtt0_core::offload::{FastPath, Offloaded, Offloader};
 use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::profile::Profiles;
 use rtt0_core::reason::{Counters, Event, PassReason};
@@ -80,7 +79,7 @@ pub struct ClientNic {
     standing_back: bool,
     budget: Arc<HoldBudget>,
     journal: Journal,
-    fast_path: Option<Box<dyn FastPath>>,
+    offloader: Offloader,
 }
 
 impl ClientNic {
@@ -101,7 +100,7 @@ impl ClientNic {
             standing_back: false,
             budget,
             journal,
-            fast_path: None,
+            offloader: Offloader::default(),
         }
     }
 
@@ -191,9 +190,7 @@ impl ClientNic {
 
     /// Takes a flow that has left the table off the accounts.
     fn forget(&mut self, key: &FlowKey, flow: &Flow) {
-        if let Some(fast_path) = self.fast_path.as_mut().filter(|_| flow.is_handed()) {
-            let _ = fast_path.recall(key);
-        }
+        self.offloader.forget(key, flow);
         self.pending -= flow.pending();
         self.half_open -= flow.half_open();
         self.awaited -= flow.awaited();
@@ -241,6 +238,17 @@ impl ClientNic {
         self.gateway.pass(PassReason::NoFlow)
     }
 
+    /// Learns from the fast path what it knows of a flow before one of its segments is judged.
+    fn consult(&mut self, now: Instant, key: &FlowKey, flags: Flags) {
+        let idle = now + self.settings.limits.idle;
+        self.offloader.consult(&mut self.flows, key, flags, idle, self.gateway.counters());
+    }
+
+    /// Hands a flow that lives on to the fast path, once that is worth it.
+    fn hand_when_due(&mut self, key: &FlowKey) {
+        self.offloader.hand_when_due(&mut self.flows, key, self.gateway.counters());
+    }
+
     fn live(&mut self, now: Instant, key: FlowKey, life: Life) {
         self.keep(&key);
         match life {
@@ -274,7 +282,7 @@ impl ClientNic {
     }
 
     fn due(&mut self, now: Instant, key: FlowKey, out: &mut Outbox) {
-        if self.is_in_use(now, &key) {
+        if self.offloader.is_in_use(&mut self.flows, &key, now, self.settings.limits.idle) {
             return;
         }
         let limits = self.settings.limits;
@@ -359,15 +367,28 @@ impl Engine for ClientNic {
     }
 
     fn accelerate(&mut self, fast_path: Box<dyn FastPath>) {
-        self.fast_path = Some(fast_path);
+        self.offloader.accelerate(fast_path);
     }
 
     fn settle(&mut self) {
-        self.settle_handed();
+        self.offloader.settle(&mut self.flows, self.gateway.counters());
     }
 
     fn adopt(&mut self, now: Instant, flow: &Offloaded) -> bool {
-        self.take_over(now, flow)
+        if !flow.is_translated() {
+            let watched = Flow::Watching(Watched::adopted(flow));
+            let is_new = self.flows.restore(flow.key, watched, now, now + self.settings.limits.idle);
+            if is_new {
+                self.counters().event(Event::Adopted);
+            }
+            return is_new;
+        }
+        let closed = now + self.settings.limits.closed;
+        let is_known = self.offloader.adopt(&mut self.flows, flow, closed, self.gateway.counters());
+        if is_known {
+            self.keep(&flow.key);
+        }
+        is_known
     }
 
     fn stand_back(&mut self, back: bool) {

@@ -353,18 +353,15 @@ impl ServerNic {
         offload: Offload,
     ) -> Decision {
         let Some(entry) = self.flows.get_mut(&key) else { return Verdict::Forward.into() };
-        let Flow::Translated { flow, proven, share, .. } = &mut entry.value else {
+        let Flow::Translated { flow, proven, .. } = &mut entry.value else {
             return Verdict::Forward.into();
         };
         *proven |= flow.is_proof(&segment.tcp());
         let life = flow.client_segment(&mut segment, &self.limits);
         let offload = limit_payload(offload, &segment, flow);
-        let is_due = share.is_due();
         self.counters().event(Event::Translated);
         self.live(now, key, life);
-        if is_due {
-            self.hand(&key);
-        }
+        self.hand_when_due(&key);
         Decision { verdict: Verdict::Forward, gso_size: offload.gso_size }
     }
 }

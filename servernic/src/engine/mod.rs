@@ -11,7 +11,6 @@
 //! | Translated | same ISN: confirm; else successor | rival | rival | translated; rival's: replaced | rival's: passed | translated |
 
 mod client;
-mod offload;
 mod phase;
 mod server;
 
@@ -26,13 +25,14 @@ use rtt0_core::held::HoldBudget;
 use rtt0_core::journal::{Journal, Slot};
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::Keys;
-use rtt0_core::offload::{FastPath, Offloaded};
+use rtt0_core::offload::{FastPath, Offloaded, Offloader};
 use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::reason::{Counters, Event, PassReason};
 use rtt0_core::record::Record;
 use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
 use rtt0_core::translated::{Life, Translated};
+use rtt0_core::wire::tcp::Flags;
 use std::sync::Arc;
 
 /// Timers handled in one call, so that packets wait no longer than that.
@@ -50,7 +50,7 @@ pub struct ServerNic {
     standing_back: bool,
     budget: Arc<HoldBudget>,
     journal: Journal,
-    fast_path: Option<Box<dyn FastPath>>,
+    offloader: Offloader,
 }
 
 impl ServerNic {
@@ -67,7 +67,7 @@ impl ServerNic {
             standing_back: false,
             budget,
             journal: Journal::default(),
-            fast_path: None,
+            offloader: Offloader::default(),
         }
     }
 
@@ -134,9 +134,7 @@ impl ServerNic {
 
     /// Takes a flow that has left the table off the accounts.
     fn forget(&mut self, key: &FlowKey, flow: &Flow) {
-        if let Some(fast_path) = self.fast_path.as_mut().filter(|_| flow.is_handed()) {
-            let _ = fast_path.recall(key);
-        }
+        self.offloader.forget(key, flow);
         self.pending -= flow.pending();
         self.awaited -= flow.awaited();
         self.journal.forget(flow.kept());
@@ -174,6 +172,17 @@ impl ServerNic {
         }
     }
 
+    /// Learns from the fast path what it knows of a flow before one of its segments is judged.
+    fn consult(&mut self, now: Instant, key: &FlowKey, flags: Flags) {
+        let idle = now + self.limits.idle;
+        self.offloader.consult(&mut self.flows, key, flags, idle, self.gateway.counters());
+    }
+
+    /// Hands a flow that lives on to the fast path, once that is worth it.
+    fn hand_when_due(&mut self, key: &FlowKey) {
+        self.offloader.hand_when_due(&mut self.flows, key, self.gateway.counters());
+    }
+
     fn live(&mut self, now: Instant, key: FlowKey, life: Life) {
         self.keep(&key);
         let Some(entry) = self.flows.get_mut(&key) else { return };
@@ -202,7 +211,7 @@ impl ServerNic {
     }
 
     fn due(&mut self, now: Instant, key: FlowKey, out: &mut Outbox) {
-        if self.is_in_use(now, &key) {
+        if self.offloader.is_in_use(&mut self.flows, &key, now, self.limits.idle) {
             return;
         }
         let Some(entry) = self.flows.get_mut(&key) else { return };
@@ -306,15 +315,20 @@ impl Engine for ServerNic {
     }
 
     fn accelerate(&mut self, fast_path: Box<dyn FastPath>) {
-        self.fast_path = Some(fast_path);
+        self.offloader.accelerate(fast_path);
     }
 
     fn settle(&mut self) {
-        self.settle_handed();
+        self.offloader.settle(&mut self.flows, self.gateway.counters());
     }
 
     fn adopt(&mut self, now: Instant, flow: &Offloaded) -> bool {
-        self.take_over(now, flow)
+        let closed = now + self.limits.closed;
+        let is_known = self.offloader.adopt(&mut self.flows, flow, closed, self.gateway.counters());
+        if is_known {
+            self.keep(&flow.key);
+        }
+        is_known
     }
 
     fn stand_back(&mut self, back: bool) {

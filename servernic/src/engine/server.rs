@@ -86,20 +86,15 @@ impl ServerNic {
             Flow::Translated { flow, .. } if flow.is_other_syn_ack(&segment.tcp()) => {
                 self.gateway.drop(DropReason::StraySegment)
             }
-            Flow::Translated { flow, share, .. } => {
-                match flow.server_segment(&mut segment, &self.limits, now) {
-                    Ok(life) => {
-                        let is_due = share.is_due();
-                        self.counters().event(Event::Translated);
-                        self.live(now, key, life);
-                        if is_due {
-                            self.hand(&key);
-                        }
-                        Verdict::Forward
-                    }
-                    Err(reason) => self.gateway.drop(reason),
+            Flow::Translated { flow, .. } => match flow.server_segment(&mut segment, &self.limits, now) {
+                Ok(life) => {
+                    self.counters().event(Event::Translated);
+                    self.live(now, key, life);
+                    self.hand_when_due(&key);
+                    Verdict::Forward
                 }
-            }
+                Err(reason) => self.gateway.drop(reason),
+            },
         }
     }
 

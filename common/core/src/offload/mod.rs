@@ -16,8 +16,10 @@
 //! against it by tests, and the simulator runs it in the program's place.
 
 mod layout;
+mod offloader;
 
 pub use layout::{KERNEL_KEY, KERNEL_VALUE, KernelKey, wait};
+pub use offloader::{Offloadable, Offloader};
 
 use crate::flow::FlowKey;
 use crate::seq::{Client, Seq};

@@ -1,0 +1,151 @@
+//! How an engine and its fast path share the flows of a table.
+
+use super::{FastPath, Offloaded, Progress, Share};
+use crate::flow::{FlowKey, FlowTable};
+use crate::reason::{Counters, Event};
+use crate::time::Instant;
+use crate::wire::tcp::Flags;
+use std::time::Duration;
+
+/// A flow of an engine's table, of whatever kind.
+pub trait Offloadable {
+    /// Returns who forwards it; `None` while that can only be the engine.
+    fn share(&self) -> Option<&Share>;
+
+    /// Returns who forwards it, to be changed.
+    fn share_mut(&mut self) -> Option<&mut Share>;
+
+    /// Returns what a fast path needs of it, `None` while it has to stay.
+    fn offloaded(&self, key: FlowKey) -> Option<Offloaded>;
+
+    /// Takes over what a fast path knows of how far it has come.
+    fn resume(&mut self, progress: &Progress);
+
+    /// Tells whether a fast path has this very flow.
+    fn is_same(&self, offloaded: &Offloaded) -> bool;
+
+    /// Tells whether both ends have closed it, or one has reset it.
+    fn has_ended(&self) -> bool;
+}
+
+/// An engine's fast path, if it has one. All of its methods do nothing if not.
+#[derive(Debug, Default)]
+pub struct Offloader(Option<Box<dyn FastPath>>);
+
+impl Offloader {
+    /// Hands flows to `fast_path` from now on.
+    pub fn accelerate(&mut self, fast_path: Box<dyn FastPath>) {
+        self.0 = Some(fast_path);
+    }
+
+    /// Counts a segment of a flow, and hands the flow over if that is worth it and nothing about it is
+    /// open.
+    pub fn hand_when_due<F: Offloadable>(
+        &mut self,
+        flows: &mut FlowTable<F>,
+        key: &FlowKey,
+        counters: &Counters,
+    ) {
+        let Some(fast_path) = &mut self.0 else { return };
+        let Some(flow) = flows.get_mut(key).map(|entry| &mut entry.value) else { return };
+        if flow.share_mut().is_some_and(Share::is_due)
+            && let Some(offloaded) = flow.offloaded(*key)
+            && let Some(share) = flow.share_mut()
+        {
+            fast_path.hand(&offloaded);
+            share.hand();
+            counters.event(Event::Handed);
+        }
+    }
+
+    /// Lets the fast path take over what was handed; what it refuses stays with the engine, and is handed
+    /// again later.
+    pub fn settle<F: Offloadable>(&mut self, flows: &mut FlowTable<F>, counters: &Counters) {
+        let Some(fast_path) = &mut self.0 else { return };
+        fast_path.settle(&mut |key| {
+            if let Some(share) = flows.get_mut(key).and_then(|entry| entry.value.share_mut()) {
+                share.recall();
+            }
+            counters.event(Event::HandRefused);
+        });
+    }
+
+    /// Learns how far a handed flow has come before the engine judges one of its segments. What may begin or
+    /// end a connection (`flags`) takes it back, to stay until `idle`.
+    pub fn consult<F: Offloadable>(
+        &mut self,
+        flows: &mut FlowTable<F>,
+        key: &FlowKey,
+        flags: Flags,
+        idle: Instant,
+        counters: &Counters,
+    ) {
+        let Some(fast_path) = &mut self.0 else { return };
+        let Some(entry) = flows.get_mut(key).filter(|entry| is_handed(&entry.value)) else { return };
+        let is_recalled = flags.intersects(Flags::SYN | Flags::FIN | Flags::RST);
+        let progress = if is_recalled { fast_path.recall(key) } else { fast_path.look(key) };
+        if let Some(progress) = &progress {
+            entry.value.resume(progress);
+        }
+        if is_recalled && let Some(share) = entry.value.share_mut() {
+            share.recall();
+            entry.postpone(idle);
+            counters.event(Event::Recalled);
+        }
+    }
+
+    /// Tells whether the fast path has forwarded a segment of a flow within the last `idle`; then the flow's
+    /// deadline is moved to the end of that time.
+    pub fn is_in_use<F: Offloadable>(
+        &mut self,
+        flows: &mut FlowTable<F>,
+        key: &FlowKey,
+        now: Instant,
+        idle: Duration,
+    ) -> bool {
+        let Some(fast_path) = &mut self.0 else { return false };
+        if !flows.get(key).is_some_and(|entry| is_handed(&entry.value)) {
+            return false;
+        }
+        let Some(progress) = fast_path.look(key) else { return false };
+        let end = progress.last_used + idle;
+        if end > now {
+            flows.set_deadline(key, end);
+        }
+        end > now
+    }
+
+    /// Goes on with a restored flow where the fast path has brought it; one that has ended meanwhile, with
+    /// nobody there, goes at `closed`. Returns whether the table has that flow.
+    pub fn adopt<F: Offloadable>(
+        &self,
+        flows: &mut FlowTable<F>,
+        offloaded: &Offloaded,
+        closed: Instant,
+        counters: &Counters,
+    ) -> bool {
+        let entry = flows.get_mut(&offloaded.key).filter(|entry| entry.value.is_same(offloaded));
+        let Some(flow) = entry.map(|entry| &mut entry.value) else { return false };
+        flow.resume(&offloaded.progress);
+        if let Some(share) = flow.share_mut() {
+            share.hand();
+        }
+        let has_ended = flow.has_ended();
+        if has_ended {
+            flows.set_deadline(&offloaded.key, closed);
+        }
+        counters.event(Event::Adopted);
+        true
+    }
+
+    /// Takes a flow back that leaves the table.
+    pub fn forget(&mut self, key: &FlowKey, flow: &impl Offloadable) {
+        if let Some(fast_path) = self.0.as_mut().filter(|_| is_handed(flow)) {
+            let _ = fast_path.recall(key);
+        }
+    }
+}
+
+fn is_handed(flow: &impl Offloadable) -> bool {
+    flow.share().is_some_and(|share| share.is_handed())
+}
