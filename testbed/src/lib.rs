@@ -3,11 +3,11 @@
 pub mod address;
 pub mod attack;
 pub mod bench;
-pub mod bpf_folder;
 pub mod cli;
 pub mod compare;
 pub mod explore;
 pub mod host;
+pub mod mounts;
 pub mod nic;
 pub mod privilege;
 pub mod process;

@@ -4,8 +4,8 @@
 //! against daemons of another build.
 
 use crate::address::{LAN0, WAN0};
-use crate::bpf_folder::BpfFolder;
 use crate::host::Host;
+use crate::mounts::{self, BpfFolder};
 use crate::process::Process;
 use crate::topology::Topology;
 use anyhow::{Context, bail};
@@ -90,7 +90,7 @@ impl Nics {
     /// # Errors
     /// If one does not start; the error quotes what it logged.
     pub fn start(topology: &Topology, options: impl Into<NicOptions>) -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir().context("can't make a folder for the key")?;
+        let folder = mounts::memory_folder().context("can't make a folder for the key")?;
         let key = folder.path().join("key");
         let made =
             topology.client_nic.command(executable()?).args(["clientnic", "keygen"]).arg(&key).status();

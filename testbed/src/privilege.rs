@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 
-use crate::bpf_folder;
+use crate::mounts;
 use rtt0_netio::netns::Namespace;
 use rustix::thread::{CapabilitySet, UnshareFlags, capabilities, unshare_unsafe};
 
@@ -59,7 +59,7 @@ impl Error for PrivilegeError {
 /// [`PrivilegeError`] if both ways are closed.
 pub fn acquire() -> Result<Privilege, PrivilegeError> {
     let privilege = if is_held() {
-        bpf_folder::separate().map_err(failed("make a mount namespace"))?;
+        mounts::separate().map_err(failed("make a mount namespace"))?;
         Privilege::Inherited
     } else {
         move_into_user_namespace()?;

@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 
-/// How long a child may take to obey SIGTERM: a daemon writes its state down, maybe to a slow disk.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long a child may take to obey SIGTERM: on a machine with much else to do even the kernel's part of it,
+/// undoing sockets and tables, has taken seconds.
+const GRACE: Duration = Duration::from_secs(30);
 /// How often it is asked whether it has.
 const POLL: Duration = Duration::from_millis(2);
 
-/// A child process: terminated (SIGTERM, then SIGKILL after five seconds) and reaped on drop.
+/// A child process: terminated (SIGTERM, then SIGKILL after 30 seconds) and reaped on drop.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -62,7 +63,7 @@ impl Process {
         self.wait()
     }
 
-    /// Asks the child to end (SIGTERM), kills it if it has not after five seconds, and reaps it.
+    /// Asks the child to end (SIGTERM), kills it if it has not after 30 seconds, and reaps it.
     ///
     /// # Errors
     /// The error of `kill(2)` or `waitpid(2)`.
