@@ -1,8 +1,9 @@
 // Established flows, translated on the kernel's own forwarding path.
 //
-//   ingress ──▶ tap: `captured` ──▶ tc: `forward` ──▶ guard ──▶ routing ──▶ egress
-//               leaves out what         rewrites a handed flow's
-//               `forward` will take     segments and marks them
+//   ingress ──▶ tap: `captured` ──▶ tc: `forward` ───────▶ route, neighbour ──▶ egress
+//               leaves out what         rewrites and marks a handed flow's segments
+//               `forward` will take                  └───▶ guard ──▶ kernel forwarding, where
+//                                                          there is no plain way
 //
 // What each segment of a handed flow becomes is said by rtt0_core::offload::Offloaded::apply; a test holds
 // this program against it, byte by byte. Here is only what comes often: any other segment (IP options or
@@ -28,6 +29,12 @@ static __s64 (*csum_diff)(__be32 *from, __u32 from_size, __be32 *to, __u32 to_si
 	(void *)BPF_FUNC_csum_diff;
 static __u64 (*ktime)(void) = (void *)BPF_FUNC_ktime_get_ns;
 static __u64 (*ktime_coarse)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
+static long (*l3_csum_replace)(struct __sk_buff *, __u32 at, __u64 from, __u64 to, __u64 flags) =
+	(void *)BPF_FUNC_l3_csum_replace;
+static long (*fib_lookup)(struct __sk_buff *, struct bpf_fib_lookup *, __u32 length, __u32 flags) =
+	(void *)BPF_FUNC_fib_lookup;
+static long (*redirect_neigh)(__u32 device, struct bpf_redir_neigh *, __u32 length, __u64 flags) =
+	(void *)BPF_FUNC_redirect_neigh;
 static long (*tail_call)(void *context, void *programs, __u32 index) = (void *)BPF_FUNC_tail_call;
 
 // One look-up serves both directions: see rtt0_core::offload::layout.
@@ -118,10 +125,13 @@ struct {
 
 enum { ETHERNET = 14, IPV4 = 20, IPV6 = 40, TCP = 20, OPTIONS = 40, PROTOCOL_TCP = 6 };
 enum { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32 };
+enum { INTERNET = 2, INTERNET6 = 10 };
 enum { LARGEST_FLIGHT = 64 << 20, PROMISED_WINDOW = 1 << 16 };
 
 struct packet {
 	__u32 source[4], destination[4];
+	__u32 flow_info; // of the IPv6 header, with its class; the TOS of an IPv4 header
+	__u16 hop_limit; // as in the header, with the byte behind or before it
 	__u32 length;    // of the IP packet
 	__u32 tcp;       // where the TCP header begins, from the frame's first byte
 	__u32 header;    // length of the TCP header
@@ -153,6 +163,8 @@ INLINE bool read_ip(const struct __sk_buff *skb, struct packet *packet)
 		// More fragments, or a later one; an expiring TTL.
 		if (u16_at(ip + 6) & 0x3fff || ip[8] <= 1)
 			return false;
+		packet->flow_info = ip[1];
+		__builtin_memcpy(&packet->hop_limit, ip + 8, 2);
 		packet->length = u16_at(ip + 2);
 		packet->tcp = ETHERNET + IPV4;
 		packet->source[2] = packet->destination[2] = swap32(0xffff);
@@ -166,6 +178,8 @@ INLINE bool read_ip(const struct __sk_buff *skb, struct packet *packet)
 			return false;
 		if (ip[7] <= 1)
 			return false;
+		__builtin_memcpy(&packet->flow_info, ip, 4);
+		__builtin_memcpy(&packet->hop_limit, ip + 6, 2);
 		packet->length = IPV6 + u16_at(ip + 4);
 		packet->tcp = ETHERNET + IPV6;
 		__builtin_memcpy(packet->source, ip + 8, 16);
@@ -242,12 +256,14 @@ INLINE bool make_key(const struct packet *packet, struct key *key)
 INLINE bool is_ordinary(__u8 flags) { return (flags & (SYN | FIN | RST | ACK | URG)) == ACK; }
 
 // A super-packet leaves in segments of gso_size.
+INLINE __u32 length_on_wire(const struct __sk_buff *skb, const struct packet *packet)
+{
+	return skb->gso_size ? packet->tcp - ETHERNET + packet->header + skb->gso_size : packet->length;
+}
+
 INLINE bool fits(const struct __sk_buff *skb, const struct packet *packet, const struct settings *s)
 {
-	__u32 length = packet->length;
-	if (skb->gso_size)
-		length = packet->tcp - ETHERNET + packet->header + skb->gso_size;
-	return length <= s->largest;
+	return length_on_wire(skb, packet) <= s->largest;
 }
 
 // Translated::End::accepts: RFC 9293 §3.10.7.4, RFC 5961.
@@ -349,6 +365,51 @@ INLINE void to_client(const struct flow *flow, __u8 *tcp, const struct layout *l
 
 enum { NEXT = -1 };
 
+// Sends a segment the way that the routing table has for it, with the neighbour's address from the neighbour table:
+// what kernel forwarding does, without what lies around it (netfilter, early demultiplexing, ICMP redirects).
+// Where that is not all there is to it (no route, another kind of route, too large, forwarding switched off) kernel
+// forwarding goes on with the segment.
+INLINE int send(struct __sk_buff *skb, const struct packet *packet)
+{
+	bool is_v4 = packet->tcp == ETHERNET + IPV4;
+	struct bpf_fib_lookup way = {
+		.family = is_v4 ? INTERNET : INTERNET6,
+		.l4_protocol = PROTOCOL_TCP,
+		.sport = *(__u16 *)packet->bytes,
+		.dport = *(__u16 *)(packet->bytes + 2),
+		.tot_len = length_on_wire(skb, packet),
+		.ifindex = skb->ifindex,
+	};
+	if (is_v4) {
+		way.tos = packet->flow_info;
+		way.ipv4_src = packet->source[3];
+		way.ipv4_dst = packet->destination[3];
+	} else {
+		way.flowinfo = packet->flow_info & swap32(0x0fffffff);
+		__builtin_memcpy(way.ipv6_src, packet->source, 16);
+		__builtin_memcpy(way.ipv6_dst, packet->destination, 16);
+	}
+	if (fib_lookup(skb, &way, sizeof way, BPF_FIB_LOOKUP_SKIP_NEIGH))
+		return NEXT;
+	__u8 limit;
+	if (is_v4) {
+		limit = *(__u8 *)&packet->hop_limit - 1;
+		__u16 word = packet->hop_limit;
+		*(__u8 *)&word = limit;
+		if (l3_csum_replace(skb, ETHERNET + 10, packet->hop_limit, word, sizeof word))
+			return NEXT;
+	} else {
+		limit = ((__u8 *)&packet->hop_limit)[1] - 1;
+	}
+	store_bytes(skb, ETHERNET + (is_v4 ? 8 : 7), &limit, sizeof limit, 0);
+	struct bpf_redir_neigh next = { .nh_family = way.family };
+	if (way.family == INTERNET)
+		next.ipv4_nh = way.ipv4_dst;
+	else
+		__builtin_memcpy(next.ipv6_nh, way.ipv6_dst, 16);
+	return redirect_neigh(way.ifindex, &next, sizeof next, 0);
+}
+
 // Tells whether packets of a direction are this program's from now on. At first the daemon has some queued, and
 // what is forwarded here would overtake them: so each direction goes on there until it has been quiet for a moment.
 INLINE bool is_ours(struct flow *flow, bool from_client, const struct settings *s)
@@ -445,7 +506,7 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 	skb->mark = s->mark;
 	count(FORWARDED_PACKETS, 1);
 	count(FORWARDED_BYTES, packet.length);
-	return NEXT;
+	return send(skb, &packet);
 }
 
 // What `forward` does not judge itself for as long as there is a daemon.
