@@ -21,16 +21,11 @@ static void *(*map_lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_lo
 static long (*map_delete)(void *map, const void *key) = (void *)BPF_FUNC_map_delete_elem;
 static long (*load_bytes)(const struct __sk_buff *, __u32 at, void *to, __u32 length) =
 	(void *)BPF_FUNC_skb_load_bytes;
-static long (*store_bytes)(struct __sk_buff *, __u32 at, const void *from, __u32 length, __u64 flags) =
-	(void *)BPF_FUNC_skb_store_bytes;
+static long (*pull_data)(struct __sk_buff *, __u32 length) = (void *)BPF_FUNC_skb_pull_data;
 static long (*l4_csum_replace)(struct __sk_buff *, __u32 at, __u64 from, __u64 to, __u64 flags) =
 	(void *)BPF_FUNC_l4_csum_replace;
-static __s64 (*csum_diff)(__be32 *from, __u32 from_size, __be32 *to, __u32 to_size, __wsum seed) =
-	(void *)BPF_FUNC_csum_diff;
 static __u64 (*ktime)(void) = (void *)BPF_FUNC_ktime_get_ns;
 static __u64 (*ktime_coarse)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
-static long (*l3_csum_replace)(struct __sk_buff *, __u32 at, __u64 from, __u64 to, __u64 flags) =
-	(void *)BPF_FUNC_l3_csum_replace;
 static long (*fib_lookup)(struct __sk_buff *, struct bpf_fib_lookup *, __u32 length, __u32 flags) =
 	(void *)BPF_FUNC_fib_lookup;
 static long (*redirect_neigh)(__u32 device, struct bpf_redir_neigh *, __u32 length, __u64 flags) =
@@ -130,21 +125,21 @@ enum { LARGEST_FLIGHT = 64 << 20, PROMISED_WINDOW = 1 << 16 };
 
 struct packet {
 	__u32 source[4], destination[4];
-	__u32 flow_info; // of the IPv6 header, with its class; the TOS of an IPv4 header
-	__u16 hop_limit; // as in the header, with the byte behind or before it
 	__u32 length;    // of the IP packet
-	__u32 tcp;       // where the TCP header begins, from the frame's first byte
 	__u32 header;    // length of the TCP header
 	__u32 payload;
-	__u8 bytes[TCP + OPTIONS] __attribute__((aligned(4)));
+	bool is_v4;
 };
 
-INLINE __u16 u16_at(const __u8 *p) { return p[0] << 8 | p[1]; }
-INLINE __u32 u32_at(const __u8 *p) { return (__u32)p[0] << 24 | p[1] << 16 | p[2] << 8 | p[3]; }
-INLINE void put_u16(__u8 *p, __u16 v) { p[0] = v >> 8; p[1] = v; }
-INLINE void put_u32(__u8 *p, __u32 v) { p[0] = v >> 24; p[1] = v >> 16; p[2] = v >> 8; p[3] = v; }
 INLINE __u16 swap16(__u16 v) { return __builtin_bswap16(v); }
 INLINE __u32 swap32(__u32 v) { return __builtin_bswap32(v); }
+INLINE __u16 raw16_at(const __u8 *p) { return *(const __u16 *)p; }
+INLINE __u32 raw32_at(const __u8 *p) { return *(const __u32 *)p; }
+INLINE __u16 u16_at(const __u8 *p) { return swap16(raw16_at(p)); }
+INLINE __u32 u32_at(const __u8 *p) { return swap32(raw32_at(p)); }
+
+// Where the TCP header begins, from the frame's first byte.
+INLINE __u32 tcp_at(const struct packet *packet) { return ETHERNET + (packet->is_v4 ? IPV4 : IPV6); }
 
 INLINE void count(__u32 which, __u64 amount)
 {
@@ -153,91 +148,83 @@ INLINE void count(__u32 which, __u64 amount)
 		*counter += amount;
 }
 
-// Reads the IP header: a TCP segment without anything unusual up to there.
-INLINE bool read_ip(const struct __sk_buff *skb, struct packet *packet)
+// Reads an IP header: a TCP segment without anything unusual up to there.
+INLINE bool read_ip(const __u8 *ip, struct packet *packet)
 {
-	if (skb->protocol == swap16(0x0800)) {
-		__u8 ip[IPV4];
-		if (load_bytes(skb, ETHERNET, ip, sizeof ip) || ip[0] != 0x45 || ip[9] != PROTOCOL_TCP)
-			return false;
+	if (packet->is_v4) {
 		// More fragments, or a later one; an expiring TTL.
-		if (u16_at(ip + 6) & 0x3fff || ip[8] <= 1)
+		if (ip[0] != 0x45 || ip[9] != PROTOCOL_TCP || u16_at(ip + 6) & 0x3fff || ip[8] <= 1)
 			return false;
-		packet->flow_info = ip[1];
-		__builtin_memcpy(&packet->hop_limit, ip + 8, 2);
 		packet->length = u16_at(ip + 2);
-		packet->tcp = ETHERNET + IPV4;
 		packet->source[2] = packet->destination[2] = swap32(0xffff);
-		__builtin_memcpy(&packet->source[3], ip + 12, 4);
-		__builtin_memcpy(&packet->destination[3], ip + 16, 4);
+		packet->source[3] = raw32_at(ip + 12);
+		packet->destination[3] = raw32_at(ip + 16);
 		return true;
 	}
-	if (skb->protocol == swap16(0x86dd)) {
-		__u8 ip[IPV6];
-		if (load_bytes(skb, ETHERNET, ip, sizeof ip) || ip[0] >> 4 != 6 || ip[6] != PROTOCOL_TCP)
-			return false;
-		if (ip[7] <= 1)
-			return false;
-		__builtin_memcpy(&packet->flow_info, ip, 4);
-		__builtin_memcpy(&packet->hop_limit, ip + 6, 2);
-		packet->length = IPV6 + u16_at(ip + 4);
-		packet->tcp = ETHERNET + IPV6;
-		__builtin_memcpy(packet->source, ip + 8, 16);
-		__builtin_memcpy(packet->destination, ip + 24, 16);
-		return true;
+	if (ip[0] >> 4 != 6 || ip[6] != PROTOCOL_TCP || ip[7] <= 1)
+		return false;
+	packet->length = IPV6 + u16_at(ip + 4);
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		packet->source[i] = raw32_at(ip + 8 + 4 * i);
+		packet->destination[i] = raw32_at(ip + 24 + 4 * i);
 	}
-	return false;
+	return true;
 }
 
-// Reads the fixed part of the TCP header, and the lengths.
-INLINE bool read_tcp(const struct __sk_buff *skb, struct packet *packet)
+// Reads the lengths from the fixed part of a TCP header.
+INLINE bool read_tcp(const struct __sk_buff *skb, const __u8 *tcp, struct packet *packet)
 {
-	if (!read_ip(skb, packet) || load_bytes(skb, packet->tcp, packet->bytes, TCP))
-		return false;
-	packet->header = (packet->bytes[12] >> 4) * 4;
-	__u32 headers = packet->tcp - ETHERNET + packet->header;
+	packet->header = (tcp[12] >> 4) * 4;
+	__u32 headers = tcp_at(packet) - ETHERNET + packet->header;
 	if (packet->header < TCP || packet->length < headers || packet->length > skb->len - ETHERNET)
 		return false;
 	packet->payload = packet->length - headers;
 	return true;
 }
 
+INLINE bool is_ip(const struct __sk_buff *skb, struct packet *packet)
+{
+	packet->is_v4 = skb->protocol == swap16(0x0800);
+	return packet->is_v4 || skb->protocol == swap16(0x86dd);
+}
+
 // Where timestamps and SACK blocks lie in the options, in the layout that all current systems send:
 // NOP NOP timestamps, NOP NOP SACK, both, or nothing.
 struct layout {
 	bool timestamps;
-	__u32 sack;   // offset of the first edge in the TCP header, 0 for none
-	__u32 edges;
+	__u32 edges;  // of SACK blocks
 };
 
-INLINE bool read_options(const struct __sk_buff *skb, struct packet *packet, struct layout *layout)
+enum { TIMESTAMPS_LENGTH = 12, SACK_BEGIN = 4 };
+
+// Reads `length` bytes of options. `options` are all that can be, or as much as there is before `end`.
+INLINE bool read_options(const __u8 *options, const __u8 *end, __u32 length, struct layout *layout)
 {
-	__u32 at = TCP, length = packet->header - TCP;
+	const __u8 *sack = options;
 	if (length == 0)
 		return true;
-	if (length > OPTIONS || load_bytes(skb, packet->tcp + TCP, packet->bytes + TCP, length))
+	if (length < TIMESTAMPS_LENGTH || options + TIMESTAMPS_LENGTH > end)
 		return false;
-	if (length >= 12 && u32_at(packet->bytes + TCP) == 0x0101080a) {
+	if (u32_at(options) == 0x0101080a) {
 		layout->timestamps = true;
-		at += 12;
-		length -= 12;
+		length -= TIMESTAMPS_LENGTH;
+		if (length == 0)
+			return true;
+		sack += TIMESTAMPS_LENGTH;
 	}
-	if (length == 0)
-		return true;
-	if (length < 12)
+	if (length < SACK_BEGIN + 8 || (length - SACK_BEGIN) % 8 || sack + SACK_BEGIN > end)
 		return false;
-	const __u8 *sack = packet->bytes + (layout->timestamps ? TCP + 12 : TCP);
-	if (sack[0] != 1 || sack[1] != 1 || sack[2] != 5 || sack[3] != length - 2 || (length - 4) % 8)
+	if (sack[0] != 1 || sack[1] != 1 || sack[2] != 5 || sack[3] != length - 2)
 		return false;
-	layout->sack = at + 4;
-	layout->edges = (length - 4) / 4;
+	layout->edges = (length - SACK_BEGIN) / 4;
 	return true;
 }
 
 // Tells whether the source is the lower end.
-INLINE bool make_key(const struct packet *packet, struct key *key)
+INLINE bool make_key(const struct packet *packet, const __u8 *tcp, struct key *key)
 {
-	__u16 source = *(__u16 *)packet->bytes, destination = *(__u16 *)(packet->bytes + 2);
+	__u16 source = raw16_at(tcp), destination = raw16_at(tcp + 2);
 	bool lower = swap16(source) < swap16(destination);
 #pragma unroll
 	for (int i = 3; i >= 0; i--) {
@@ -258,7 +245,7 @@ INLINE bool is_ordinary(__u8 flags) { return (flags & (SYN | FIN | RST | ACK | U
 // A super-packet leaves in segments of gso_size.
 INLINE __u32 length_on_wire(const struct __sk_buff *skb, const struct packet *packet)
 {
-	return skb->gso_size ? packet->tcp - ETHERNET + packet->header + skb->gso_size : packet->length;
+	return skb->gso_size ? tcp_at(packet) - ETHERNET + packet->header + skb->gso_size : packet->length;
 }
 
 INLINE bool fits(const struct __sk_buff *skb, const struct packet *packet, const struct settings *s)
@@ -313,101 +300,125 @@ INLINE void sends(struct flow *flow, struct end *end, const struct end *peer, __
 	advance(&end->edge, acknowledgement + ((__u32)u16_at(tcp + 14) << (end->scale & 31)));
 }
 
+// Replaces a number of the header and adds the difference to `sum`, which becomes the checksum's.
+INLINE void put16(__u8 *p, __u16 raw, __u64 *sum)
+{
+	*sum += (__u16)~raw16_at(p);
+	*sum += raw;
+	*(__u16 *)p = raw;
+}
+
+INLINE void put32(__u8 *p, __u32 raw, __u64 *sum)
+{
+	*sum += (__u32)~raw32_at(p);
+	*sum += raw;
+	*(__u32 *)p = raw;
+}
+
+INLINE void add(__u8 *p, __u32 amount, __u64 *sum) { put32(p, swap32(u32_at(p) + amount), sum); }
+
 // RFC 7323 §2.2.
-INLINE void shift_window(__u8 *tcp, __s8 left)
+INLINE void shift_window(__u8 *tcp, __s8 left, __u64 *sum)
 {
 	if (!left)
 		return;
 	__u32 window = u16_at(tcp + 14);
 	window = left > 0 ? window << (left & 31) : window >> (-left & 31);
-	put_u16(tcp + 14, window > 0xffff ? 0xffff : window);
+	put16(tcp + 14, swap16(window > 0xffff ? 0xffff : window), sum);
 }
 
 // Translation::client_to_server.
-INLINE void to_server(struct flow *flow, __u8 *tcp, const struct layout *layout)
+INLINE void to_server(struct flow *flow, __u8 *tcp, const __u8 *end, const struct layout *layout, __u64 *sum)
 {
 	bool hide = false;
 	if (tcp[13] & ACK) {
 		__u32 real = u32_at(tcp + 8) - flow->delta;
-		put_u32(tcp + 8, real);
+		put32(tcp + 8, swap32(real), sum);
 		__s32 beyond = real - flow->real_isn - 1;
 		if (beyond > 0)
 			flow->flags &= ~HIDE_ECHO;
 		hide = flow->flags & HIDE_ECHO && beyond == 0;
 	}
-	shift_window(tcp, flow->client_shift);
-	if (layout->timestamps && flow->flags & TIMESTAMPS) {
-		__u32 echo = u32_at(tcp + TCP + 8);
-		__u32 real = echo - flow->tsval_offset;
-		put_u32(tcp + TCP + 8, !echo || (hide && real == flow->syn_ack_tsval) ? 0 : real);
+	shift_window(tcp, flow->client_shift, sum);
+	__u8 *sack = tcp + TCP;
+	if (layout->timestamps) {
+		__u8 *echo = tcp + TCP + 8;
+		if (echo + 4 > end)
+			return;
+		__u32 real = u32_at(echo) - flow->tsval_offset;
+		if (flow->flags & TIMESTAMPS)
+			put32(echo, !raw32_at(echo) || (hide && real == flow->syn_ack_tsval) ? 0 : swap32(real), sum);
+		sack += TIMESTAMPS_LENGTH;
 	}
-	if (!layout->sack)
+	if (!layout->edges || sack + SACK_BEGIN > end)
 		return;
-	__u8 *sack = tcp + (layout->timestamps ? TCP + 16 : TCP + 4);
 	if (flow->flags & ERASE_SACK)
-		sack[-2] = sack[-1] = 1;
+		put16(sack + 2, 0x0101, sum);
+	sack += SACK_BEGIN;
 #pragma unroll
 	for (__u32 i = 0; i < 8; i++) {
-		if (i >= layout->edges || (layout->timestamps && i >= 6))
+		if (i >= layout->edges || sack + 4 > end)
 			break;
-		put_u32(sack + 4 * i, flow->flags & ERASE_SACK ? 0x01010101 : u32_at(sack + 4 * i) - flow->delta);
+		put32(sack, flow->flags & ERASE_SACK ? 0x01010101 : swap32(u32_at(sack) - flow->delta), sum);
+		sack += 4;
 	}
 }
 
 // Translation::server_to_client.
-INLINE void to_client(const struct flow *flow, __u8 *tcp, const struct layout *layout)
+INLINE void to_client(const struct flow *flow, __u8 *tcp, const __u8 *end, const struct layout *layout,
+		      __u64 *sum)
 {
-	put_u32(tcp + 4, u32_at(tcp + 4) + flow->delta);
-	shift_window(tcp, flow->server_shift);
-	if (layout->timestamps && flow->flags & TIMESTAMPS)
-		put_u32(tcp + TCP + 4, u32_at(tcp + TCP + 4) + flow->tsval_offset);
+	add(tcp + 4, flow->delta, sum);
+	shift_window(tcp, flow->server_shift, sum);
+	if (layout->timestamps && flow->flags & TIMESTAMPS && tcp + TCP + 8 <= end)
+		add(tcp + TCP + 4, flow->tsval_offset, sum);
 }
 
 enum { NEXT = -1 };
 
-// Sends a segment the way that the routing table has for it, with the neighbour's address from the neighbour table:
-// what kernel forwarding does, without what lies around it (netfilter, early demultiplexing, ICMP redirects).
+// Finds the way that the routing table has for a segment, and takes the router's step of its hop limit (RFC 1141).
 // Where that is not all there is to it (no route, another kind of route, too large, forwarding switched off) kernel
 // forwarding goes on with the segment.
-INLINE int send(struct __sk_buff *skb, const struct packet *packet)
+INLINE bool find_way(struct __sk_buff *skb, const struct packet *packet, __u8 *ip, const __u8 *tcp,
+		     struct bpf_fib_lookup *way)
 {
-	bool is_v4 = packet->tcp == ETHERNET + IPV4;
-	struct bpf_fib_lookup way = {
-		.family = is_v4 ? INTERNET : INTERNET6,
-		.l4_protocol = PROTOCOL_TCP,
-		.sport = *(__u16 *)packet->bytes,
-		.dport = *(__u16 *)(packet->bytes + 2),
-		.tot_len = length_on_wire(skb, packet),
-		.ifindex = skb->ifindex,
-	};
-	if (is_v4) {
-		way.tos = packet->flow_info;
-		way.ipv4_src = packet->source[3];
-		way.ipv4_dst = packet->destination[3];
+	way->family = packet->is_v4 ? INTERNET : INTERNET6;
+	way->l4_protocol = PROTOCOL_TCP;
+	way->sport = raw16_at(tcp);
+	way->dport = raw16_at(tcp + 2);
+	way->tot_len = length_on_wire(skb, packet);
+	way->ifindex = skb->ifindex;
+	if (packet->is_v4) {
+		way->tos = ip[1];
+		way->ipv4_src = packet->source[3];
+		way->ipv4_dst = packet->destination[3];
 	} else {
-		way.flowinfo = packet->flow_info & swap32(0x0fffffff);
-		__builtin_memcpy(way.ipv6_src, packet->source, 16);
-		__builtin_memcpy(way.ipv6_dst, packet->destination, 16);
+		way->flowinfo = raw32_at(ip) & swap32(0x0fffffff);
+		__builtin_memcpy(way->ipv6_src, packet->source, 16);
+		__builtin_memcpy(way->ipv6_dst, packet->destination, 16);
 	}
-	if (fib_lookup(skb, &way, sizeof way, BPF_FIB_LOOKUP_SKIP_NEIGH))
-		return NEXT;
-	__u8 limit;
-	if (is_v4) {
-		limit = *(__u8 *)&packet->hop_limit - 1;
-		__u16 word = packet->hop_limit;
-		*(__u8 *)&word = limit;
-		if (l3_csum_replace(skb, ETHERNET + 10, packet->hop_limit, word, sizeof word))
-			return NEXT;
+	if (fib_lookup(skb, way, sizeof *way, BPF_FIB_LOOKUP_SKIP_NEIGH))
+		return false;
+	if (packet->is_v4) {
+		__u32 checksum = raw16_at(ip + 10) + swap16(0x0100);
+		*(__u16 *)(ip + 10) = checksum + (checksum >= 0xffff);
+		ip[8]--;
 	} else {
-		limit = ((__u8 *)&packet->hop_limit)[1] - 1;
+		ip[7]--;
 	}
-	store_bytes(skb, ETHERNET + (is_v4 ? 8 : 7), &limit, sizeof limit, 0);
-	struct bpf_redir_neigh next = { .nh_family = way.family };
-	if (way.family == INTERNET)
-		next.ipv4_nh = way.ipv4_dst;
+	return true;
+}
+
+// Sends a segment that way, to the neighbour whose address the kernel knows or asks for: what kernel forwarding
+// does, without what lies around it (netfilter, early demultiplexing, ICMP redirects).
+INLINE int send(const struct bpf_fib_lookup *way)
+{
+	struct bpf_redir_neigh next = { .nh_family = way->family };
+	if (way->family == INTERNET)
+		next.ipv4_nh = way->ipv4_dst;
 	else
-		__builtin_memcpy(next.ipv6_nh, way.ipv6_dst, 16);
-	return redirect_neigh(way.ifindex, &next, sizeof next, 0);
+		__builtin_memcpy(next.ipv6_nh, way->ipv6_dst, 16);
+	return redirect_neigh(way->ifindex, &next, sizeof next, 0);
 }
 
 // Tells whether packets of a direction are this program's from now on. At first the daemon has some queued, and
@@ -439,23 +450,45 @@ INLINE bool is_newer(const struct flow *flow, const __u8 *tcp, bool from_client)
 	return !own && (tcp[13] & (FIN | SYN | RST | ACK)) == (SYN | ACK);
 }
 
+// Has `length` bytes of the frame lie one after the other, where they can be read and written.
+INLINE bool is_linear(struct __sk_buff *skb, __u32 length)
+{
+	const __u8 *frame = (const __u8 *)(long)skb->data, *end = (const __u8 *)(long)skb->data_end;
+	return frame + length <= end || !pull_data(skb, length);
+}
+
 SECTION("classifier") int forward(struct __sk_buff *skb)
 {
 	struct packet packet = {};
 	struct layout layout = {};
+	struct bpf_fib_lookup way = {};
 	struct key key;
 	__u32 zero = 0;
 	// Of another host, or of a VLAN whose own interface sees it later.
-	if (skb->pkt_type != 0 || skb->vlan_present || !read_tcp(skb, &packet))
+	if (skb->pkt_type != 0 || skb->vlan_present || !is_ip(skb, &packet))
 		return NEXT;
-	bool from_lower = make_key(&packet, &key);
+	if (!is_linear(skb, tcp_at(&packet) + TCP))
+		return NEXT;
+	__u8 *frame = (__u8 *)(long)skb->data, *end = (__u8 *)(long)skb->data_end;
+	__u8 *ip = frame + ETHERNET, *tcp = frame + tcp_at(&packet);
+	if (ip + IPV4 > end || tcp + TCP > end || !read_ip(ip, &packet) || !read_tcp(skb, tcp, &packet))
+		return NEXT;
+	bool from_lower = make_key(&packet, tcp, &key);
 	struct flow *flow = map_lookup(&flows, &key);
 	struct settings *s = map_lookup(&settings, &zero);
 	if (!flow || !s)
 		return NEXT;
 	bool from_client = from_lower == !!(flow->flags & CLIENT_IS_LOWER);
-	__u8 flags = packet.bytes[13];
-	if (!read_options(skb, &packet, &layout) || !fits(skb, &packet, s)) {
+	__u8 flags = tcp[13];
+	if (packet.header > TCP) {
+		if (!is_linear(skb, tcp_at(&packet) + packet.header))
+			return NEXT;
+		frame = (__u8 *)(long)skb->data, end = (__u8 *)(long)skb->data_end;
+		ip = frame + ETHERNET, tcp = frame + tcp_at(&packet);
+		if (ip + IPV4 > end || tcp + TCP > end)
+			return NEXT;
+	}
+	if (!read_options(tcp + TCP, end, packet.header - TCP, &layout) || !fits(skb, &packet, s)) {
 		count(LEFT_TO_DAEMON, 1);
 		return NEXT;
 	}
@@ -466,7 +499,7 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 		// There is none, and so nothing is queued.
 		flow->client.waits = flow->server.waits = 0;
 		if (flags & SYN) {
-			if (is_newer(flow, packet.bytes, from_client)) {
+			if (is_newer(flow, tcp, from_client)) {
 				map_delete(&flows, &key);
 				count(FORGOTTEN, 1);
 			}
@@ -481,32 +514,27 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 		flow->to_client.packets += 1;
 		flow->to_client.bytes += packet.length;
 	}
+	__u64 sum = 0;
 	if (flow->flags & TRANSLATED) {
-		__u8 old[TCP + OPTIONS] __attribute__((aligned(4)));
-		__builtin_memcpy(old, packet.bytes, sizeof old);
 		if (from_client) {
-			to_server(flow, packet.bytes, &layout);
-			sends(flow, &flow->client, &flow->server, CLIENT_FIN, CLIENT_RESET, packet.bytes,
-			      packet.payload);
+			to_server(flow, tcp, end, &layout, &sum);
+			sends(flow, &flow->client, &flow->server, CLIENT_FIN, CLIENT_RESET, tcp, packet.payload);
 		} else {
-			sends(flow, &flow->server, &flow->client, SERVER_FIN, SERVER_RESET, packet.bytes,
-			      packet.payload);
-			to_client(flow, packet.bytes, &layout);
+			sends(flow, &flow->server, &flow->client, SERVER_FIN, SERVER_RESET, tcp, packet.payload);
+			to_client(flow, tcp, end, &layout, &sum);
 		}
-		__u32 length = packet.header;
-		if (length < TCP || length > TCP + OPTIONS)
-			return NEXT;
-		__s64 difference = csum_diff((void *)old, length & 60, (void *)packet.bytes, length & 60, 0);
-		if (store_bytes(skb, packet.tcp, packet.bytes, length, 0) ||
-		    l4_csum_replace(skb, packet.tcp + 16, 0, difference, 0))
-			return NEXT;
 	} else if (from_client && !(flags & RST)) {
-		advance(&flow->client.next, u32_at(packet.bytes + 4) + packet.payload);
+		advance(&flow->client.next, u32_at(tcp + 4) + packet.payload);
+	}
+	bool has_way = find_way(skb, &packet, ip, tcp, &way);
+	if (sum) {
+		sum = (sum & 0xffffffff) + (sum >> 32);
+		l4_csum_replace(skb, tcp_at(&packet) + 16, 0, (__u32)(sum + (sum >> 32)), 0);
 	}
 	skb->mark = s->mark;
 	count(FORWARDED_PACKETS, 1);
 	count(FORWARDED_BYTES, packet.length);
-	return send(skb, &packet);
+	return has_way ? send(&way) : NEXT;
 }
 
 // What `forward` does not judge itself for as long as there is a daemon.
@@ -528,11 +556,13 @@ INLINE bool is_served(const struct rule *rule, const __u32 *address, __u16 port)
 enum way { OTHERS, TO_SERVER, TO_CLIENT };
 
 // Services::direction; what is served at both ends is nobody's, but here either will do.
-INLINE enum way way_of(const struct packet *packet, const struct settings *s)
+INLINE enum way way_of(const struct packet *packet, const __u8 *tcp, const struct settings *s)
 {
-	__u16 source = u16_at(packet->bytes), destination = u16_at(packet->bytes + 2);
+	__u16 source = u16_at(tcp), destination = u16_at(tcp + 2);
 	for (__u32 i = 0; i < 64 && i < s->rules; i++) {
-		struct rule *rule = map_lookup(&rules, &i);
+		// A copy, since the verifier loses track of what a helper could see.
+		__u32 index = i;
+		struct rule *rule = map_lookup(&rules, &index);
 		if (!rule)
 			break;
 		if (is_served(rule, packet->destination, destination))
@@ -544,18 +574,18 @@ INLINE enum way way_of(const struct packet *packet, const struct settings *s)
 }
 
 // claim::Bypass::includes: a SYN or SYN-ACK that does not begin its options with the signalling option.
-INLINE bool is_let_through(const struct __sk_buff *skb, const struct packet *packet, bool is_to_server,
+INLINE bool is_let_through(const struct __sk_buff *skb, const struct packet *packet, __u8 flags, bool is_to_server,
 			   const struct settings *s)
 {
-	__u8 kin = packet->bytes[13] & (FIN | SYN | RST | ACK);
+	__u8 kin = flags & (FIN | SYN | RST | ACK);
 	if (!s->let_through || kin != (is_to_server ? SYN : SYN | ACK) || (!is_to_server && s->let_through < 2))
 		return false;
-	__u8 option[4];
+	__u32 option;
 	if (packet->header == TCP)
 		return true;
-	if (load_bytes(skb, packet->tcp + TCP, option, sizeof option))
+	if (load_bytes(skb, tcp_at(packet) + TCP, &option, sizeof option))
 		return false;
-	return u32_at(option) != s->signature;
+	return swap32(option) != s->signature;
 }
 
 // The filter of the daemon's packet socket: takes what rtt0_core::claim claims, and more where that
@@ -567,32 +597,42 @@ SECTION("socket") int captured(struct __sk_buff *skb)
 	struct packet packet = {};
 	struct layout layout = {};
 	struct key key;
+	__u8 headers[IPV6 + TCP + OPTIONS] __attribute__((aligned(8)));
 	__u32 zero = 0;
 	struct settings *s = map_lookup(&settings, &zero);
 	if (!s)
 		return all;
 	// Nobody forwards what is for another host.
-	if (skb->pkt_type != 0)
+	if (skb->pkt_type != 0 || !is_ip(skb, &packet))
 		return 0;
-	if (skb->protocol != swap16(0x0800) && skb->protocol != swap16(0x86dd))
-		return 0;
-	if (!read_tcp(skb, &packet)) {
+	const __u8 *ip = headers, *tcp = headers + (packet.is_v4 ? IPV4 : IPV6);
+	bool is_plain = packet.is_v4 ? !load_bytes(skb, ETHERNET, headers, IPV4 + TCP)
+				     : !load_bytes(skb, ETHERNET, headers, IPV6 + TCP);
+	if (!is_plain || !read_ip(ip, &packet) || !read_tcp(skb, tcp, &packet)) {
 		// Other protocols than TCP and ICMP are nobody's here, where that is easily seen.
 		__u8 protocol = PROTOCOL_TCP;
-		__u32 at = skb->protocol == swap16(0x0800) ? ETHERNET + 9 : ETHERNET + 6;
-		load_bytes(skb, at, &protocol, 1);
+		load_bytes(skb, packet.is_v4 ? ETHERNET + 9 : ETHERNET + 6, &protocol, 1);
 		return protocol == 17 ? 0 : all;
 	}
-	enum way way = way_of(&packet, s);
-	if (way == OTHERS || is_let_through(skb, &packet, way == TO_SERVER, s))
+	__u8 flags = tcp[13];
+	if (is_ordinary(flags) && !skb->vlan_present) {
+		bool from_lower = make_key(&packet, tcp, &key);
+		struct flow *flow = map_lookup(&flows, &key);
+		if (flow) {
+			__u32 length = packet.header - TCP;
+			__u8 *options = headers + IPV6 + TCP;
+			if (length > OPTIONS ||
+			    (length && load_bytes(skb, tcp_at(&packet) + TCP, options, length)) ||
+			    !read_options(options, options + OPTIONS, length, &layout) ||
+			    !fits(skb, &packet, s))
+				return all;
+			return is_ours(flow, from_lower == !!(flow->flags & CLIENT_IS_LOWER), s) ? 0 : all;
+		}
+	}
+	enum way way = way_of(&packet, tcp, s);
+	if (way == OTHERS || is_let_through(skb, &packet, flags, way == TO_SERVER, s))
 		return 0;
-	if (skb->vlan_present || !is_ordinary(packet.bytes[13]))
-		return all;
-	bool from_lower = make_key(&packet, &key);
-	struct flow *flow = map_lookup(&flows, &key);
-	if (!flow || !read_options(skb, &packet, &layout) || !fits(skb, &packet, s))
-		return all;
-	return is_ours(flow, from_lower == !!(flow->flags & CLIENT_IS_LOWER), s) ? 0 : all;
+	return all;
 }
 
 char terms[] SECTION("license") = "Dual MIT/GPL";
