@@ -246,7 +246,7 @@ impl ClientNic {
 
     /// Hands a flow that lives on to the fast path, once that is worth it.
     fn hand_when_due(&mut self, key: &FlowKey) {
-        self.offloader.hand_when_due(&mut self.flows, key, self.gateway.counters());
+        self.offloader.hand_when_due(&mut self.flows, key);
     }
 
     fn live(&mut self, now: Instant, key: FlowKey, life: Life) {
@@ -370,8 +370,8 @@ impl Engine for ClientNic {
         self.offloader.accelerate(fast_path);
     }
 
-    fn settle(&mut self) {
-        self.offloader.settle(&mut self.flows, self.gateway.counters());
+    fn settle(&mut self) -> bool {
+        self.offloader.settle(&mut self.flows, self.gateway.counters())
     }
 
     fn adopt(&mut self, now: Instant, flow: &Offloaded) -> bool {

@@ -73,8 +73,10 @@ pub trait Engine {
     fn accelerate(&mut self, _fast_path: Box<dyn FastPath>) {}
 
     /// Lets the fast path take over the flows that were handed to it. To be called when all packets
-    /// handed in before have been emitted.
-    fn settle(&mut self) {}
+    /// handed in before have been emitted. Returns whether there were any.
+    fn settle(&mut self) -> bool {
+        false
+    }
 
     /// Goes on with a flow that a fast path has kept through the absence of an engine. To be called
     /// after [`Engine::restore`] and before the first packet. Returns whether the engine knows it; if

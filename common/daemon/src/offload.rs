@@ -10,7 +10,7 @@ use rtt0_core::limits::Limits;
 use rtt0_netio::capture::Capture;
 use rtt0_netio::capture::spread::place;
 use rtt0_netio::clock;
-use rtt0_netio::fast_path::{self, FilterSwitch, KernelOffload, OffloadError, OffloadOptions};
+use rtt0_netio::fast_path::{self, FilterSwitch, KernelOffload, OffloadError, OffloadOptions, Served};
 use rtt0_netio::interface::Interface;
 
 use crate::failure::chain;
@@ -87,6 +87,14 @@ impl Offload {
         self.kernel.as_ref().map(KernelOffload::switch)
     }
 
+    /// Returns what each of `workers` workers tells with how far it has come, if the kernel forwards at all.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn served(&self, workers: usize) -> Result<Vec<Served>, OffloadError> {
+        self.kernel.iter().flat_map(|kernel| (0..workers).map(|worker| kernel.served(worker))).collect()
+    }
+
     /// Tells whether the kernel forwards established flows.
     pub(crate) fn is_on(&self) -> bool {
         self.kernel.is_some()
@@ -144,8 +152,8 @@ fn start(
         flows: Limits::default().flows,
         pins,
     })?;
-    for engine in &mut *engines {
-        engine.accelerate(Box::new(kernel.path(true)?));
+    for (worker, engine) in (0..).zip(&mut *engines) {
+        engine.accelerate(Box::new(kernel.path(Some(worker))?));
     }
     let (now, workers) = (clock::now(), engines.len());
     let (kept, removed) = kernel.adopt(|flow| {

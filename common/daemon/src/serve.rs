@@ -132,7 +132,8 @@ impl Service {
         let emitters = engines.iter().map(|_| Emitter::open()).collect::<Result<Vec<_>, _>>()?;
         let guard = Guard::install(&interfaces, &setup.services, EMIT_MARK, offload.is_on())?;
         let rules: Vec<String> = setup.services.rules().iter().map(ToString::to_string).collect();
-        let workers = Workers::spawn(engines, captures, emitters, stores, &setup)?;
+        let served = offload.served(setup.workers)?;
+        let workers = Workers::spawn(engines, captures, emitters, stores, served, &setup)?;
         if setup.realtime_priority != 0 {
             // This thread has little to do, and in a flood it must get to do it. No harm without.
             rtt0_netio::worker::run_at(setup.realtime_priority.saturating_add(1).min(99));

@@ -7,6 +7,7 @@ use rtt0_core::engine::Engine;
 use rtt0_core::offer::Keys;
 use rtt0_netio::capture::{Capture, CaptureError, CaptureOptions};
 use rtt0_netio::emit::Emitter;
+use rtt0_netio::fast_path::Served;
 use rtt0_netio::store::Store;
 use rtt0_netio::worker::{Worker, WorkerError, WorkerHandle, WorkerOptions};
 use tokio::net::unix::pipe::Receiver;
@@ -29,15 +30,16 @@ pub(crate) fn open_captures(setup: &Setup) -> Result<Vec<Vec<Capture>>, CaptureE
 pub(crate) struct Workers(Vec<WorkerHandle>);
 
 impl Workers {
-    /// Starts a worker for each engine. `stores` is as long as `engines`, or empty.
+    /// Starts a worker for each engine. `stores` and `served` are as long as `engines`, or empty.
     pub(crate) fn spawn<E: Engine + Send + 'static>(
         engines: Vec<E>,
         captures: Vec<Vec<Capture>>,
         emitters: Vec<Emitter>,
         stores: Vec<Store>,
+        served: Vec<Served>,
         setup: &Setup,
     ) -> Result<Self, WorkerError> {
-        let mut stores = stores.into_iter();
+        let (mut stores, mut served) = (stores.into_iter(), served.into_iter());
         let parts = engines.into_iter().zip(captures).zip(emitters).enumerate();
         let spawn = |(index, ((engine, captures), emitter)): (usize, ((E, Vec<Capture>), Emitter))| {
             let options = WorkerOptions {
@@ -46,7 +48,7 @@ impl Workers {
                 processor: setup.cpus.iter().cycle().nth(index).copied(),
                 busy_poll: setup.busy_poll,
             };
-            Worker::spawn(engine, captures, emitter, stores.next(), &options)
+            Worker::spawn(engine, captures, emitter, stores.next(), served.next(), &options)
         };
         parts.map(spawn).collect::<Result<_, _>>().map(Self)
     }

@@ -42,9 +42,11 @@ struct key {
 struct end {
 	__u32 next, acknowledged, edge;
 	__u8 scale;
-	// What it sends is the daemon's still: see `is_ours`.
-	__u8 waits, zero[2];
+	// What it sends is the daemon's still: see `is_ours`. The worker is the same for both ends.
+	__u8 waits, worker, zero;
 };
+
+enum { INTERFACES = 8, WORKERS = 64 };
 
 struct flow {
 	__u32 delta, tsval_offset, client_isn, real_isn;
@@ -74,8 +76,9 @@ struct settings {
 	__u32 mark;        // of what is forwarded here
 	__u32 let_through; // 1: unsigned SYNs, 2: unsigned SYN-ACKs too
 	__u32 signature;   // what a signed one's options begin with
-	__u32 quiet;       // ns without a packet after which the daemon has none queued
-	__u32 longest;     // ns after which it is not waited for any more
+	__u32 margin;      // ns from the filter to the capture's queue
+	__u32 longest;     // ns after which the daemon is not waited for any more
+	__u32 interfaces[INTERFACES];
 };
 
 enum { FORWARDED_PACKETS, FORWARDED_BYTES, LEFT_TO_DAEMON, FORGOTTEN, COUNTERS };
@@ -101,6 +104,15 @@ struct {
 	__u32 *key;
 	struct rule *value;
 } rules SECTION(".maps");
+
+// For each worker and interface: what its capture had taken in until then, the daemon has emitted.
+struct {
+	int (*type)[BPF_MAP_TYPE_ARRAY];
+	int (*max_entries)[WORKERS * INTERFACES];
+	int (*map_flags)[BPF_F_MMAPABLE];
+	__u32 *key;
+	__u64 *value;
+} served SECTION(".maps");
 
 struct {
 	int (*type)[BPF_MAP_TYPE_PERCPU_ARRAY];
@@ -421,16 +433,29 @@ INLINE int send(const struct bpf_fib_lookup *way)
 	return redirect_neigh(way->ifindex, &next, sizeof next, 0);
 }
 
-// Tells whether packets of a direction are this program's from now on. At first the daemon has some queued, and
-// what is forwarded here would overtake them: so each direction goes on there until it has been quiet for a moment.
-INLINE bool is_ours(struct flow *flow, bool from_client, const struct settings *s)
+// Until when the daemon has emitted what it had captured on an interface; 0 if it can't say.
+INLINE __u64 served_until(const struct __sk_buff *skb, __u32 worker, const struct settings *s)
+{
+	for (__u32 i = 0; i < INTERFACES; i++) {
+		if (s->interfaces[i] != skb->ifindex)
+			continue;
+		__u32 index = worker * INTERFACES + i;
+		volatile __u64 *until = map_lookup(&served, &index);
+		return until ? *until : 0;
+	}
+	return 0;
+}
+
+// Tells whether packets of a direction are this program's from now on. At first the daemon may have some queued, and
+// what is forwarded here would overtake them: so each direction goes on there until all of that have left.
+INLINE bool is_ours(const struct __sk_buff *skb, struct flow *flow, bool from_client, const struct settings *s)
 {
 	struct end *sender = from_client ? &flow->client : &flow->server;
 	if (!sender->waits)
 		return true;
 	__u64 *captured = from_client ? &flow->client_captured : &flow->server_captured;
 	__u64 now = ktime();
-	if (now - *captured < s->quiet && now - flow->handed < s->longest) {
+	if (served_until(skb, sender->worker, s) <= *captured + s->margin && now - flow->handed < s->longest) {
 		*captured = now;
 		return false;
 	}
@@ -626,7 +651,7 @@ SECTION("socket") int captured(struct __sk_buff *skb)
 			    !read_options(options, options + OPTIONS, length, &layout) ||
 			    !fits(skb, &packet, s))
 				return all;
-			return is_ours(flow, from_lower == !!(flow->flags & CLIENT_IS_LOWER), s) ? 0 : all;
+			return is_ours(skb, flow, from_lower == !!(flow->flags & CLIENT_IS_LOWER), s) ? 0 : all;
 		}
 	}
 	enum way way = way_of(&packet, tcp, s);

@@ -113,7 +113,7 @@ impl Path {
                 realtime_priority: Some(plan.priority).filter(|priority| *priority > 0),
                 ..WorkerOptions::default()
             };
-            (Worker::spawn(Router::default(), captures, emitter, None, &options).unwrap(), guard)
+            (Worker::spawn(Router::default(), captures, emitter, None, None, &options).unwrap(), guard)
         };
         self.router.enter(spawn).unwrap()
     }

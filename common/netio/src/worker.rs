@@ -34,6 +34,7 @@ use crate::capture::{Capture, CaptureError};
 use crate::clock;
 use crate::counters::IoCounters;
 use crate::emit::Emitter;
+use crate::fast_path::Served;
 use crate::store::Store;
 
 /// Batches taken from each capture in turn before time-outs and orders are looked at.
@@ -106,6 +107,9 @@ pub struct Worker<E> {
     plan: Vec<Step>,
     counters: Arc<IoCounters>,
     store: Option<Store>,
+    served: Option<Served>,
+    /// Flows were handed to the kernel that it leaves to this worker until its captures are seen empty.
+    has_handed: bool,
     check_due: Option<Instant>,
     busy_poll: Duration,
     orders: mpsc::Receiver<Order>,
@@ -132,7 +136,8 @@ enum Step {
 
 impl<E: Engine + Send + 'static> Worker<E> {
     /// Starts the loop on a thread of its own and returns once it runs. What the engine notes of
-    /// flows is written to `store`, if there is one.
+    /// flows is written to `store`, if there is one. How far it has come is told to `served`, whose interfaces
+    /// are those of `captures`.
     ///
     /// # Errors
     /// [`WorkerError::System`] if the thread or its descriptors can't be made.
@@ -141,6 +146,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
         captures: Vec<Capture>,
         emitter: Emitter,
         store: Option<Store>,
+        served: Option<Served>,
         options: &WorkerOptions,
     ) -> Result<WorkerHandle, WorkerError> {
         let system = |call| move |source| WorkerError::System { call, source };
@@ -161,6 +167,8 @@ impl<E: Engine + Send + 'static> Worker<E> {
             plan: Vec::new(),
             counters: Arc::clone(&counters),
             store,
+            served,
+            has_handed: false,
             check_due: None,
             busy_poll: options.busy_poll,
             orders,
@@ -198,7 +206,7 @@ impl<E: Engine> Worker<E> {
                 }
             }
             self.handle_timeouts();
-            self.engine.settle();
+            self.has_handed = self.engine.settle();
             self.awaited.store(self.engine.awaited(), Ordering::Relaxed);
             self.check()?;
         }
@@ -225,13 +233,22 @@ impl<E: Engine> Worker<E> {
         let timeout = due.and_then(|due| Timespec::try_from(due - clock::now()).ok());
         let mut polled: Vec<_> = self.captures.iter().map(|c| PollFd::new(c, PollFlags::IN)).collect();
         polled.push(PollFd::new(&*self.wake, PollFlags::IN));
-        if !(self.busy_poll > Duration::ZERO && look(&mut polled, self.busy_poll, due)?) {
+        let mut asked = clock::now();
+        let mut is_ready = false;
+        if self.has_handed || self.busy_poll > Duration::ZERO {
+            is_ready = look(&mut polled, self.busy_poll, due)?;
+            // Before it sleeps: the kernel waits to hear it.
+            tell(self.served.as_ref(), &polled, asked);
+        }
+        if !is_ready {
+            asked = clock::now();
             match poll(&mut polled, timeout.as_ref()) {
                 Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => return Ok(false),
                 Err(error) => return Err(error.into()),
             }
         }
+        tell(self.served.as_ref(), &polled, asked);
         // Errors make a capture ready too: receiving tells what is wrong.
         for (ready, polled) in self.ready.iter_mut().zip(&polled) {
             *ready = !polled.revents().is_empty();
@@ -252,6 +269,7 @@ impl<E: Engine> Worker<E> {
     /// Receives, handles and emits one batch; returns whether the capture may have more.
     fn serve(&mut self, index: usize) -> bool {
         let capture = &mut self.captures[index];
+        let asked = clock::now();
         let more = capture.receive(&self.counters);
         let now = clock::now();
         self.check_due.get_or_insert(now + CHECK_PERIOD);
@@ -264,6 +282,9 @@ impl<E: Engine> Worker<E> {
             self.plan.extend((queued..self.outbox.len()).map(Step::Queued));
         }
         self.emit(now, Some(index));
+        if let Some(served) = self.served.as_ref().filter(|_| !more) {
+            served.tell(index, asked);
+        }
         more
     }
 
@@ -419,6 +440,16 @@ impl Drop for WorkerHandle {
         self.stop();
         // Whoever wants the result calls `join`.
         let _ = self.wait_for_end();
+    }
+}
+
+/// Tells of all captures that had nothing when they were polled, after `asked`; the last of `polled` is none.
+fn tell(served: Option<&Served>, polled: &[PollFd<'_>], asked: Instant) {
+    let (Some(served), Some((_, captures))) = (served, polled.split_last()) else { return };
+    for (index, capture) in captures.iter().enumerate() {
+        if capture.revents().is_empty() {
+            served.tell(index, asked);
+        }
     }
 }
 

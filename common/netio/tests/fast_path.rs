@@ -223,8 +223,7 @@ impl Trial {
 
 fn check(kernel: &KernelOffload, path: &mut KernelPath, trial: &Trial) -> Result<(), TestCaseError> {
     let mut expected = trial.flow();
-    path.hand(&expected);
-    path.settle(&mut |key| panic!("{key:?} was refused"));
+    assert!(path.hand(&expected), "{:?} was refused", expected.key);
     for sent in &trial.segments {
         let mut bytes = trial.packet(sent);
         let mut frame = vec![0; 12];
@@ -286,7 +285,7 @@ fn the_kernel_does_with_every_segment_what_the_translator_does() {
         if !is_attended {
             kernel.abandon().unwrap();
         }
-        let path = RefCell::new(kernel.path(false).unwrap());
+        let path = RefCell::new(kernel.path(None).unwrap());
         let mut runner =
             TestRunner::new(Config { cases: 3000, failure_persistence: None, ..Config::default() });
         let trials = trial().prop_map(|trial| Trial { is_attended, ..trial });

@@ -121,7 +121,7 @@ impl Path {
                 realtime_priority: Some(10),
                 ..WorkerOptions::default()
             };
-            Worker::spawn(router, captures, Emitter::open().unwrap(), None, &worker).unwrap()
+            Worker::spawn(router, captures, Emitter::open().unwrap(), None, None, &worker).unwrap()
         };
         self.router.enter(spawn).unwrap()
     }

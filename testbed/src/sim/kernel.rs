@@ -63,8 +63,9 @@ impl Kernel {
 }
 
 impl FastPath for Kernel {
-    fn hand(&mut self, flow: &Offloaded) {
+    fn hand(&mut self, flow: &Offloaded) -> bool {
         self.flows().insert(flow.key, *flow);
+        true
     }
 
     fn look(&mut self, key: &FlowKey) -> Option<Progress> {
@@ -74,8 +75,6 @@ impl FastPath for Kernel {
     fn recall(&mut self, key: &FlowKey) -> Option<Progress> {
         self.flows().remove(key).map(|flow| flow.progress)
     }
-
-    fn settle(&mut self, _refused: &mut dyn FnMut(&FlowKey)) {}
 }
 
 fn key(wire: &Wire, to: Direction, addresses: &Addresses) -> Option<FlowKey> {

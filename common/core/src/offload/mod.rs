@@ -31,8 +31,8 @@ use crate::wire::segment::Segment;
 use crate::wire::tcp::Flags;
 use std::fmt;
 
-/// Segments of a flow that the engine forwards itself before it hands the flow over: a connection of
-/// one short exchange is not worth two system calls.
+/// Segments that the engine forwards itself of a flow that came back, before it hands it over again: whoever
+/// forges SYNs shall not cost two system calls each.
 const TRIAL: u8 = 8;
 
 /// Where flows are handed to.
@@ -40,17 +40,14 @@ const TRIAL: u8 = 8;
 /// Its calls may be system calls, so an engine makes them for what begins or ends a connection, not for
 /// every segment.
 pub trait FastPath: fmt::Debug + Send {
-    /// Takes a flow over, once what has been handed in for emission has left ([`FastPath::settle`]).
-    fn hand(&mut self, flow: &Offloaded);
+    /// Takes a flow over; returns whether it does. All that the engine has forwarded of it has left.
+    fn hand(&mut self, flow: &Offloaded) -> bool;
 
     /// Tells how far a flow has come; `None` if it is not here.
     fn look(&mut self, key: &FlowKey) -> Option<Progress>;
 
     /// Gives a flow back; `None` if it is not here. The engine sees all its segments from now on.
     fn recall(&mut self, key: &FlowKey) -> Option<Progress>;
-
-    /// Takes over what was handed since the last call, and tells `refused` of each flow that it can't take.
-    fn settle(&mut self, refused: &mut dyn FnMut(&FlowKey));
 }
 
 /// How far a handed flow has come.
@@ -197,8 +194,8 @@ impl Offloaded {
 /// Who forwards a flow: belongs to the flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Share {
-    /// Segments that the engine has forwarded, up to [`TRIAL`].
-    seen: u8,
+    /// Segments that the engine has still to forward.
+    trial: u8,
     is_handed: bool,
 }
 
@@ -208,10 +205,11 @@ impl Share {
         self.is_handed
     }
 
-    /// Counts a segment that the engine forwards; returns whether the flow is worth handing over.
+    /// Counts a segment that the engine forwards; returns whether the flow is to be handed over. A new one is at
+    /// once.
     pub fn is_due(&mut self) -> bool {
-        self.seen = (self.seen + 1).min(TRIAL);
-        self.seen == TRIAL && !self.is_handed
+        self.trial = self.trial.saturating_sub(1);
+        self.trial == 0 && !self.is_handed
     }
 
     /// Notes that the flow was handed over.
@@ -221,6 +219,6 @@ impl Share {
 
     /// Notes that it was given back.
     pub fn recall(&mut self) {
-        *self = Self::default();
+        *self = Self { trial: TRIAL, is_handed: false };
     }
 }

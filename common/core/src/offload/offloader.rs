@@ -30,44 +30,54 @@ pub trait Offloadable {
 
 /// An engine's fast path, if it has one. All of its methods do nothing if not.
 #[derive(Debug, Default)]
-pub struct Offloader(Option<Box<dyn FastPath>>);
+pub struct Offloader {
+    fast_path: Option<Box<dyn FastPath>>,
+    /// Flows to be handed over as soon as what was forwarded of them has left.
+    waiting: Vec<FlowKey>,
+}
 
 impl Offloader {
     /// Hands flows to `fast_path` from now on.
     pub fn accelerate(&mut self, fast_path: Box<dyn FastPath>) {
-        self.0 = Some(fast_path);
+        self.fast_path = Some(fast_path);
     }
 
-    /// Counts a segment of a flow, and hands the flow over if that is worth it and nothing about it is
-    /// open.
-    pub fn hand_when_due<F: Offloadable>(
-        &mut self,
-        flows: &mut FlowTable<F>,
-        key: &FlowKey,
-        counters: &Counters,
-    ) {
-        let Some(fast_path) = &mut self.0 else { return };
+    /// Counts a segment of a flow, and has the flow handed over with the next [`Offloader::settle`] if it is due
+    /// and nothing about it is open.
+    pub fn hand_when_due<F: Offloadable>(&mut self, flows: &mut FlowTable<F>, key: &FlowKey) {
+        if self.fast_path.is_none() {
+            return;
+        }
         let Some(flow) = flows.get_mut(key).map(|entry| &mut entry.value) else { return };
         if flow.share_mut().is_some_and(Share::is_due)
-            && let Some(offloaded) = flow.offloaded(*key)
+            && flow.offloaded(*key).is_some()
             && let Some(share) = flow.share_mut()
         {
-            fast_path.hand(&offloaded);
             share.hand();
-            counters.event(Event::Handed);
+            self.waiting.push(*key);
         }
     }
 
-    /// Lets the fast path take over what was handed; what it refuses stays with the engine, and is handed
-    /// again later.
-    pub fn settle<F: Offloadable>(&mut self, flows: &mut FlowTable<F>, counters: &Counters) {
-        let Some(fast_path) = &mut self.0 else { return };
-        fast_path.settle(&mut |key| {
-            if let Some(share) = flows.get_mut(key).and_then(|entry| entry.value.share_mut()) {
-                share.recall();
+    /// Hands over what is due, now that all packets handed in before have left. What the fast path refuses stays
+    /// with the engine, and is handed again later. Returns whether anything was handed over.
+    pub fn settle<F: Offloadable>(&mut self, flows: &mut FlowTable<F>, counters: &Counters) -> bool {
+        let Some(fast_path) = &mut self.fast_path else { return false };
+        let mut has_handed = false;
+        for key in self.waiting.drain(..) {
+            // It may have been taken back, or more may have become open about it.
+            let Some(flow) = flows.get_mut(&key).map(|entry| &mut entry.value) else { continue };
+            if !is_handed(flow) {
+                continue;
             }
-            counters.event(Event::HandRefused);
-        });
+            if flow.offloaded(key).is_some_and(|offloaded| fast_path.hand(&offloaded)) {
+                counters.event(Event::Handed);
+                has_handed = true;
+            } else {
+                flow.share_mut().into_iter().for_each(Share::recall);
+                counters.event(Event::HandRefused);
+            }
+        }
+        has_handed
     }
 
     /// Learns how far a handed flow has come before the engine judges one of its segments. What may begin or
@@ -80,7 +90,7 @@ impl Offloader {
         idle: Instant,
         counters: &Counters,
     ) {
-        let Some(fast_path) = &mut self.0 else { return };
+        let Some(fast_path) = &mut self.fast_path else { return };
         let Some(entry) = flows.get_mut(key).filter(|entry| is_handed(&entry.value)) else { return };
         let is_recalled = flags.intersects(Flags::SYN | Flags::FIN | Flags::RST);
         let progress = if is_recalled { fast_path.recall(key) } else { fast_path.look(key) };
@@ -103,7 +113,7 @@ impl Offloader {
         now: Instant,
         idle: Duration,
     ) -> bool {
-        let Some(fast_path) = &mut self.0 else { return false };
+        let Some(fast_path) = &mut self.fast_path else { return false };
         if !flows.get(key).is_some_and(|entry| is_handed(&entry.value)) {
             return false;
         }
@@ -140,7 +150,7 @@ impl Offloader {
 
     /// Takes a flow back that leaves the table.
     pub fn forget(&mut self, key: &FlowKey, flow: &impl Offloadable) {
-        if let Some(fast_path) = self.0.as_mut().filter(|_| is_handed(flow)) {
+        if let Some(fast_path) = self.fast_path.as_mut().filter(|_| is_handed(flow)) {
             let _ = fast_path.recall(key);
         }
     }

@@ -16,7 +16,6 @@ pub(crate) struct State {
     pub(crate) flows: HashMap<FlowKey, Offloaded>,
     /// It has no room.
     pub(crate) is_full: bool,
-    waiting: Vec<Offloaded>,
 }
 
 impl Kept {
@@ -27,8 +26,12 @@ impl Kept {
 }
 
 impl FastPath for Kept {
-    fn hand(&mut self, flow: &Offloaded) {
-        self.state().waiting.push(*flow);
+    fn hand(&mut self, flow: &Offloaded) -> bool {
+        let mut state = self.state();
+        if !state.is_full {
+            state.flows.insert(flow.key, *flow);
+        }
+        !state.is_full
     }
 
     fn look(&mut self, key: &FlowKey) -> Option<Progress> {
@@ -36,19 +39,6 @@ impl FastPath for Kept {
     }
 
     fn recall(&mut self, key: &FlowKey) -> Option<Progress> {
-        let mut state = self.state();
-        state.waiting.retain(|flow| flow.key != *key);
-        state.flows.remove(key).map(|flow| flow.progress)
-    }
-
-    fn settle(&mut self, refused: &mut dyn FnMut(&FlowKey)) {
-        let mut state = self.state();
-        for flow in std::mem::take(&mut state.waiting) {
-            if state.is_full {
-                refused(&flow.key);
-            } else {
-                state.flows.insert(flow.key, flow);
-            }
-        }
+        self.state().flows.remove(key).map(|flow| flow.progress)
     }
 }

@@ -14,6 +14,7 @@
 
 mod path;
 mod pins;
+mod served;
 
 use std::fmt;
 use std::io;
@@ -23,7 +24,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, ProgramArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
@@ -33,15 +34,18 @@ use rtt0_core::offload::{KERNEL_KEY, KERNEL_VALUE, Offloaded};
 use rtt0_core::service::{Prefix, Services};
 
 use crate::emit::EMIT_MARK;
+use crate::interface;
 pub use path::KernelPath;
 use pins::Pins;
+use served::INTERFACES;
+pub use served::Served;
 
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/offload.bpf.o");
-/// How long a direction of a flow that was handed over has to be quiet before the kernel forwards it: well above
-/// the time a packet is queued for user space.
-const QUIET: Duration = Duration::from_millis(1);
-/// After that long the kernel forwards it all the same: what is queued may be overtaken.
+/// How long a packet takes from the filter into the capture's queue, well reckoned.
+const MARGIN: Duration = Duration::from_micros(5);
+/// After that long the kernel forwards a flow's direction even if the daemon has never caught up with it: what is
+/// queued may be overtaken.
 const LONGEST: Duration = Duration::from_millis(200);
 /// Most rules that the captures' filter can hold.
 const MOST_RULES: usize = 64;
@@ -74,6 +78,9 @@ pub enum OffloadError {
         /// What the kernel said.
         source: MapError,
     },
+    /// The memory shared with the kernel can't be mapped.
+    #[error("the BPF map 'served' can't be mapped into memory")]
+    Memory(#[source] io::Error),
     /// The object lacks a program or map: it is of another version.
     #[error("the BPF object has no '{0}'")]
     Missing(&'static str),
@@ -91,8 +98,9 @@ struct Settings {
     mark: u32,
     let_through: u32,
     signature: u32,
-    quiet: u32,
+    margin: u32,
     longest: u32,
+    interfaces: [u32; INTERFACES],
 }
 
 /// `struct rule`; addresses in network byte order, IPv4 as IPv4-mapped.
@@ -177,8 +185,9 @@ impl KernelOffload {
             mark: EMIT_MARK,
             let_through: 0,
             signature: u32::from_be_bytes(offer::PREFIX),
-            quiet: QUIET.as_nanos() as u32,
+            margin: MARGIN.as_nanos() as u32,
             longest: LONGEST.as_nanos() as u32,
+            interfaces: indices(options.interfaces),
         };
         settings.set(0, first, 0).map_err(map_error("settings"))?;
         let mut table: Array<MapData, Rule> = take(&mut ebpf, "rules")?;
@@ -221,13 +230,25 @@ impl KernelOffload {
         FilterSwitch { settings: Arc::clone(&self.settings) }
     }
 
-    /// Returns another way to the flows, for an engine. `is_queued` tells whether packets of a flow may be queued
-    /// for the engine when it hands the flow over, and should not be overtaken.
+    /// Returns another way to the flows, for the engine of a worker. What is queued for that when it hands a flow
+    /// over is not overtaken, if it tells how far it has come ([`KernelOffload::served`]); with `None` there is no
+    /// queue.
     ///
     /// # Errors
     /// [`OffloadError::Map`].
-    pub fn path(&self, is_queued: bool) -> Result<KernelPath, OffloadError> {
-        Ok(KernelPath::new(self.flows()?, is_queued))
+    pub fn path(&self, worker: Option<u8>) -> Result<KernelPath, OffloadError> {
+        Ok(KernelPath::new(self.flows()?, worker))
+    }
+
+    /// Returns what a worker tells with how far it has come.
+    ///
+    /// # Errors
+    /// [`OffloadError::Memory`].
+    pub fn served(&self, worker: usize) -> Result<Served, OffloadError> {
+        let Some(Map::Array(map)) = self.ebpf.map("served") else {
+            return Err(OffloadError::Missing("served"));
+        };
+        Served::open(map.fd(), worker).map_err(OffloadError::Memory)
     }
 
     /// Hands `take` every flow that the kernel has; it returns whether there is an engine for it. All
@@ -372,10 +393,7 @@ fn attach(program: &mut SchedClassifier, interface: &str, pins: Option<&Pins>) -
     Ok(())
 }
 
-fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-) -> Result<M, OffloadError> {
+fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, OffloadError> {
     let map = ebpf.take_map(name).ok_or(OffloadError::Missing(name))?;
     M::try_from(map).map_err(map_error(name))
 }
@@ -394,6 +412,15 @@ fn map_error(name: &'static str) -> impl Fn(MapError) -> OffloadError {
 
 fn program_error(name: &'static str) -> impl Fn(ProgramError) -> OffloadError {
     move |source| OffloadError::Program { name, source }
+}
+
+/// Returns the indices of the interfaces; 0 in place of one that is not there.
+fn indices(names: &[String]) -> [u32; INTERFACES] {
+    let mut indices = [0; INTERFACES];
+    for (index, name) in indices.iter_mut().zip(names) {
+        *index = interface::by_name(name).map_or(0, |interface| interface.index);
+    }
+    indices
 }
 
 fn rules(services: &Services) -> Result<Vec<Rule>, OffloadError> {

@@ -7,7 +7,7 @@ use aya::programs::{ProgramError, SchedClassifier, TestRunOptions};
 use rtt0_core::flow::FlowKey;
 use rtt0_core::offload::{FastPath, KernelKey, Offloaded, Progress, wait};
 
-use super::{Flows, Key, Value};
+use super::{Flows, MARGIN};
 use crate::clock;
 
 /// How often a flow is offered to the kernel.
@@ -17,14 +17,12 @@ const ATTEMPTS: usize = 3;
 #[derive(Debug)]
 pub struct KernelPath {
     flows: Flows,
-    /// Handed and not yet settled.
-    waiting: Vec<(FlowKey, Key, Value)>,
-    is_queued: bool,
+    worker: Option<u8>,
 }
 
 impl KernelPath {
-    pub(super) fn new(flows: Flows, is_queued: bool) -> Self {
-        Self { flows, waiting: Vec::new(), is_queued }
+    pub(super) fn new(flows: Flows, worker: Option<u8>) -> Self {
+        Self { flows, worker }
     }
 
     fn read(&self, key: &FlowKey) -> Option<Progress> {
@@ -35,9 +33,15 @@ impl KernelPath {
 }
 
 impl FastPath for KernelPath {
-    fn hand(&mut self, flow: &Offloaded) {
-        let (key, value) = flow.to_kernel();
-        self.waiting.push((flow.key, key.bytes, value));
+    fn hand(&mut self, flow: &Offloaded) -> bool {
+        let (key, mut value) = flow.to_kernel();
+        if let Some(worker) = self.worker {
+            let now = clock::now().as_micros() * 1000;
+            wait(&mut value, worker, now, MARGIN.as_nanos() as u64);
+        }
+        // The kernel keeps some memory ready and fetches more behind our back, so that in a burst of
+        // new flows it is short of it for a moment.
+        (0..ATTEMPTS).any(|_| self.flows.insert(key.bytes, value, 0).is_ok())
     }
 
     fn look(&mut self, key: &FlowKey) -> Option<Progress> {
@@ -46,31 +50,12 @@ impl FastPath for KernelPath {
 
     fn recall(&mut self, key: &FlowKey) -> Option<Progress> {
         let bytes = KernelKey::from(key).bytes;
-        if let Some(index) = self.waiting.iter().position(|(waiting, ..)| waiting == key) {
-            self.waiting.swap_remove(index);
-            return None;
-        }
         let progress = self.read(key);
         if progress.is_some() {
             // The program removes flows too, but not while this process lives.
             let _ = self.flows.remove(&bytes);
         }
         progress
-    }
-
-    fn settle(&mut self, refused: &mut dyn FnMut(&FlowKey)) {
-        let now = clock::now().as_micros() * 1000;
-        for (name, key, mut value) in self.waiting.drain(..) {
-            if self.is_queued {
-                wait(&mut value, now);
-            }
-            // The kernel keeps some memory ready and fetches more behind our back, so that in a burst of
-            // new flows it is short of it for a moment.
-            let mut attempts = (0..ATTEMPTS).map(|_| self.flows.insert(key, value, 0));
-            if !attempts.any(|outcome| outcome.is_ok()) {
-                refused(&name);
-            }
-        }
     }
 }
 

@@ -12,7 +12,7 @@ use rustix::fs::statfs;
 /// BPF_FS_MAGIC of linux/magic.h.
 const BPF_FILE_SYSTEM: u32 = 0xcafe_4a11;
 /// Raised with any change of a flow's layout: flows of another version are not taken over.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The folder.
 #[derive(Debug)]
