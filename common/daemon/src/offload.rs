@@ -10,7 +10,9 @@ use rtt0_core::limits::Limits;
 use rtt0_netio::capture::Capture;
 use rtt0_netio::capture::spread::place;
 use rtt0_netio::clock;
-use rtt0_netio::fast_path::{self, FilterSwitch, KernelOffload, OffloadError, OffloadOptions};
+use rtt0_netio::fast_path::{
+    self, Attach, Attachment, FilterSwitch, KernelOffload, OffloadError, OffloadOptions,
+};
 use rtt0_netio::interface::Interface;
 
 use crate::failure::chain;
@@ -56,14 +58,13 @@ impl Offload {
         match started {
             Ok(kernel) => {
                 let pinned = kernel.pinned().map_or("-".to_owned(), |folder| folder.display().to_string());
-                tracing::info!(pinned, "established flows are forwarded by the kernel (BPF, tcx)");
+                let attachment = kernel.attachment();
+                tracing::info!(pinned, "established flows are forwarded by the kernel (BPF, {attachment})");
                 Self { kernel: Some(kernel), interfaces: setup.interfaces.clone(), looks: 0 }
             }
             Err(reason) => {
-                if let Some(pins) = pins {
-                    // What an earlier daemon has left would go on with flows that are now ours.
-                    fast_path::remove(&pins);
-                }
+                // What an earlier daemon has left would go on with flows that are now ours.
+                fast_path::remove(&setup.interface_names(), pins.as_deref());
                 tracing::info!(reason, "established flows are forwarded in user space");
                 Self { kernel: None, interfaces: Vec::new(), looks: 0 }
             }
@@ -143,6 +144,7 @@ fn start(
         largest: setup.smallest_mtu().unwrap_or(u16::MAX),
         flows: Limits::default().flows,
         pins,
+        attach: Attach::Auto,
     })?;
     for engine in &mut *engines {
         engine.accelerate(Box::new(kernel.path(true)?));
