@@ -126,10 +126,7 @@ fn ask(socket: &mut NetlinkSocket, request: &impl NetlinkRequest) -> io::Result<
 
 /// No such filter, qdisc, interface; no tc in the kernel at all.
 fn is_absence(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOENT | libc::EINVAL | libc::ENODEV | libc::EOPNOTSUPP)
-    )
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL | libc::ENODEV | libc::EOPNOTSUPP))
 }
 
 fn at(index: u32, parent: u32) -> Tcmsg {
