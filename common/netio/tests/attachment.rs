@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::programs::tc::{NlOptions, TcAttachOptions, TcAttachType, qdisc_add_clsact};
+use aya::programs::tc::{NlOptions, TcAttachOptions, TcAttachType};
 use aya::programs::{ProgramError, SchedClassifier};
 use netlink_bindings::tc::{OptionsMsg, Request, Tcmsg};
 use netlink_socket2::NetlinkSocket;
@@ -31,7 +31,8 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Where the programs are attached.
 const LINK: &str = "near0";
-/// TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS) and TC_H_MIN_EGRESS.
+/// TC_H_CLSACT; with TC_H_MIN_INGRESS and TC_H_MIN_EGRESS.
+const CLSACT: u32 = 0xffff_fff1;
 const INGRESS: u32 = 0xffff_fff2;
 const EGRESS: u32 = 0xffff_fff3;
 /// TC_H_MAJ_MASK.
@@ -123,18 +124,15 @@ impl Bench<'_> {
         filter
     }
 
-    /// Tells whether the interface has a clsact qdisc.
+    /// Tells whether the interface has a qdisc for such filters.
     fn has_qdisc(&self) -> bool {
         let mut socket = NetlinkSocket::new();
         let request = Request::new().op_getqdisc_dump(&self.at(0));
         let mut replies = socket.request(&request).unwrap();
         let mut found = false;
         while let Some(reply) = replies.recv() {
-            let (header, attributes) = reply.unwrap();
-            if header.ifindex == self.at(0).ifindex && header.handle == INGRESS & MAJOR {
-                assert_eq!(attributes.get_kind().unwrap(), c"clsact");
-                found = true;
-            }
+            let (header, _) = reply.unwrap();
+            found |= header.ifindex == self.at(0).ifindex && header.parent == CLSACT;
         }
         found
     }
@@ -290,12 +288,22 @@ fn what_a_killed_process_without_pins_has_left_can_be_removed() {
 
 #[test]
 fn a_qdisc_of_others_stays() {
-    run(|bench| {
-        qdisc_add_clsact(LINK).unwrap();
-        bench.start(Attach::Clsact, true).stop();
-        assert_eq!(bench.filters(), []);
-        assert!(bench.has_qdisc());
-    });
+    // One of kind ingress has the same place, and takes the same filters.
+    for kind in [c"clsact", c"ingress"] {
+        run(|bench| {
+            let qdisc = Tcmsg { handle: INGRESS & MAJOR, ..bench.at(CLSACT) };
+            let mut request = Request::new().set_create().set_excl().op_newqdisc_do(&qdisc);
+            request.encode().push_kind(kind);
+            NetlinkSocket::new().request(&request).unwrap().recv_ack().unwrap();
+            let kernel = bench.start(Attach::Clsact, true);
+            hand_the_flow(&kernel);
+            bench.forwards(&kernel, 1);
+            recall_the_flow(&kernel);
+            kernel.stop();
+            assert_eq!(bench.filters(), []);
+            assert!(bench.has_qdisc());
+        });
+    }
 }
 
 #[test]
