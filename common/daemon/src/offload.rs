@@ -10,9 +10,7 @@ use rtt0_core::limits::Limits;
 use rtt0_netio::capture::Capture;
 use rtt0_netio::capture::spread::place;
 use rtt0_netio::clock;
-use rtt0_netio::fast_path::{
-    self, Attach, Attachment, FilterSwitch, KernelOffload, OffloadError, OffloadOptions,
-};
+use rtt0_netio::fast_path::{self, Attach, FilterSwitch, KernelOffload, OffloadError, OffloadOptions};
 use rtt0_netio::interface::Interface;
 
 use crate::failure::chain;
@@ -114,12 +112,16 @@ impl Offload {
     pub(crate) fn stop(self) -> Vec<(&'static str, u64)> {
         let Some(kernel) = self.kernel else { return Vec::new() };
         let counts = kernel.counts().unwrap_or_default();
-        let folder = kernel.pinned().map(|folder| folder.display().to_string());
+        let folder = kernel.pinned().map(|folder| format!("rm -r {}", folder.display()));
+        let attachment = kernel.attachment();
         let flows = kernel.stop();
         if let (Some(folder), 1..) = (folder, flows) {
+            let filters = self.interfaces.iter().filter_map(|interface| attachment.removal(&interface.name));
+            let removal: Vec<_> = [folder].into_iter().chain(filters).collect();
             tracing::info!(
                 flows,
-                "established flows go on in the kernel until this daemon runs again; to end them: rm -r {folder}"
+                "established flows go on in the kernel until this daemon runs again; to end them: {}",
+                removal.join("; ")
             );
         }
         vec![

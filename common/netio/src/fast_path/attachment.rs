@@ -29,6 +29,17 @@ pub enum Attachment {
     Clsact,
 }
 
+impl Attachment {
+    /// Returns the command that takes the program from an interface for good, if that needs more than to
+    /// remove what is pinned.
+    pub fn removal(self, interface: &str) -> Option<String> {
+        match self {
+            Self::Tcx => None,
+            Self::Clsact => Some(format!("tc filter del dev {interface} ingress pref {}", clsact::PRIORITY)),
+        }
+    }
+}
+
 impl fmt::Display for Attachment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -18,7 +18,7 @@ use crate::interface;
 
 /// Ahead of nearly all other filters, since one that comes first and ends the classification stops what the
 /// kernel is to forward; and none that others are likely to choose, since a priority has one kind of filter.
-const PRIORITY: u16 = 82;
+pub(super) const PRIORITY: u16 = 82;
 /// Ours; nobody else has reason to choose it.
 const HANDLE: u32 = EMIT_MARK;
 /// TC_H_MAKE(TC_H_CLSACT, 0): the qdisc's own handle.

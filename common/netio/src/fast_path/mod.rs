@@ -6,7 +6,8 @@
 //! exactly those segments. What begins or ends a connection, and all that is odd, goes to the engine.
 //!
 //! With a BPF file system map and program are pinned: they outlive the process, however it ends, and the
-//! next one goes on with them. While there is none the program also translates FIN and RST, so that
+//! next one goes on with them. Where the kernel has no tcx, whose links can be pinned, the program is a filter of
+//! the clsact qdisc, which stays by itself. While there is none the program also translates FIN and RST, so that
 //! connections can end. What tells it is a program array that only the process holds open.
 //!
 //! A flow that is handed or recalled changes hands between the two programs' runs for a packet now and
@@ -212,8 +213,7 @@ impl KernelOffload {
         self.pins.as_ref().map(Pins::folder)
     }
 
-    /// Tells how the forwarding program is attached. With clsact, what ends flows that go on after
-    /// [`KernelOffload::stop`] is [`remove`].
+    /// Tells how the forwarding program is attached.
     pub fn attachment(&self) -> Attachment {
         self.attached.by
     }
