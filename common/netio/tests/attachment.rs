@@ -1,5 +1,5 @@
-//! The kernel's program at a real interface: by tcx, and as a filter of the clsact qdisc, over the life of the
-//! daemons. Needs root: a user namespace may neither load BPF nor mount its file system.
+//! The kernel's program at a real interface: by tcx, and as a filter of the clsact qdisc, over the life of
+//! the daemons. Needs root: a user namespace may neither load BPF nor mount its file system.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 mod rig;

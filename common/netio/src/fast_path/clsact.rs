@@ -76,8 +76,8 @@ impl Drop for Filter {
     }
 }
 
-/// Removes our filter from an interface, if there is one; with `made_qdisc` also the qdisc, unless others have
-/// put filters there. (Who does so between the look and the removal loses them.)
+/// Removes our filter from an interface, if there is one; with `made_qdisc` also the qdisc, unless others
+/// have put filters there. (Who does so between the look and the removal loses them.)
 pub(super) fn remove(index: u32, made_qdisc: bool) {
     let socket = &mut NetlinkSocket::new();
     let info = u32::from(PRIORITY) << 16 | u32::from((libc::ETH_P_ALL as u16).to_be());

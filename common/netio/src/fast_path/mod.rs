@@ -6,12 +6,14 @@
 //! exactly those segments. What begins or ends a connection, and all that is odd, goes to the engine.
 //!
 //! With a BPF file system map and program are pinned: they outlive the process, however it ends, and the
-//! next one goes on with them. Where the kernel has no tcx, whose links can be pinned, the program is a filter of
-//! the clsact qdisc, which stays by itself. While there is none the program also translates FIN and RST, so that
+//! next one goes on with them. While there is none the program also translates FIN and RST, so that
 //! connections can end. What tells it is a program array that only the process holds open.
 //!
 //! A flow that is handed or recalled changes hands between the two programs' runs for a packet now and
 //! then: that packet is sent twice, or not at all and then sent again by its sender.
+//!
+//! Links of tcx are what can be pinned. Where the kernel has none the program is a filter of the clsact
+//! qdisc, which stays by itself.
 
 mod attachment;
 mod clsact;
@@ -314,8 +316,8 @@ impl KernelOffload {
     }
 }
 
-/// Takes away what a process has pinned in `folder`, and its filters there and on `interfaces`; connections that
-/// the kernel forwarded break, unless somebody else translates them.
+/// Takes away what a process has pinned in `folder`, and its filters there and on `interfaces`;
+/// connections that the kernel forwarded break, unless somebody else translates them.
 pub fn remove(interfaces: &[String], folder: Option<&Path>) {
     if let Some(folder) = folder {
         Pins::remove_from(folder);

@@ -79,8 +79,9 @@ impl Pins {
         let _ = fs::remove_file(self.link_path(interface));
     }
 
-    /// Notes that an interface has a filter of ours, and whether its qdisc was made for that. A filter can't be
-    /// pinned, and a BPF file system has no files to write in: the note is what a symbolic link points to.
+    /// Notes that an interface has a filter of ours, and whether its qdisc was made for that. A filter
+    /// can't be pinned, and a BPF file system has no files to write in: the note is what a symbolic link
+    /// points to.
     pub(super) fn note_filter(&self, index: u32, made_qdisc: bool) -> io::Result<()> {
         if fs::read_link(self.filter_path(index)).is_ok() && self.has_made_qdisc(index) == made_qdisc {
             return Ok(());
@@ -103,7 +104,8 @@ impl Pins {
         Self::remove_from(&self.folder);
     }
 
-    /// Unpins everything in a folder, if it is one of a BPF file system, and takes away the filters noted there.
+    /// Unpins everything in a folder, if it is one of a BPF file system, and takes away the filters noted
+    /// there.
     pub(super) fn remove_from(folder: &Path) {
         if !is_bpf(folder) {
             return;
