@@ -10,7 +10,9 @@ use rtt0_core::limits::Limits;
 use rtt0_netio::capture::Capture;
 use rtt0_netio::capture::spread::place;
 use rtt0_netio::clock;
-use rtt0_netio::fast_path::{self, FilterSwitch, KernelOffload, OffloadError, OffloadOptions, Served};
+use rtt0_netio::fast_path::{
+    self, Attach, FilterSwitch, KernelOffload, OffloadError, OffloadOptions, Served,
+};
 use rtt0_netio::interface::Interface;
 
 use crate::failure::chain;
@@ -56,14 +58,13 @@ impl Offload {
         match started {
             Ok(kernel) => {
                 let pinned = kernel.pinned().map_or("-".to_owned(), |folder| folder.display().to_string());
-                tracing::info!(pinned, "established flows are forwarded by the kernel (BPF, tcx)");
+                let attachment = kernel.attachment();
+                tracing::info!(pinned, "established flows are forwarded by the kernel (BPF, {attachment})");
                 Self { kernel: Some(kernel), interfaces: setup.interfaces.clone(), looks: 0 }
             }
             Err(reason) => {
-                if let Some(pins) = pins {
-                    // What an earlier daemon has left would go on with flows that are now ours.
-                    fast_path::remove(&pins);
-                }
+                // What an earlier daemon has left would go on with flows that are now ours.
+                fast_path::remove(&setup.interface_names(), pins.as_deref());
                 tracing::info!(reason, "established flows are forwarded in user space");
                 Self { kernel: None, interfaces: Vec::new(), looks: 0 }
             }
@@ -121,12 +122,16 @@ impl Offload {
     pub(crate) fn stop(self) -> Vec<(&'static str, u64)> {
         let Some(kernel) = self.kernel else { return Vec::new() };
         let counts = kernel.counts().unwrap_or_default();
-        let folder = kernel.pinned().map(|folder| folder.display().to_string());
+        let folder = kernel.pinned().map(|folder| format!("rm -r {}", folder.display()));
+        let attachment = kernel.attachment();
         let flows = kernel.stop();
         if let (Some(folder), 1..) = (folder, flows) {
+            let filters = self.interfaces.iter().filter_map(|interface| attachment.removal(&interface.name));
+            let removal: Vec<_> = [folder].into_iter().chain(filters).collect();
             tracing::info!(
                 flows,
-                "established flows go on in the kernel until this daemon runs again; to end them: rm -r {folder}"
+                "established flows go on in the kernel until this daemon runs again; to end them: {}",
+                removal.join("; ")
             );
         }
         vec![
@@ -151,6 +156,7 @@ fn start(
         largest: setup.smallest_mtu().unwrap_or(u16::MAX),
         flows: Limits::default().flows,
         pins,
+        attach: Attach::Auto,
     })?;
     for (worker, engine) in (0..).zip(&mut *engines) {
         engine.accelerate(Box::new(kernel.path(Some(worker))?));

@@ -22,7 +22,7 @@ use rtt0_core::wire::build::Control;
 use rtt0_core::wire::options::{SynOptions, Timestamps};
 use rtt0_core::wire::segment::Segment;
 use rtt0_core::wire::tcp::Flags;
-use rtt0_netio::fast_path::{KernelOffload, KernelPath, OffloadOptions};
+use rtt0_netio::fast_path::{Attach, KernelOffload, KernelPath, OffloadOptions};
 use sha2::{Digest, Sha256};
 
 const LARGEST: u16 = 1500;
@@ -271,8 +271,14 @@ fn the_object_is_of_this_source() {
 #[test]
 fn the_kernel_does_with_every_segment_what_the_translator_does() {
     let services = Services::default();
-    let options =
-        OffloadOptions { interfaces: &[], services: &services, largest: LARGEST, flows: 1000, pins: None };
+    let options = OffloadOptions {
+        interfaces: &[],
+        services: &services,
+        largest: LARGEST,
+        flows: 1000,
+        pins: None,
+        attach: Attach::Auto,
+    };
     let mut kernel = match KernelOffload::start(&options) {
         Ok(kernel) => kernel,
         Err(error) if !rustix::process::geteuid().is_root() => {

@@ -11,7 +11,12 @@
 //!
 //! A flow that is handed or recalled changes hands between the two programs' runs for a packet now and
 //! then: that packet is sent twice, or not at all and then sent again by its sender.
+//!
+//! Links of tcx are what can be pinned. Where the kernel has none the program is a filter of the clsact
+//! qdisc, which stays by itself.
 
+mod attachment;
+mod clsact;
 mod path;
 mod pins;
 mod served;
@@ -25,8 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray};
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions, TcAttachType};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, SocketFilter};
+use aya::programs::{ProgramError, SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use rtt0_core::claim::Bypass;
 use rtt0_core::offer;
@@ -35,6 +39,8 @@ use rtt0_core::service::{Prefix, Services};
 
 use crate::emit::EMIT_MARK;
 use crate::interface;
+use attachment::Attached;
+pub use attachment::{Attach, Attachment};
 pub use path::KernelPath;
 use pins::Pins;
 use served::INTERFACES;
@@ -62,7 +68,8 @@ pub enum OffloadError {
     Load(#[from] EbpfError),
     /// A program can't be loaded or attached.
     #[error(
-        "the kernel does not take the BPF program '{name}' (tcx needs Linux 6.6, CAP_BPF and CAP_NET_ADMIN)"
+        "the kernel does not take the BPF program '{name}' (it needs CAP_BPF and CAP_NET_ADMIN, and either \
+         tcx, Linux 6.6, or the clsact qdisc with cls_bpf)"
     )]
     Program {
         /// Its name.
@@ -132,6 +139,8 @@ pub struct OffloadOptions<'a> {
     pub flows: usize,
     /// A folder on a BPF file system, for what is to outlive the process.
     pub pins: Option<&'a Path>,
+    /// How the program is to be attached to the interfaces.
+    pub attach: Attach,
 }
 
 /// What the kernel has done by itself.
@@ -154,6 +163,7 @@ pub struct KernelOffload {
     pins: Option<Pins>,
     /// Holds `attended` for as long as this lives.
     daemon: ProgramArray<MapData>,
+    attached: Attached,
 }
 
 impl fmt::Debug for KernelOffload {
@@ -203,16 +213,20 @@ impl KernelOffload {
         daemon.set(0, &attended, 0).map_err(map_error("daemon"))?;
         let forward: &mut SchedClassifier = program(&mut ebpf, "forward")?;
         forward.load().map_err(program_error("forward"))?;
-        for interface in options.interfaces {
-            attach(forward, interface, pins.as_ref()).map_err(program_error("forward"))?;
-        }
+        let attached = Attached::new(forward, options.interfaces, options.attach, pins.as_ref())
+            .map_err(program_error("forward"))?;
         let settings = Arc::new(Mutex::new(settings));
-        Ok(Self { ebpf, settings, pins, daemon })
+        Ok(Self { ebpf, settings, pins, daemon, attached })
     }
 
     /// Tells where the flows are pinned, if they outlive this process.
     pub fn pinned(&self) -> Option<&Path> {
         self.pins.as_ref().map(Pins::folder)
+    }
+
+    /// Tells how the forwarding program is attached.
+    pub fn attachment(&self) -> Attachment {
+        self.attached.by
     }
 
     /// Has a captures' socket leave out what the kernel forwards: setsockopt(SO_ATTACH_BPF).
@@ -323,10 +337,15 @@ impl KernelOffload {
     }
 }
 
-/// Takes away what a process has pinned in `folder`; connections that the kernel forwarded break, unless
-/// somebody else translates them.
-pub fn remove(folder: &Path) {
-    Pins::remove_from(folder);
+/// Takes away what a process has pinned in `folder`, and its filters there and on `interfaces`;
+/// connections that the kernel forwarded break, unless somebody else translates them.
+pub fn remove(interfaces: &[String], folder: Option<&Path>) {
+    if let Some(folder) = folder {
+        Pins::remove_from(folder);
+    }
+    for interface in interfaces {
+        attachment::remove_filter(interface, None);
+    }
 }
 
 /// Switches what the captures leave out while a flood of SYNs lasts.
@@ -370,27 +389,6 @@ impl FilterSwitch {
         change(&mut new);
         if new == old { Ok(()) } else { map.set(0, new, 0).map_err(io::Error::other) }
     }
-}
-
-/// Attaches the program, or has the link that an earlier process has pinned use it.
-fn attach(program: &mut SchedClassifier, interface: &str, pins: Option<&Pins>) -> Result<(), ProgramError> {
-    if let Some(link) = pins.and_then(|pins| pins.link(interface)) {
-        if program.attach_to_link(link).is_ok() {
-            return Ok(());
-        }
-        // Of an interface that is no more.
-        if let Some(pins) = pins {
-            pins.remove_link(interface);
-        }
-    }
-    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let id = program.attach_with_options(interface, TcAttachType::Ingress, options)?;
-    if let Some(pins) = pins {
-        let link: SchedClassifierLink = program.take_link(id)?;
-        let link = pins.keep_link(interface, link)?;
-        program.attach_to_link(link)?;
-    }
-    Ok(())
 }
 
 fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, OffloadError> {

@@ -1,7 +1,9 @@
 //! What outlives the process, in a folder on a BPF file system.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
 use aya::programs::ProgramError;
@@ -9,10 +11,17 @@ use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::SchedClassifierLink;
 use rustix::fs::statfs;
 
+use super::clsact;
+
 /// BPF_FS_MAGIC of linux/magic.h.
 const BPF_FILE_SYSTEM: u32 = 0xcafe_4a11;
 /// Raised with any change of a flow's layout: flows of another version are not taken over.
 const VERSION: u32 = 3;
+/// What the note of a filter begins with; the interface's index follows.
+const FILTER: &str = "filter_";
+/// What the note says if the qdisc is there because of the filter, and if it was there before.
+const QDISC_MADE: &str = "qdisc_made";
+const QDISC_FOUND: &str = "qdisc_found";
 
 /// The folder.
 #[derive(Debug)]
@@ -70,28 +79,65 @@ impl Pins {
         let _ = fs::remove_file(self.link_path(interface));
     }
 
-    /// Unpins everything.
+    /// Notes that an interface has a filter of ours, and whether its qdisc was made for that. A filter
+    /// can't be pinned, and a BPF file system has no files to write in: the note is what a symbolic link
+    /// points to.
+    pub(super) fn note_filter(&self, index: u32, made_qdisc: bool) -> io::Result<()> {
+        if fs::read_link(self.filter_path(index)).is_ok() && self.has_made_qdisc(index) == made_qdisc {
+            return Ok(());
+        }
+        self.forget_filter(index);
+        symlink(if made_qdisc { QDISC_MADE } else { QDISC_FOUND }, self.filter_path(index))
+    }
+
+    /// Tells whether the qdisc of an interface was made for our filter.
+    pub(super) fn has_made_qdisc(&self, index: u32) -> bool {
+        was_made(&self.filter_path(index))
+    }
+
+    pub(super) fn forget_filter(&self, index: u32) {
+        let _ = fs::remove_file(self.filter_path(index));
+    }
+
+    /// Unpins everything, and takes away the filters.
     pub(super) fn remove(&self) {
         Self::remove_from(&self.folder);
     }
 
-    /// Unpins everything in a folder, if it is one of a BPF file system.
+    /// Unpins everything in a folder, if it is one of a BPF file system, and takes away the filters noted
+    /// there.
     pub(super) fn remove_from(folder: &Path) {
         if !is_bpf(folder) {
             return;
         }
         let Ok(entries) = fs::read_dir(folder) else { return };
         for entry in entries.flatten() {
+            if let Some(index) = filter_index(&entry.file_name()) {
+                clsact::remove(index, was_made(&entry.path()));
+            }
             let _ = fs::remove_file(entry.path());
         }
         // Another daemon may have put its folder beside this one.
         let _ = fs::remove_dir(folder);
     }
 
+    fn filter_path(&self, index: u32) -> PathBuf {
+        self.folder.join(format!("{FILTER}{index}"))
+    }
+
     fn link_path(&self, interface: &str) -> PathBuf {
         // A BPF file system takes no dots in names.
         self.folder.join(format!("link_{}", interface.replace('.', "_")))
     }
+}
+
+/// Of which interface a note is.
+fn filter_index(name: &OsStr) -> Option<u32> {
+    name.to_str()?.strip_prefix(FILTER)?.parse().ok()
+}
+
+fn was_made(note: &Path) -> bool {
+    fs::read_link(note).is_ok_and(|target| target == Path::new(QDISC_MADE))
 }
 
 /// The type's width differs between architectures; magic numbers have 32 bits.
