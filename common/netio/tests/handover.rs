@@ -1,0 +1,232 @@
+//! What the kernel's programs do with real packets: who has them while a flow is handed over, and by which way they
+//! leave. Needs root: a user namespace may not load BPF.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+mod rig;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use pnet_datalink::{Channel, DataLinkReceiver, DataLinkSender};
+use rig::{End, eventually, frame_sender, join, namespaces};
+use rtt0_core::flow::FlowKey;
+use rtt0_core::offload::{FastPath, Offloaded};
+use rtt0_core::seq::Seq;
+use rtt0_core::service::{Direction, Services};
+use rtt0_core::wire::build::Control;
+use rtt0_core::wire::ipv4::Ipv4;
+use rtt0_core::wire::tcp::Flags;
+use rtt0_netio::capture::{Capture, CaptureOptions};
+use rtt0_netio::clock;
+use rtt0_netio::counters::IoCounters;
+use rtt0_netio::fast_path::{Attach, KernelOffload, OffloadOptions};
+use rtt0_netio::links::Links;
+use rtt0_netio::netns::Namespace;
+use rtt0_netio::sysctl;
+
+const WORKER: u8 = 3;
+
+/// A router between two hosts that send and receive frames.
+struct Bench {
+    kernel: KernelOffload,
+    capture: Capture,
+    mac: [u8; 6],
+    client: Box<dyn DataLinkSender>,
+    server: Box<dyn DataLinkReceiver>,
+    server_mac: [u8; 6],
+}
+
+fn run(test: impl FnOnce(Bench) + Send) {
+    let Some([left, router, right]) = namespaces() else { return };
+    let client = End { namespace: &left, link: "client0", v4: [10, 8, 0, 1], v6: "fd08::1" };
+    let lan = End { namespace: &router, link: "lan0", v4: [10, 8, 0, 9], v6: "fd08::9" };
+    let wan = End { namespace: &router, link: "wan0", v4: [10, 9, 0, 9], v6: "fd09::9" };
+    let server = End { namespace: &right, link: "server0", v4: [10, 9, 0, 1], v6: "fd09::1" };
+    join(client, lan, 1500);
+    join(wan, server, 1500);
+    sysctl::set(&router, &[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")]).unwrap();
+    let mac = Links::open(&router).unwrap().mac("lan0").unwrap();
+    let server_mac = Links::open(&right).unwrap().mac("server0").unwrap();
+    let (client, server) = (frame_sender(&left, "client0"), frame_receiver(&right, "server0"));
+    let inside = || {
+        let services = services();
+        let options = OffloadOptions {
+            interfaces: &["lan0".to_owned(), "wan0".to_owned()],
+            services: &services,
+            largest: 1500,
+            flows: 10,
+            pins: None,
+            attach: Attach::Auto,
+        };
+        let kernel = match KernelOffload::start(&options) {
+            Err(error) if !rustix::process::geteuid().is_root() || is_in_user_namespace() => {
+                println!("SKIPPED: BPF needs root: {error}");
+                return;
+            }
+            started => started.unwrap(),
+        };
+        let capture = Capture::open("lan0", &services, &CaptureOptions::default()).unwrap();
+        kernel.filter(&capture).unwrap();
+        test(Bench { kernel, capture, mac, client, server, server_mac });
+    };
+    std::thread::scope(|scope| scope.spawn(|| router.enter(inside).unwrap()).join().unwrap());
+}
+
+fn services() -> Services {
+    Services::new(vec!["10.9.0.1:443".parse().unwrap(), "[fd09::1]:443".parse().unwrap()], Vec::new())
+}
+
+/// Returns how many IPv4 and IPv6 packets the kernel has forwarded in this namespace.
+fn forwarded() -> [u64; 2] {
+    let snmp = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let mut ip = snmp.lines().filter(|line| line.starts_with("Ip:")).map(str::split_whitespace);
+    let (names, values) = (ip.next().unwrap(), ip.next().unwrap());
+    let v4 = names.zip(values).find(|(name, _)| *name == "ForwDatagrams").unwrap().1;
+    let snmp6 = std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap();
+    let v6 = snmp6.lines().find_map(|line| line.strip_prefix("Ip6OutForwDatagrams")).unwrap().trim();
+    [v4, v6].map(|count| count.parse().unwrap())
+}
+
+fn is_in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    !map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+fn frame_receiver(namespace: &Namespace, link: &str) -> Box<dyn DataLinkReceiver> {
+    let open = || {
+        let link = pnet_datalink::interfaces().into_iter().find(|found| found.name == link).unwrap();
+        let timeout = Some(Duration::from_millis(100));
+        let config = pnet_datalink::Config { read_timeout: timeout, ..Default::default() };
+        match pnet_datalink::channel(&link, config).unwrap() {
+            Channel::Ethernet(_, receiver) => receiver,
+            _ => unreachable!("an AF_PACKET channel is an Ethernet channel"),
+        }
+    };
+    namespace.enter(open).unwrap()
+}
+
+fn ends(is_v6: bool) -> [(IpAddr, u16); 2] {
+    let (client, server) = if is_v6 { ("fd08::1", "fd09::1") } else { ("10.8.0.1", "10.9.0.1") };
+    [(client.parse().unwrap(), 40_000), (server.parse().unwrap(), 443)]
+}
+
+fn flow(is_v6: bool) -> Offloaded {
+    let [client, server] = ends(is_v6);
+    Offloaded::passing(FlowKey::new(client, server, Direction::ToServer), Seq::new(1), Seq::new(2))
+}
+
+impl Bench {
+    fn send(&mut self, is_v6: bool) {
+        let [source, destination] = ends(is_v6);
+        let mut packet = Vec::new();
+        let flags = Flags::ACK;
+        Control { source, destination, sequence: 2, acknowledgement: 9, flags, window: 500 }
+            .write(&[], &mut packet);
+        if !is_v6 {
+            Ipv4::unverified(&mut packet[..]).unwrap().fill_checksum();
+        }
+        let mut frame = [self.mac, [2, 0, 0, 0, 0, 9]].concat();
+        frame.extend(if is_v6 { [0x86, 0xdd] } else { [0x08, 0x00] });
+        frame.extend(packet);
+        self.client.send_to(&frame, None).unwrap().unwrap();
+    }
+
+    /// Returns how many segments of the flow the kernel has taken.
+    fn taken(&self, flow: &Offloaded) -> u64 {
+        self.kernel.path(None).unwrap().look(&flow.key).map_or(0, |progress| progress.to_server.packets)
+    }
+
+    /// Sends a segment of the flow; returns who has it.
+    fn send_and_see(&mut self, flow: &Offloaded) -> Who {
+        let before = self.taken(flow);
+        self.send(false);
+        eventually("the worker or the kernel takes the segment", || {
+            self.capture.receive(&IoCounters::default());
+            let is_captured = self.capture.packet(0).is_some();
+            let is_taken = self.taken(flow) > before;
+            assert!(!(is_captured && is_taken), "both have it");
+            is_captured.then_some(Who::Worker).or(is_taken.then_some(Who::Kernel))
+        })
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Who {
+    Worker,
+    Kernel,
+}
+
+#[test]
+fn what_a_worker_may_have_queued_is_not_overtaken() {
+    run(|mut bench| {
+        let flow = flow(false);
+        let served = bench.kernel.served(WORKER.into()).unwrap();
+        let mut path = bench.kernel.path(Some(WORKER)).unwrap();
+        // On a busy machine it may take longer than the kernel waits at all.
+        for _ in 0..50 {
+            let before = clock::now();
+            served.tell(0, before);
+            std::thread::sleep(Duration::from_millis(1));
+            let not_handed = bench.send_and_see(&flow);
+            assert!(path.hand(&flow));
+            let not_caught_up = bench.send_and_see(&flow);
+            served.tell(1, clock::now() + Duration::from_secs(1));
+            let at_another_interface = bench.send_and_see(&flow);
+            served.tell(0, before);
+            let long_ago = bench.send_and_see(&flow);
+            if clock::now() - before > Duration::from_millis(150) {
+                path.recall(&flow.key);
+                continue;
+            }
+            let by_worker = [not_handed, not_caught_up, at_another_interface, long_ago];
+            assert!(by_worker.iter().all(|who| *who == Who::Worker), "{by_worker:?}");
+            std::thread::sleep(Duration::from_millis(1));
+            served.tell(0, clock::now());
+            assert_eq!([(); 3].map(|()| bench.send_and_see(&flow)), [Who::Kernel, Who::Kernel, Who::Kernel]);
+            return;
+        }
+        panic!("the machine is too busy");
+    });
+}
+
+#[test]
+fn a_worker_that_never_catches_up_is_not_waited_for_forever() {
+    run(|mut bench| {
+        let flow = flow(false);
+        assert!(bench.kernel.path(Some(WORKER)).unwrap().hand(&flow));
+        eventually("the kernel goes on by itself", || {
+            (bench.send_and_see(&flow) == Who::Kernel).then_some(())
+        });
+    });
+}
+
+#[test]
+fn a_segment_leaves_by_route_and_neighbour_with_a_router_s_step() {
+    run(|mut bench| {
+        for is_v6 in [false, true] {
+            let flow = flow(is_v6);
+            assert!(bench.kernel.path(None).unwrap().hand(&flow));
+            // The neighbour is not known yet: the kernel asks for it.
+            bench.send(is_v6);
+            let (limit, to) = eventually("it arrives", || {
+                let frame = bench.server.next().ok()?;
+                let packet = SlicedPacket::from_ethernet(frame).ok()?;
+                packet.transport.filter(|transport| matches!(transport, TransportSlice::Tcp(_)))?;
+                let limit = match packet.net? {
+                    NetSlice::Ipv4(ip) => {
+                        let header = ip.header();
+                        assert_eq!(header.header_checksum(), header.to_header().calc_header_checksum());
+                        header.ttl()
+                    }
+                    NetSlice::Ipv6(ip) => ip.header().hop_limit(),
+                    _ => return None,
+                };
+                Some((limit, frame[..6].to_vec()))
+            });
+            assert_eq!(forwarded(), [0, 0], "kernel forwarding has no part in it");
+            assert_eq!((limit, &to[..]), (63, &bench.server_mac[..]));
+            assert_eq!(bench.taken(&flow), 1);
+        }
+    });
+}
