@@ -52,11 +52,13 @@ pub struct NicOptions {
     pub mode: NicMode,
     /// What `run` of both is told besides.
     pub arguments: Vec<String>,
+    /// What ServerNIC alone is told, besides.
+    pub server_arguments: Vec<String>,
 }
 
 impl From<NicMode> for NicOptions {
     fn from(mode: NicMode) -> Self {
-        Self { mode, arguments: Vec::new() }
+        Self { mode, arguments: Vec::new(), server_arguments: Vec::new() }
     }
 }
 
@@ -124,7 +126,8 @@ impl Nics {
     /// # Errors
     /// As [`Nics::start`].
     pub fn start_server(&mut self, host: &Host) -> anyhow::Result<()> {
-        self.server = Some(self.daemon(host, "servernic", &[])?);
+        let own: Vec<&str> = self.options.server_arguments.iter().map(String::as_str).collect();
+        self.server = Some(self.daemon(host, "servernic", &own)?);
         Ok(())
     }
 

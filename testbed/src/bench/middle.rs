@@ -6,7 +6,7 @@ mod synproxy;
 use super::cpu;
 use super::variant::{Abilities, Variant};
 use crate::compare::IpVersion;
-use crate::nic::{Counts, NicMode, NicOptions, Nics};
+use crate::nic::{Counts, NicMode, Nics};
 use crate::program::haproxy::{Chain, HaproxyPair, ProxyMode};
 use crate::program::nginx::Nginx;
 use crate::topology::Topology;
@@ -45,12 +45,12 @@ impl<'a> Middle<'a> {
     ) -> anyhow::Result<Self> {
         let v4 = IpVersion::V4;
         let nics = |mode| {
-            let options = NicOptions { mode, arguments: abilities.arguments(variant, workers) };
+            let options = abilities.options(variant, mode, workers);
             Nics::start(topology, options).map(Self::Nics)
         };
         match variant {
             Variant::Kernel => Ok(Self::Kernel),
-            Variant::Nics | Variant::NicsOffload => nics(NicMode::Paired),
+            Variant::Nics | Variant::NicsMixed | Variant::NicsOffload => nics(NicMode::Paired),
             Variant::Solo => nics(NicMode::Solo),
             Variant::HaproxyTcp => {
                 let program = abilities.installed.haproxy.as_deref().context("haproxy is not installed")?;

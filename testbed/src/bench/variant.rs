@@ -1,7 +1,7 @@
 //! What is measured: kernel forwarding, the middlebox in its forms, and what people use instead.
 
 use crate::compare::plan::Installed;
-use crate::nic;
+use crate::nic::{self, NicMode, NicOptions};
 use crate::program::{nft, nginx};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -14,6 +14,8 @@ pub enum Variant {
     Kernel,
     /// Both NICs, every packet through user space.
     Nics,
+    /// Both NICs; ServerNIC translates in user space, ClientNIC is out of the way after the handshake.
+    NicsMixed,
     /// Both NICs, established flows translated by the kernel (BPF).
     NicsOffload,
     /// ClientNIC alone, every packet through user space.
@@ -30,9 +32,10 @@ pub enum Variant {
 
 impl Variant {
     /// Every variant, in the order in which they are shown.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Kernel,
         Self::Nics,
+        Self::NicsMixed,
         Self::NicsOffload,
         Self::Solo,
         Self::HaproxyTcp,
@@ -46,6 +49,7 @@ impl Variant {
         match self {
             Self::Kernel => "kernel",
             Self::Nics => "nics",
+            Self::NicsMixed => "nics-mixed",
             Self::NicsOffload => "nics-offload",
             Self::Solo => "solo",
             Self::HaproxyTcp => "haproxy-tcp",
@@ -60,6 +64,9 @@ impl Variant {
         match self {
             Self::Kernel => "Both NICs forward with the kernel alone: the measure of all else.",
             Self::Nics => "Both NICs, paired; every packet goes through user space.",
+            Self::NicsMixed => {
+                "Both NICs, paired; ServerNIC translates in user space, ClientNIC's kernel forwards what only passes by."
+            }
             Self::NicsOffload => {
                 "Both NICs, paired; user space makes the handshake, a BPF program translates what follows."
             }
@@ -86,7 +93,7 @@ impl Variant {
 
     /// Tells whether it is this project's.
     pub fn is_own(self) -> bool {
-        matches!(self, Self::Nics | Self::NicsOffload | Self::Solo)
+        matches!(self, Self::Nics | Self::NicsMixed | Self::NicsOffload | Self::Solo)
     }
 
     /// Returns its colour as `#rrggbb`: after Okabe and Ito, apart for every kind of colour vision.
@@ -94,6 +101,7 @@ impl Variant {
         match self {
             Self::Kernel => "#8a93a0",
             Self::Nics => "#1f7ae0",
+            Self::NicsMixed => "#20a8c8",
             Self::NicsOffload => "#12a078",
             Self::Solo => "#e0a020",
             Self::HaproxyTcp => "#d8602a",
@@ -139,7 +147,9 @@ impl Abilities {
     pub fn absence(&self, variant: Variant) -> Option<&'static str> {
         match variant {
             Variant::Kernel | Variant::Nics | Variant::Solo | Variant::Pnet => None,
-            Variant::NicsOffload => (!self.offload).then_some("this build has no kernel offload"),
+            Variant::NicsMixed | Variant::NicsOffload => {
+                (!self.offload).then_some("this build has no kernel offload")
+            }
             Variant::HaproxyTcp => self.installed.haproxy.is_none().then_some("haproxy is not installed"),
             Variant::NginxStream if self.installed.nginx.is_none() => Some("nginx is not installed"),
             Variant::NginxStream => self.nginx_stream.is_none().then_some("nginx lacks its stream module"),
@@ -147,21 +157,22 @@ impl Abilities {
         }
     }
 
-    /// Returns what the daemons are told for a variant.
-    pub fn arguments(&self, variant: Variant, workers: Option<u32>) -> Vec<String> {
-        let mut arguments = Vec::new();
-        let offload = match variant {
-            Variant::Nics | Variant::Solo => Some("off"),
-            Variant::NicsOffload => Some("auto"),
-            _ => None,
+    /// Returns how the daemons are run for a variant.
+    pub fn options(&self, variant: Variant, mode: NicMode, workers: Option<u32>) -> NicOptions {
+        let offload = |choice: &str| match self.offload {
+            true => vec!["--offload".to_owned(), choice.to_owned()],
+            false => Vec::new(),
         };
-        if let Some(offload) = offload.filter(|_| self.offload) {
-            arguments.extend(["--offload".to_owned(), offload.to_owned()]);
-        }
+        let (mut arguments, server_arguments) = match variant {
+            Variant::Nics | Variant::Solo => (offload("off"), Vec::new()),
+            Variant::NicsMixed => (Vec::new(), offload("off")),
+            Variant::NicsOffload => (offload("auto"), Vec::new()),
+            _ => (Vec::new(), Vec::new()),
+        };
         if let Some(workers) = workers.filter(|_| self.workers) {
             arguments.extend(["--workers".to_owned(), workers.to_string()]);
         }
-        arguments
+        NicOptions { mode, arguments, server_arguments }
     }
 }
 
@@ -184,14 +195,17 @@ mod tests {
 
     #[test]
     fn user_space_stays_user_space_where_a_build_could_offload() {
-        let old = abilities(false);
-        assert!(old.arguments(Variant::Nics, None).is_empty());
-        assert!(old.absence(Variant::NicsOffload).is_some());
-        let new = abilities(true);
-        assert_eq!(new.arguments(Variant::Solo, None), ["--offload", "off"]);
-        assert_eq!(new.arguments(Variant::NicsOffload, Some(2)), ["--offload", "auto", "--workers", "2"]);
-        assert_eq!(new.absence(Variant::NicsOffload), None);
-        assert!(new.arguments(Variant::Kernel, None).is_empty());
+        let told = |is_new, variant, workers| {
+            let options = abilities(is_new).options(variant, NicMode::Paired, workers);
+            format!("{}|{}", options.arguments.join(" "), options.server_arguments.join(" "))
+        };
+        assert_eq!(told(false, Variant::Nics, None), "|");
+        assert!(abilities(false).absence(Variant::NicsOffload).is_some());
+        assert_eq!(told(true, Variant::Solo, None), "--offload off|");
+        assert_eq!(told(true, Variant::NicsOffload, Some(2)), "--offload auto --workers 2|");
+        assert_eq!(told(true, Variant::NicsMixed, None), "|--offload off");
+        assert_eq!(told(true, Variant::Kernel, None), "|");
+        assert_eq!(abilities(true).absence(Variant::NicsOffload), None);
     }
 
     #[test]
