@@ -251,7 +251,6 @@ impl ClientNic {
         let offered = pending.opening.start().offered;
         self.remember(now, &key, true, offered, &answer, rtt);
         self.replace(key, Flow::Watching(pending.watched(now, &self.settings.limits)), now);
-        self.hand_when_due(&key);
         self.gateway.drop(DropReason::Confirm)
     }
 
@@ -280,10 +279,7 @@ impl ClientNic {
         let context = Context { now, limits: &limits, counters: self.gateway.counters() };
         let (proven, rival) = (pending.opening.is_proven(), pending.rival);
         match pending.opening.establish(real, answer, &context, out) {
-            Ok(flow) => {
-                self.replace(key, Flow::translated(flow, rival, Kept::default(), proven), now);
-                self.hand_when_due(&key);
-            }
+            Ok(flow) => self.replace(key, Flow::translated(flow, rival, Kept::default(), proven), now),
             Err(_) => self.profiles.refuse(&key.server(), now),
         }
         Verdict::Taken

@@ -108,7 +108,7 @@ pub struct Worker<E> {
     counters: Arc<IoCounters>,
     store: Option<Store>,
     served: Option<Served>,
-    /// Flows were handed to the kernel that it leaves to this worker until its captures are seen empty.
+    /// Flows were handed to the kernel, which leaves them to this worker until that has found its captures empty.
     has_handed: bool,
     check_due: Option<Instant>,
     busy_poll: Duration,
@@ -206,7 +206,7 @@ impl<E: Engine> Worker<E> {
                 }
             }
             self.handle_timeouts();
-            self.has_handed = self.engine.settle();
+            self.has_handed |= self.engine.settle();
             self.awaited.store(self.engine.awaited(), Ordering::Relaxed);
             self.check()?;
         }
@@ -237,6 +237,7 @@ impl<E: Engine> Worker<E> {
         let mut is_ready = false;
         if self.has_handed || self.busy_poll > Duration::ZERO {
             is_ready = look(&mut polled, self.busy_poll, due)?;
+            self.has_handed &= is_ready;
             // Before it sleeps: the kernel waits to hear it.
             tell(self.served.as_ref(), &polled, asked);
         }

@@ -229,7 +229,6 @@ impl ServerNic {
         self.confirm(key, client_isn, offer, promised.get(), &answer, out);
         // It takes the place of the handshake.
         let _ = self.insert(now, key, Flow::translated(flow, rival, Kept::default(), proven), now + rest);
-        self.hand_when_due(&key);
         Verdict::Taken
     }
 

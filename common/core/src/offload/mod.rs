@@ -31,8 +31,8 @@ use crate::wire::segment::Segment;
 use crate::wire::tcp::Flags;
 use std::fmt;
 
-/// Segments that the engine forwards itself of a flow that came back, before it hands it over again: whoever
-/// forges SYNs shall not cost two system calls each.
+/// Segments of a flow that the engine forwards itself before it hands the flow over: a connection of
+/// one short exchange is not worth the system calls, which would delay the next one's handshake.
 const TRIAL: u8 = 8;
 
 /// Where flows are handed to.
@@ -192,11 +192,17 @@ impl Offloaded {
 }
 
 /// Who forwards a flow: belongs to the flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
     /// Segments that the engine has still to forward.
     trial: u8,
     is_handed: bool,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self { trial: TRIAL, is_handed: false }
+    }
 }
 
 impl Share {
@@ -205,8 +211,7 @@ impl Share {
         self.is_handed
     }
 
-    /// Counts a segment that the engine forwards; returns whether the flow is to be handed over. A new one is at
-    /// once.
+    /// Counts a segment that the engine forwards; returns whether the flow is worth handing over.
     pub fn is_due(&mut self) -> bool {
         self.trial = self.trial.saturating_sub(1);
         self.trial == 0 && !self.is_handed
@@ -219,6 +224,6 @@ impl Share {
 
     /// Notes that it was given back.
     pub fn recall(&mut self) {
-        *self = Self { trial: TRIAL, is_handed: false };
+        *self = Self::default();
     }
 }
