@@ -40,7 +40,7 @@ pub trait Engine {
     /// Looks at the packets that will be handed in next, in any order: what is known of their flows is
     /// brought into the processor's caches meanwhile. Never needed, and changes nothing that can be
     /// seen.
-    fn look_ahead(&self, _packets: &mut dyn Iterator<Item = &[u8]>) {}
+    fn look_ahead(&mut self, _packets: &mut dyn Iterator<Item = &[u8]>) {}
 
     /// Takes the news that emitting `packet` failed because it exceeds the next hop's `mtu`
     /// bytes. The engine answers its sender with ICMP (RFC 1191, RFC 8201) through `out`.

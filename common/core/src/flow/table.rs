@@ -1,6 +1,7 @@
 //! The bounded flow table with lazy timers.
 
 use super::FlowKey;
+use super::ahead::{Ahead, BATCH};
 use super::chunks::Chunks;
 use super::index::Index;
 use super::queue::Queue;
@@ -8,14 +9,13 @@ use super::wheel::Wheel;
 use crate::time::Instant;
 use foldhash::fast::RandomState;
 use std::hash::BuildHasher;
+use std::hint::black_box;
 
 /// The table holds as many flows as it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the flow table is full")]
 pub struct Full;
 
-/// Flows that are looked ahead for at a time.
-const BATCH: usize = 64;
 /// Timers that are looked at in one call, due or not.
 const LOOKS: usize = 1024;
 /// With fewer flows than this the table is in the processor's caches anyway.
@@ -49,8 +49,9 @@ impl<V> Entry<V> {
     }
 }
 
-/// Room for a flow.
+/// Room for a flow: whole cache lines.
 #[derive(Debug)]
+#[repr(align(64))]
 enum Slot<V> {
     Taken(Entry<V>),
     /// With the number of the slot that became free before it.
@@ -76,6 +77,7 @@ pub struct FlowTable<V> {
     hasher: RandomState,
     /// The flow that was looked up last; a packet's flow is looked up several times.
     last: u32,
+    ahead: Ahead,
     length: usize,
     bound: usize,
 }
@@ -92,6 +94,7 @@ impl<V> FlowTable<V> {
             resting: Queue::new(bound),
             hasher: RandomState::default(),
             last: 0,
+            ahead: Ahead::new(),
             length: 0,
             bound,
         }
@@ -138,7 +141,8 @@ impl<V> FlowTable<V> {
         if self.is_at(self.last, key) {
             return Some(self.last);
         }
-        self.index.find(self.hash(key), |number| self.is_at(number, key))
+        let ahead = self.ahead.find(|number| self.is_at(number, key));
+        ahead.or_else(|| self.index.find(self.hash(key), |number| self.is_at(number, key)))
     }
 
     /// Looks a flow up without touching it.
@@ -149,40 +153,41 @@ impl<V> FlowTable<V> {
     /// Looks a flow up.
     pub fn get_mut(&mut self, key: &FlowKey) -> Option<&mut Entry<V>> {
         let number = self.find(key)?;
-        self.last = number;
+        if number != self.last {
+            self.ahead.pass(number);
+            self.last = number;
+        }
         self.entry_mut(number)
     }
 
     /// Brings what will be looked up soon into the processor's caches, for a batch of packets: the
     /// memory accesses of one packet depend on each other, those of a batch do not, so that the
-    /// processor makes them at the same time. `touch` reads some of each part of a value. Of a small
-    /// table nothing is brought.
-    pub fn look_ahead(&self, keys: impl Iterator<Item = FlowKey>, touch: impl Fn(&V) -> u32) {
+    /// processor makes them at the same time. `touch` reads some of each part of a value. Looks at 64
+    /// keys at most; of a small table nothing is brought.
+    pub fn look_ahead(&mut self, keys: impl Iterator<Item = FlowKey>, touch: impl Fn(&V) -> u32) {
+        self.ahead.clear();
         if self.length < CACHED {
             return;
         }
-        let mut keys = keys.fuse();
-        loop {
-            let (mut hashes, mut numbers) = ([0; BATCH], [None; BATCH]);
-            let mut count = 0;
-            for (hash, key) in hashes.iter_mut().zip(keys.by_ref()) {
-                *hash = self.hash(&key);
-                count += 1;
-            }
-            for (number, hash) in numbers.iter_mut().zip(&hashes[..count]) {
-                *number = self.index.peek(*hash);
-            }
-            let mut seen = 0;
-            for entry in numbers[..count].iter().filter_map(|number| self.entry((*number)?)) {
-                seen ^=
-                    entry.deadline.as_micros() as u32 ^ u32::from(entry.key.client().1) ^ touch(&entry.value);
-            }
-            // So that the compiler does not leave the accesses out.
-            std::hint::black_box(seen);
-            if count < BATCH {
-                return;
-            }
+        let (mut hashes, mut count) = ([0; BATCH], 0);
+        for (hash, key) in hashes.iter_mut().zip(keys) {
+            *hash = self.hash(&key);
+            count += 1;
         }
+        let hashes = &hashes[..count];
+        // A processor waits for some hundred instructions at a time. So there is a short loop for each
+        // access; all that the next one depends on is in the caches then. The black boxes are there for the
+        // compiler, which would leave the accesses out.
+        black_box(hashes.iter().fold(0, |seen, hash| seen ^ self.index.touch(*hash)));
+        for number in hashes.iter().filter_map(|hash| self.index.find(*hash, |_| true)) {
+            self.ahead.push(number);
+        }
+        let entries = || self.ahead.rest().iter().filter_map(|number| self.entry(*number));
+        black_box(entries().count());
+        let read = |entry: &Entry<V>| {
+            entry.key.touch() ^ entry.deadline.as_micros() as u32 ^ touch(&entry.value)
+        };
+        black_box(entries().fold(0, |seen, entry| seen ^ read(entry)));
     }
 
     /// Puts a flow in, or another value in its place, and returns the value that was there.
