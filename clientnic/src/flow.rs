@@ -213,6 +213,7 @@ impl Flow {
     pub(crate) fn touch(&self) -> u32 {
         match self {
             Self::Translated { flow, proven, .. } => flow.touch() ^ u32::from(*proven),
+            Self::Watching(watched) => watched.end.get(),
             _ => 0,
         }
     }
