@@ -175,19 +175,17 @@ impl<V> FlowTable<V> {
             count += 1;
         }
         let hashes = &hashes[..count];
-        // A processor waits for some hundred instructions at a time. So there is a short loop for each
-        // access; all that the next one depends on is in the caches then. The black boxes are there for the
-        // compiler, which would leave the accesses out.
+        // A processor has some hundred instructions under way. So there is a short loop for each access that
+        // others depend on, and nothing in it but that. The black boxes are for the compiler, which would
+        // leave the accesses out.
         black_box(hashes.iter().fold(0, |seen, hash| seen ^ self.index.touch(*hash)));
         for number in hashes.iter().filter_map(|hash| self.index.find(*hash, |_| true)) {
             self.ahead.push(number);
         }
-        let entries = || self.ahead.rest().iter().filter_map(|number| self.entry(*number));
-        black_box(entries().count());
-        let read = |entry: &Entry<V>| {
-            entry.key.touch() ^ entry.deadline.as_micros() as u32 ^ touch(&entry.value)
-        };
-        black_box(entries().fold(0, |seen, entry| seen ^ read(entry)));
+        let entries = self.ahead.rest().iter().filter_map(|number| self.entry(*number));
+        black_box(entries.fold(0, |seen, entry| {
+            seen ^ entry.key.touch() ^ entry.deadline.as_micros() as u32 ^ touch(&entry.value)
+        }));
     }
 
     /// Puts a flow in, or another value in its place, and returns the value that was there.
