@@ -390,6 +390,40 @@ mod tests {
         }
     }
 
+    /// More flows than looking ahead needs, by nine.
+    fn many() -> FlowTable<u16> {
+        let mut table = FlowTable::new(2 * CACHED);
+        for n in 0..CACHED as u16 + 9 {
+            table.insert(key(n), n, ms(100)).unwrap();
+        }
+        table
+    }
+
+    /// Without the index: each is one of the next two.
+    #[test]
+    fn what_was_looked_at_ahead_is_found_in_its_turn() {
+        let mut table = many();
+        let stranger = CACHED as u16 + 9;
+        let names = [5, 5, stranger, 9, 7, 9, 1];
+        table.look_ahead(names.map(key).into_iter(), |n| u32::from(*n));
+        assert_eq!(table.ahead.rest().len(), 5);
+        // The packet of 9 was dropped at the door.
+        for (name, left) in [(5, 4), (5, 4), (stranger, 4), (7, 2), (9, 1), (1, 0)] {
+            assert_eq!(table.get_mut(&key(name)).map(|entry| entry.value), (name < stranger).then_some(name));
+            assert_eq!(table.ahead.rest().len(), left, "{name}");
+        }
+    }
+
+    #[test]
+    fn of_a_small_table_nothing_is_looked_at_ahead() {
+        let mut table = many();
+        for n in 0..10 {
+            table.remove(&key(n));
+        }
+        table.look_ahead([key(11)].into_iter(), |_| unreachable!("in a cache anyway"));
+        assert_eq!(table.ahead.rest(), []);
+    }
+
     /// Timers that come up together long before they are due are looked at in bounded turns.
     #[test]
     fn many_timers_at_once_are_looked_at_in_turns() {
@@ -476,6 +510,37 @@ mod tests {
             flow.prop_map(Step::Remove),
             prop_oneof![0u64..100, 0u64..90_000].prop_map(Step::Pass),
         ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever was looked at ahead, and whatever has come and gone since.
+        #[test]
+        fn looking_ahead_changes_no_answer(
+            steps in proptest::collection::vec(
+                (proptest::collection::vec(0u16..9, 0..9), 0u16..9, any::<bool>()),
+                1..20,
+            ),
+        ) {
+            let mut table = many();
+            let mut oracle: std::collections::HashMap<_, _> = (0..9).map(|n| (n, n)).collect();
+            for (value, (names, changed, put)) in (1_000..).zip(steps) {
+                table.look_ahead(names.iter().map(|n| key(*n)), |n| u32::from(*n));
+                for half in names.chunks(4) {
+                    for name in half {
+                        prop_assert_eq!(table.get(&key(*name)).map(|entry| entry.value), oracle.get(name).copied());
+                        prop_assert_eq!(table.get_mut(&key(*name)).map(|entry| entry.value), oracle.get(name).copied());
+                    }
+                    if put {
+                        let before = table.insert(key(changed), value, ms(100));
+                        prop_assert_eq!(before, Ok(oracle.insert(changed, value)));
+                    } else {
+                        prop_assert_eq!(table.remove(&key(changed)), oracle.remove(&changed));
+                    }
+                }
+            }
+        }
     }
 
     proptest! {
