@@ -15,6 +15,8 @@ use rtt0_core::wire::tcp::{Flags, Tcp};
 
 /// A flow.
 #[derive(Debug)]
+// The tag and a watched flow come first: two cache lines with what the table knows of it.
+#[repr(u8)]
 pub(crate) enum Flow {
     /// An unspoofed SYN whose SYN-ACK will teach something.
     Learning(Learning),

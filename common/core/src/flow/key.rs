@@ -45,11 +45,6 @@ impl FlowKey {
         (address(self.server), self.server_port)
     }
 
-    /// Reads some of it.
-    pub(super) fn touch(&self) -> u32 {
-        self.client_port.into()
-    }
-
     /// Returns the 36 bytes that keyed hashes cover: addresses, then ports, big-endian.
     pub fn to_bytes(&self) -> [u8; 36] {
         let mut bytes = [0; 36];
