@@ -529,8 +529,9 @@ mod tests {
                 table.look_ahead(names.iter().map(|n| key(*n)), |n| u32::from(*n));
                 for half in names.chunks(4) {
                     for name in half {
-                        prop_assert_eq!(table.get(&key(*name)).map(|entry| entry.value), oracle.get(name).copied());
-                        prop_assert_eq!(table.get_mut(&key(*name)).map(|entry| entry.value), oracle.get(name).copied());
+                        let (key, expected) = (key(*name), oracle.get(name).copied());
+                        prop_assert_eq!(table.get(&key).map(|entry| entry.value), expected);
+                        prop_assert_eq!(table.get_mut(&key).map(|entry| entry.value), expected);
                     }
                     if put {
                         let before = table.insert(key(changed), value, ms(100));
