@@ -71,7 +71,10 @@ fn measure(mode: Mode, flows: u32) {
     );
     let World { mut client_nic, server_nic, now, .. } = world;
     match server_nic {
-        Some(mut nic) => costs("ServerNIC", &mut nic, now, flows),
+        Some(mut nic) => {
+            costs("ServerNIC", &mut nic, now, flows);
+            costs("ClientNIC, watching", &mut client_nic, now, flows);
+        }
         None => costs("ClientNIC solo", &mut client_nic, now, flows),
     }
 }

@@ -324,7 +324,7 @@ impl Engine for ClientNic {
         verdict
     }
 
-    fn look_ahead(&self, packets: &mut dyn Iterator<Item = &[u8]>) {
+    fn look_ahead(&mut self, packets: &mut dyn Iterator<Item = &[u8]>) {
         self.flows.look_ahead(packets.filter_map(|packet| self.gateway.flow_ahead(packet)), Flow::touch);
     }
 

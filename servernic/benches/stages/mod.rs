@@ -44,7 +44,7 @@ pub fn parse(gateway: &mut Gateway, now: Instant, bytes: &mut [u8], out: &mut Ou
 }
 
 #[inline(never)]
-pub fn look_up(table: &mut FlowTable<[u64; 18]>, key: &FlowKey) -> u64 {
+pub fn look_up(table: &mut FlowTable<[u64; 17]>, key: &FlowKey) -> u64 {
     table.get_mut(key).map_or(0, |entry| entry.value[0])
 }
 
@@ -105,12 +105,12 @@ pub fn flow(now: Instant) -> Translated {
 }
 
 /// A table of so many flows, their values as large as an engine's.
-pub fn table(flows: u32) -> (FlowTable<[u64; 18]>, Vec<FlowKey>) {
+pub fn table(flows: u32) -> (FlowTable<[u64; 17]>, Vec<FlowKey>) {
     let mut table = FlowTable::new(flows as usize);
     let mut keys = Vec::new();
     for n in 0..flows {
         let key = Connection::new(n).key();
-        table.insert(key, [n.into(); 18], Instant::ZERO + Duration::from_secs(1_000)).unwrap();
+        table.insert(key, [n.into(); 17], Instant::ZERO + Duration::from_secs(1_000)).unwrap();
         keys.push(key);
     }
     // In random order.

@@ -272,7 +272,7 @@ impl Engine for ServerNic {
         decision.verdict
     }
 
-    fn look_ahead(&self, packets: &mut dyn Iterator<Item = &[u8]>) {
+    fn look_ahead(&mut self, packets: &mut dyn Iterator<Item = &[u8]>) {
         self.flows.look_ahead(packets.filter_map(|packet| self.gateway.flow_ahead(packet)), Flow::touch);
     }
 

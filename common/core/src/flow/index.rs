@@ -53,11 +53,9 @@ impl Index {
         self.length -= usize::from(removed);
     }
 
-    /// Reads the cell where a search for this hash begins: the number there, if it is likely the one.
-    pub(super) fn peek(&self, hash: u32) -> Option<u32> {
-        split(self.cells.cells[hash as usize & self.cells.mask])
-            .filter(|(tag, _)| *tag == hash)
-            .map(|(_, number)| number)
+    /// Reads some of the cell where a search for this hash begins.
+    pub(super) fn touch(&self, hash: u32) -> u32 {
+        self.cells.cells[hash as usize & self.cells.mask] as u32
     }
 
     /// Counts the cells that a search for this hash reads at most.

@@ -6,12 +6,16 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Client and server of a TCP connection, the same for both directions. 36 bytes: IPv4
-/// addresses are kept in their IPv4-mapped form (RFC 4291 §2.5.5.2).
+/// An address in words: those of bytes are written one by one, and reading them together has to wait for
+/// that.
+type Address = [u64; 2];
+
+/// Client and server of a TCP connection, the same for both directions. IPv4 addresses are kept in
+/// their IPv4-mapped form (RFC 4291 §2.5.5.2).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct FlowKey {
-    client: [u8; 16],
-    server: [u8; 16],
+    client: Address,
+    server: Address,
     client_port: u16,
     server_port: u16,
 }
@@ -24,8 +28,8 @@ impl FlowKey {
             Direction::ToClient => (destination, source),
         };
         Self {
-            client: octets(client.0),
-            server: octets(server.0),
+            client: words(client.0),
+            server: words(server.0),
             client_port: client.1,
             server_port: server.1,
         }
@@ -44,8 +48,8 @@ impl FlowKey {
     /// Returns the 36 bytes that keyed hashes cover: addresses, then ports, big-endian.
     pub fn to_bytes(&self) -> [u8; 36] {
         let mut bytes = [0; 36];
-        bytes[..16].copy_from_slice(&self.client);
-        bytes[16..32].copy_from_slice(&self.server);
+        bytes[..16].copy_from_slice(&bits(self.client).to_be_bytes());
+        bytes[16..32].copy_from_slice(&bits(self.server).to_be_bytes());
         bytes[32..34].copy_from_slice(&self.client_port.to_be_bytes());
         bytes[34..].copy_from_slice(&self.server_port.to_be_bytes());
         bytes
@@ -53,16 +57,18 @@ impl FlowKey {
 
     /// Makes the key back from [`FlowKey::to_bytes`].
     pub(crate) fn from_bytes(bytes: [u8; 36]) -> Self {
-        let octets = |at: usize| std::array::from_fn(|index| bytes[at + index]);
+        let words = |at: usize| split(u128::from_be_bytes(std::array::from_fn(|index| bytes[at + index])));
         let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-        Self { client: octets(0), server: octets(16), client_port: port(32), server_port: port(34) }
+        Self { client: words(0), server: words(16), client_port: port(32), server_port: port(34) }
     }
 }
 
 impl Hash for FlowKey {
+    #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write(&self.client);
-        state.write(&self.server);
+        for word in [self.client, self.server].as_flattened() {
+            state.write_u64(*word);
+        }
         state.write_u32(u32::from(self.client_port) << 16 | u32::from(self.server_port));
     }
 }
@@ -74,20 +80,36 @@ impl fmt::Debug for FlowKey {
     }
 }
 
-fn octets(address: IpAddr) -> [u8; 16] {
+fn words(address: IpAddr) -> Address {
     match address {
-        IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
-        IpAddr::V6(a) => a.octets(),
+        IpAddr::V4(a) => [0, 0xffff << 32 | u64::from(a.to_bits())],
+        IpAddr::V6(a) => split(a.to_bits()),
     }
 }
 
-fn address(octets: [u8; 16]) -> IpAddr {
-    IpAddr::V6(Ipv6Addr::from(octets)).to_canonical()
+fn split(bits: u128) -> Address {
+    [(bits >> 64) as u64, bits as u64]
+}
+
+fn bits([high, low]: Address) -> u128 {
+    u128::from(high) << 64 | u128::from(low)
+}
+
+fn address(words: Address) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::from_bits(bits(words))).to_canonical()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ipv4_address_is_mapped() {
+        let ends = [("10.1.0.10", 40_000), ("10.1.2.10", 443)].map(|(a, port)| (a.parse().unwrap(), port));
+        let bytes = FlowKey::new(ends[0], ends[1], Direction::ToServer).to_bytes();
+        assert_eq!(bytes[..16], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 1, 0, 10]);
+        assert_eq!(bytes[28..], [10, 1, 2, 10, 0x9c, 0x40, 1, 187]);
+    }
 
     #[test]
     fn both_directions_have_one_key() {
@@ -98,6 +120,7 @@ mod tests {
             assert_eq!(there, FlowKey::new(server, client, Direction::ToClient));
             assert_eq!((there.client(), there.server()), (client, server));
             assert_ne!(there, FlowKey::new(server, client, Direction::ToServer));
+            assert_eq!(FlowKey::from_bytes(there.to_bytes()), there);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Flows: the 4-tuple that names one, and the bounded table that holds what is known of it.
 
+mod ahead;
 mod chunks;
 mod index;
 mod key;

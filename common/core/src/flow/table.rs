@@ -1,6 +1,7 @@
 //! The bounded flow table with lazy timers.
 
 use super::FlowKey;
+use super::ahead::{Ahead, BATCH};
 use super::chunks::Chunks;
 use super::index::Index;
 use super::queue::Queue;
@@ -8,14 +9,13 @@ use super::wheel::Wheel;
 use crate::time::Instant;
 use foldhash::fast::RandomState;
 use std::hash::BuildHasher;
+use std::hint::black_box;
 
 /// The table holds as many flows as it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the flow table is full")]
 pub struct Full;
 
-/// Flows that are looked ahead for at a time.
-const BATCH: usize = 64;
 /// Timers that are looked at in one call, due or not.
 const LOOKS: usize = 1024;
 /// With fewer flows than this the table is in the processor's caches anyway.
@@ -25,13 +25,13 @@ const MOST: usize = 1 << 30;
 
 /// A flow's value and its deadline.
 #[derive(Debug)]
-// Its first and its last cache line are known, for looking ahead.
+// In this order: what the table reads is in one cache line, with the beginning of the value.
 #[repr(C)]
 pub struct Entry<V> {
     key: FlowKey,
+    deadline: Instant,
     /// What is known of the flow.
     pub value: V,
-    deadline: Instant,
 }
 
 impl<V> Entry<V> {
@@ -49,8 +49,9 @@ impl<V> Entry<V> {
     }
 }
 
-/// Room for a flow.
+/// Room for a flow: whole cache lines.
 #[derive(Debug)]
+#[repr(align(64))]
 enum Slot<V> {
     Taken(Entry<V>),
     /// With the number of the slot that became free before it.
@@ -76,6 +77,7 @@ pub struct FlowTable<V> {
     hasher: RandomState,
     /// The flow that was looked up last; a packet's flow is looked up several times.
     last: u32,
+    ahead: Ahead,
     length: usize,
     bound: usize,
 }
@@ -92,6 +94,7 @@ impl<V> FlowTable<V> {
             resting: Queue::new(bound),
             hasher: RandomState::default(),
             last: 0,
+            ahead: Ahead::new(),
             length: 0,
             bound,
         }
@@ -138,7 +141,8 @@ impl<V> FlowTable<V> {
         if self.is_at(self.last, key) {
             return Some(self.last);
         }
-        self.index.find(self.hash(key), |number| self.is_at(number, key))
+        let ahead = self.ahead.find(|number| self.is_at(number, key));
+        ahead.or_else(|| self.index.find(self.hash(key), |number| self.is_at(number, key)))
     }
 
     /// Looks a flow up without touching it.
@@ -149,40 +153,39 @@ impl<V> FlowTable<V> {
     /// Looks a flow up.
     pub fn get_mut(&mut self, key: &FlowKey) -> Option<&mut Entry<V>> {
         let number = self.find(key)?;
-        self.last = number;
+        if number != self.last {
+            self.ahead.pass(number);
+            self.last = number;
+        }
         self.entry_mut(number)
     }
 
     /// Brings what will be looked up soon into the processor's caches, for a batch of packets: the
     /// memory accesses of one packet depend on each other, those of a batch do not, so that the
-    /// processor makes them at the same time. `touch` reads some of each part of a value. Of a small
-    /// table nothing is brought.
-    pub fn look_ahead(&self, keys: impl Iterator<Item = FlowKey>, touch: impl Fn(&V) -> u32) {
+    /// processor makes them at the same time. `touch` reads some of each part of a value. Looks at 64
+    /// keys at most; of a small table nothing is brought.
+    pub fn look_ahead(&mut self, keys: impl Iterator<Item = FlowKey>, touch: impl Fn(&V) -> u32) {
+        self.ahead.clear();
         if self.length < CACHED {
             return;
         }
-        let mut keys = keys.fuse();
-        loop {
-            let (mut hashes, mut numbers) = ([0; BATCH], [None; BATCH]);
-            let mut count = 0;
-            for (hash, key) in hashes.iter_mut().zip(keys.by_ref()) {
-                *hash = self.hash(&key);
-                count += 1;
-            }
-            for (number, hash) in numbers.iter_mut().zip(&hashes[..count]) {
-                *number = self.index.peek(*hash);
-            }
-            let mut seen = 0;
-            for entry in numbers[..count].iter().filter_map(|number| self.entry((*number)?)) {
-                seen ^=
-                    entry.deadline.as_micros() as u32 ^ u32::from(entry.key.client().1) ^ touch(&entry.value);
-            }
-            // So that the compiler does not leave the accesses out.
-            std::hint::black_box(seen);
-            if count < BATCH {
-                return;
-            }
+        let (mut hashes, mut count) = ([0; BATCH], 0);
+        for (hash, key) in hashes.iter_mut().zip(keys) {
+            *hash = self.hash(&key);
+            count += 1;
         }
+        let hashes = &hashes[..count];
+        // A processor has some hundred instructions under way. So there is a short loop for each access that
+        // others depend on, and nothing in it but that. The black boxes are for the compiler, which would
+        // leave the accesses out.
+        black_box(hashes.iter().fold(0, |seen, hash| seen ^ self.index.touch(*hash)));
+        for number in hashes.iter().filter_map(|hash| self.index.find(*hash, |_| true)) {
+            self.ahead.push(number);
+        }
+        let entries = self.ahead.rest().iter().filter_map(|number| self.entry(*number));
+        black_box(
+            entries.fold(0, |seen, entry| seen ^ entry.deadline.as_micros() as u32 ^ touch(&entry.value)),
+        );
     }
 
     /// Puts a flow in, or another value in its place, and returns the value that was there.
@@ -387,6 +390,40 @@ mod tests {
         }
     }
 
+    /// More flows than looking ahead needs, by nine.
+    fn many() -> FlowTable<u16> {
+        let mut table = FlowTable::new(2 * CACHED);
+        for n in 0..CACHED as u16 + 9 {
+            table.insert(key(n), n, ms(100)).unwrap();
+        }
+        table
+    }
+
+    /// Without the index: each is one of the next two.
+    #[test]
+    fn what_was_looked_at_ahead_is_found_in_its_turn() {
+        let mut table = many();
+        let stranger = CACHED as u16 + 9;
+        let names = [5, 5, stranger, 9, 7, 9, 1];
+        table.look_ahead(names.map(key).into_iter(), |n| u32::from(*n));
+        assert_eq!(table.ahead.rest().len(), 5);
+        // The packet of 9 was dropped at the door.
+        for (name, left) in [(5, 4), (5, 4), (stranger, 4), (7, 2), (9, 1), (1, 0)] {
+            assert_eq!(table.get_mut(&key(name)).map(|entry| entry.value), (name < stranger).then_some(name));
+            assert_eq!(table.ahead.rest().len(), left, "{name}");
+        }
+    }
+
+    #[test]
+    fn of_a_small_table_nothing_is_looked_at_ahead() {
+        let mut table = many();
+        for n in 0..10 {
+            table.remove(&key(n));
+        }
+        table.look_ahead([key(11)].into_iter(), |_| unreachable!("in a cache anyway"));
+        assert_eq!(table.ahead.rest(), []);
+    }
+
     /// Timers that come up together long before they are due are looked at in bounded turns.
     #[test]
     fn many_timers_at_once_are_looked_at_in_turns() {
@@ -473,6 +510,38 @@ mod tests {
             flow.prop_map(Step::Remove),
             prop_oneof![0u64..100, 0u64..90_000].prop_map(Step::Pass),
         ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever was looked at ahead, and whatever has come and gone since.
+        #[test]
+        fn looking_ahead_changes_no_answer(
+            steps in proptest::collection::vec(
+                (proptest::collection::vec(0u16..9, 0..9), 0u16..9, any::<bool>()),
+                1..20,
+            ),
+        ) {
+            let mut table = many();
+            let mut oracle: std::collections::HashMap<_, _> = (0..9).map(|n| (n, n)).collect();
+            for (value, (names, changed, put)) in (1_000..).zip(steps) {
+                table.look_ahead(names.iter().map(|n| key(*n)), |n| u32::from(*n));
+                for half in names.chunks(4) {
+                    for name in half {
+                        let (key, expected) = (key(*name), oracle.get(name).copied());
+                        prop_assert_eq!(table.get(&key).map(|entry| entry.value), expected);
+                        prop_assert_eq!(table.get_mut(&key).map(|entry| entry.value), expected);
+                    }
+                    if put {
+                        let before = table.insert(key(changed), value, ms(100));
+                        prop_assert_eq!(before, Ok(oracle.insert(changed, value)));
+                    } else {
+                        prop_assert_eq!(table.remove(&key(changed)), oracle.remove(&changed));
+                    }
+                }
+            }
+        }
     }
 
     proptest! {
