@@ -622,7 +622,7 @@ SECTION("socket") int captured(struct __sk_buff *skb)
 	struct packet packet = {};
 	struct layout layout = {};
 	struct key key;
-	__u8 headers[IPV6 + TCP + OPTIONS] __attribute__((aligned(8)));
+	__u8 headers[IPV6 + TCP + OPTIONS] __attribute__((aligned(8))) = {};
 	__u32 zero = 0;
 	struct settings *s = map_lookup(&settings, &zero);
 	if (!s)
@@ -631,8 +631,10 @@ SECTION("socket") int captured(struct __sk_buff *skb)
 	if (skb->pkt_type != 0 || !is_ip(skb, &packet))
 		return 0;
 	const __u8 *ip = headers, *tcp = headers + (packet.is_v4 ? IPV4 : IPV6);
-	bool is_plain = packet.is_v4 ? !load_bytes(skb, ETHERNET, headers, IPV4 + TCP)
-				     : !load_bytes(skb, ETHERNET, headers, IPV6 + TCP);
+	__u32 fixed = tcp_at(&packet) - ETHERNET + TCP;
+	// With timestamps, which most segments have, in one go.
+	bool is_plain = !load_bytes(skb, ETHERNET, headers, fixed + TIMESTAMPS_LENGTH) ||
+			!load_bytes(skb, ETHERNET, headers, fixed);
 	if (!is_plain || !read_ip(ip, &packet) || !read_tcp(skb, tcp, &packet)) {
 		// Other protocols than TCP and ICMP are nobody's here, where that is easily seen.
 		__u8 protocol = PROTOCOL_TCP;
@@ -645,9 +647,9 @@ SECTION("socket") int captured(struct __sk_buff *skb)
 		struct flow *flow = map_lookup(&flows, &key);
 		if (flow) {
 			__u32 length = packet.header - TCP;
-			__u8 *options = headers + IPV6 + TCP;
+			__u8 *options = headers + fixed;
 			if (length > OPTIONS ||
-			    (length && load_bytes(skb, tcp_at(&packet) + TCP, options, length)) ||
+			    (length > TIMESTAMPS_LENGTH && load_bytes(skb, ETHERNET + fixed, options, length)) ||
 			    !read_options(options, options + OPTIONS, length, &layout) ||
 			    !fits(skb, &packet, s))
 				return all;
