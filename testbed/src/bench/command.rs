@@ -29,6 +29,9 @@ pub struct BenchArgs {
     /// Connections that are made at a given rate over 100 ms
     #[arg(long, value_name = "N", default_value_t = 6_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     connections: u32,
+    /// Connections that are made at 10,000/s over cables
+    #[arg(long, value_name = "N", default_value_t = 30_000, value_parser = clap::value_parser!(u32).range(1..=300_000))]
+    fast_connections: u32,
     /// Idle flows that are held to see what memory they take
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     flows: u32,
@@ -78,6 +81,7 @@ fn options(args: BenchArgs) -> Options {
             measurements: args.measurements,
             quick,
             connections,
+            fast_connections: args.fast_connections,
             flows,
             megabytes,
             patience: Duration::from_secs_f64(if quick { args.patience.min(5.0) } else { args.patience }),

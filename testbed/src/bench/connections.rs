@@ -69,7 +69,7 @@ impl Connections {
         };
         all.push(open(2_000, true, extent.connections));
         if !extent.quick {
-            all.push(open(10_000, false, 30_000));
+            all.push(open(10_000, false, extent.fast_connections));
         }
         all
     }

@@ -91,6 +91,8 @@ pub struct Extent {
     pub quick: bool,
     /// Connections of the one at a given rate.
     pub connections: u32,
+    /// Connections of the one at a higher rate.
+    pub fast_connections: u32,
     /// Idle flows held for the memory they take.
     pub flows: u32,
     /// Sizes of the matrix's transfers, MB.
@@ -156,6 +158,7 @@ mod tests {
             measurements: Vec::new(),
             quick,
             connections: 500,
+            fast_connections: 500,
             flows: 500,
             megabytes: if quick { vec![4] } else { vec![4, 100] },
             patience: Duration::from_secs(5),
