@@ -170,6 +170,15 @@ impl Bench<'_> {
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(seen(), packets);
     }
+
+    /// Has a flow forwarded from its beginning to its end, and then ends the offload.
+    #[track_caller]
+    fn serves_a_flow_and_stops(&mut self, kernel: KernelOffload) {
+        hand_the_flow(&kernel);
+        self.forwards(&kernel, 1);
+        recall_the_flow(&kernel);
+        kernel.stop();
+    }
 }
 
 fn ends() -> [(IpAddr, u16); 2] {
@@ -295,10 +304,7 @@ fn a_qdisc_of_others_stays() {
             request.encode().push_kind(kind);
             NetlinkSocket::new().request(&request).unwrap().recv_ack().unwrap();
             let kernel = bench.start(Attach::Clsact, true);
-            hand_the_flow(&kernel);
-            bench.forwards(&kernel, 1);
-            recall_the_flow(&kernel);
-            kernel.stop();
+            bench.serves_a_flow_and_stops(kernel);
             assert_eq!(bench.filters(), []);
             assert!(bench.has_qdisc());
         });
@@ -311,10 +317,7 @@ fn filters_of_others_stay_and_so_does_the_qdisc() {
         run(|bench| {
             let kernel = bench.start(Attach::Clsact, true);
             let _another = attach_another(at).unwrap();
-            hand_the_flow(&kernel);
-            bench.forwards(&kernel, 1);
-            recall_the_flow(&kernel);
-            kernel.stop();
+            bench.serves_a_flow_and_stops(kernel);
             let [filter] = bench.filters()[..] else { panic!("{:?}", bench.filters()) };
             assert_eq!(filter.parent, if at == TcAttachType::Egress { EGRESS } else { INGRESS });
             assert!(bench.has_qdisc());
@@ -329,10 +332,7 @@ fn a_kernel_without_tcx_gets_a_filter() {
         let kernel = bench.start(Attach::Auto, true);
         assert_eq!(kernel.attachment(), Attachment::Clsact);
         bench.the_filter();
-        hand_the_flow(&kernel);
-        bench.forwards(&kernel, 1);
-        recall_the_flow(&kernel);
-        kernel.stop();
+        bench.serves_a_flow_and_stops(kernel);
         assert!(bench.has_nothing());
     });
 }
@@ -344,10 +344,7 @@ fn a_kernel_with_tcx_gets_a_link() {
             let kernel = bench.start(Attach::Auto, is_pinned);
             assert_eq!(kernel.attachment(), Attachment::Tcx);
             assert_eq!((bench.tcx_programs(), bench.filters().len(), bench.has_qdisc()), (1, 0, false));
-            hand_the_flow(&kernel);
-            bench.forwards(&kernel, 1);
-            recall_the_flow(&kernel);
-            kernel.stop();
+            bench.serves_a_flow_and_stops(kernel);
             assert!(bench.has_nothing());
         }
     });

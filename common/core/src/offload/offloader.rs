@@ -69,11 +69,14 @@ impl Offloader {
             if !is_handed(flow) {
                 continue;
             }
-            if flow.offloaded(key).is_some_and(|offloaded| fast_path.hand(&offloaded)) {
+            let outcome = flow.offloaded(key).map(|offloaded| fast_path.hand(&offloaded));
+            if outcome == Some(true) {
                 counters.event(Event::Handed);
                 has_handed = true;
-            } else {
-                flow.share_mut().into_iter().for_each(Share::recall);
+                continue;
+            }
+            flow.share_mut().into_iter().for_each(Share::recall);
+            if outcome == Some(false) {
                 counters.event(Event::HandRefused);
             }
         }

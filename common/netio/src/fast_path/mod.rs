@@ -1,9 +1,10 @@
 //! Established flows, forwarded by the kernel: a BPF program at the interfaces' ingress.
 //!
 //! The program (`bpf/offload.bpf.c`, of which the compiled object is part of this crate) rewrites the
-//! segments of the flows in its map as the translator would, marks them, and lets the kernel forward them;
-//! the guard lets through what is marked. The same object has the captures' filter, which leaves out
-//! exactly those segments. What begins or ends a connection, and all that is odd, goes to the engine.
+//! segments of the flows in its map as the translator would, marks them, and sends them by the kernel's routing
+//! and neighbour tables; where these have no plain way it lets the kernel forward them, and the guard lets
+//! through what is marked. The same object has the captures' filter, which leaves out exactly those
+//! segments. What begins or ends a connection, and all that is odd, goes to the engine.
 //!
 //! With a BPF file system map and program are pinned: they outlive the process, however it ends, and the
 //! next one goes on with them. While there is none the program also translates FIN and RST, so that
