@@ -20,7 +20,7 @@ use std::time::Duration;
 use rtt0_core::claim::Bypass;
 use rtt0_core::reason::{Counters, PassReason};
 use rtt0_netio::capture::{CaptureError, Filters};
-use rtt0_netio::fast_path::FilterSwitch;
+use rtt0_netio::fast_path::Switch;
 use rtt0_netio::guard::{Guard, GuardError};
 
 use crate::workers::Workers;
@@ -39,8 +39,8 @@ const GRACE: u32 = 3;
 pub(crate) enum Filter {
     /// Each has a filter of its own.
     Captures(Vec<Filters>),
-    /// The kernel's program, which all of them share.
-    Kernel(FilterSwitch),
+    /// The kernel's program decides for all of them.
+    Kernel(Switch),
 }
 
 impl Filter {

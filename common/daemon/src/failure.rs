@@ -52,7 +52,7 @@ pub enum Failure {
     /// The emitter can't be opened.
     #[error(transparent)]
     Emit(#[from] EmitError),
-    /// The captures can't be given the kernel program's filter.
+    /// The memory shared with the kernel's program can't be had.
     #[error(transparent)]
     Offload(#[from] OffloadError),
     /// The kernel guard can't be installed.

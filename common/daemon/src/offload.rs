@@ -7,12 +7,10 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use rtt0_core::engine::Engine;
 use rtt0_core::limits::Limits;
-use rtt0_netio::capture::Capture;
+use rtt0_netio::capture::CaptureError;
 use rtt0_netio::capture::spread::place;
 use rtt0_netio::clock;
-use rtt0_netio::fast_path::{
-    self, Attach, FilterSwitch, KernelOffload, OffloadError, OffloadOptions, Served,
-};
+use rtt0_netio::fast_path::{self, Attach, KernelOffload, OffloadError, OffloadOptions, Served, Switch};
 use rtt0_netio::interface::Interface;
 
 use crate::failure::chain;
@@ -41,25 +39,21 @@ pub(crate) struct Offload {
 impl Offload {
     /// Starts the offload if it is wanted and possible, and has the engines go on with the flows that the
     /// kernel has kept. Says in one line which it is.
-    pub(crate) fn start(
-        program: &str,
-        setup: &Setup,
-        engines: &mut [impl Engine],
-        captures: &[Vec<Capture>],
-    ) -> Self {
+    pub(crate) fn start(program: &str, setup: &Setup, engines: &mut [impl Engine]) -> Self {
         let pins = pins(program, setup);
         let started = match setup.offload {
-            Offloading::Auto if !captures.iter().flatten().all(Capture::has_ethernet) => {
-                Err("frames of an interface have no Ethernet header".to_owned())
-            }
             Offloading::Auto => start(setup, pins.as_deref(), engines).map_err(|error| chain(&error)),
             Offloading::Off => Err("it is switched off".to_owned()),
         };
         match started {
             Ok(kernel) => {
                 let pinned = kernel.pinned().map_or("-".to_owned(), |folder| folder.display().to_string());
-                let attachment = kernel.attachment();
-                tracing::info!(pinned, "established flows are forwarded by the kernel (BPF, {attachment})");
+                let (attachment, outlet) = (kernel.attachment(), kernel.outlet());
+                tracing::info!(
+                    pinned,
+                    outlet,
+                    "established flows are forwarded by the kernel (BPF, {attachment})"
+                );
                 Self { kernel: Some(kernel), interfaces: setup.interfaces.clone(), looks: 0 }
             }
             Err(reason) => {
@@ -71,20 +65,13 @@ impl Offload {
         }
     }
 
-    /// Has the captures leave out what the kernel forwards.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub(crate) fn filter<'c>(
-        &self,
-        mut captures: impl Iterator<Item = &'c Capture>,
-    ) -> Result<(), OffloadError> {
-        let Some(kernel) = &self.kernel else { return Ok(()) };
-        captures.try_for_each(|capture| kernel.filter(capture))
+    /// Returns the device at which all is captured, if the kernel's program decides what that is.
+    pub(crate) fn outlet(&self) -> Option<&str> {
+        self.kernel.as_ref().map(KernelOffload::outlet)
     }
 
-    /// Returns what changes the captures' filter, if that is the kernel program's.
-    pub(crate) fn switch(&self) -> Option<FilterSwitch> {
+    /// Returns what changes the kernel program's settings.
+    pub(crate) fn switch(&self) -> Option<Switch> {
         self.kernel.as_ref().map(KernelOffload::switch)
     }
 
@@ -101,21 +88,27 @@ impl Offload {
         self.kernel.is_some()
     }
 
-    /// Has the kernel leave to the engine what an interface no longer carries. To be called every
-    /// [`PERIOD`](crate::bypass::PERIOD).
-    pub(crate) fn look(&mut self) {
-        let Some(kernel) = &self.kernel else { return };
+    /// Has the kernel leave to the engine what an interface no longer carries, and notices one that was deleted: no
+    /// capture does, where there is an outlet. To be called every [`PERIOD`](crate::bypass::PERIOD).
+    ///
+    /// # Errors
+    /// [`CaptureError::Gone`].
+    pub(crate) fn look(&mut self) -> Result<(), CaptureError> {
+        let Some(kernel) = &self.kernel else { return Ok(()) };
         self.looks = (self.looks + 1) % LOOKS;
         if self.looks != 0 {
-            return;
+            return Ok(());
         }
-        // An interface that is gone ends the daemon by other ways.
+        if let Some(gone) = self.interfaces.iter().find(|interface| !interface.exists()) {
+            return Err(CaptureError::Gone { interface: gone.name.clone() });
+        }
         let Some(largest) = self.interfaces.iter().filter_map(|interface| interface.mtu().ok()).min() else {
-            return;
+            return Ok(());
         };
         if let Err(error) = kernel.switch().set_largest(largest) {
             tracing::error!(%error, largest, "the kernel can't be told of the smallest MTU");
         }
+        Ok(())
     }
 
     /// Takes leave; returns what the kernel has done, for the last report.
@@ -157,6 +150,7 @@ fn start(
         flows: Limits::default().flows,
         pins,
         attach: Attach::Auto,
+        outlet: None,
     })?;
     for (worker, engine) in (0..).zip(&mut *engines) {
         engine.accelerate(Box::new(kernel.path(Some(worker))?));

@@ -1,7 +1,8 @@
 //! Bring-up, service and shutdown of a daemon.
 //!
 //! ```text
-//!  restore flows ─► open captures ─► install guard ─► start workers ─► "ready" ─► wait ─► remove guard ─► stop workers
+//!  restore flows ─► offload ─► open captures ─► install guard ─► start workers ─► "ready"
+//!                                                    stop workers ◄─ remove guard ◄─ wait
 //! ```
 //!
 //! Flows are restored while the kernel still forwards, so that however many they are nobody waits.
@@ -19,6 +20,7 @@ use rtt0_core::limits::Limits;
 use rtt0_core::offer::Keys;
 use rtt0_core::reason::Counters;
 use rtt0_core::service::Services;
+use rtt0_netio::capture::CaptureError;
 use rtt0_netio::emit::{EMIT_MARK, Emitter};
 use rtt0_netio::guard::Guard;
 use sd_notify::NotifyState;
@@ -85,6 +87,7 @@ struct Service {
 enum End {
     Signal(&'static str),
     WorkerEnded,
+    Gone(CaptureError),
 }
 
 impl Service {
@@ -119,9 +122,8 @@ impl Service {
             Some(folder) => state::restore(folder, program, &mut engines)?,
             None => Vec::new(),
         };
-        let captures = workers::open_captures(&setup)?;
-        let offload = Offload::start(program, &setup, &mut engines, &captures);
-        offload.filter(captures.iter().flatten())?;
+        let offload = Offload::start(program, &setup, &mut engines);
+        let captures = workers::open_captures(&setup, offload.outlet())?;
         let switches = match offload.switch() {
             Some(switch) => Ok(Filter::Kernel(switch)),
             None => {
@@ -193,6 +195,7 @@ impl Service {
         match end? {
             End::Signal(_) => Ok(()),
             End::WorkerEnded => Err(Failure::WorkerEnded),
+            End::Gone(error) => Err(error.into()),
         }
     }
 }
@@ -246,7 +249,9 @@ async fn wait(mut signals: Signals, service: &mut Service, workers: &Workers) ->
             _ = signals.hangup.recv() => service.reload(workers),
             _ = look.tick() => {
                 service.bypass.look(&mut service.guard, workers);
-                service.offload.look();
+                if let Err(gone) = service.offload.look() {
+                    return Ok(End::Gone(gone));
+                }
             }
             _ = ended.recv() => return Ok(End::WorkerEnded),
         }

@@ -15,12 +15,14 @@ use tokio::sync::mpsc;
 
 use crate::setup::Setup;
 
-/// Opens the captures of each worker, one on every interface.
-pub(crate) fn open_captures(setup: &Setup) -> Result<Vec<Vec<Capture>>, CaptureError> {
+/// Opens the captures of each worker: of what arrives at every interface, or of what leaves by the outlet, if
+/// there is one.
+pub(crate) fn open_captures(setup: &Setup, outlet: Option<&str>) -> Result<Vec<Vec<Capture>>, CaptureError> {
     let mut captures: Vec<Vec<Capture>> = (0..setup.workers).map(|_| Vec::new()).collect();
-    for interface in setup.interface_names() {
-        let group =
-            Capture::open_group(&interface, &setup.services, &CaptureOptions::default(), setup.workers)?;
+    let options = CaptureOptions { sent: outlet.is_some(), ..CaptureOptions::default() };
+    let interfaces = outlet.map_or_else(|| setup.interface_names(), |outlet| vec![outlet.to_owned()]);
+    for interface in interfaces {
+        let group = Capture::open_group(&interface, &setup.services, &options, setup.workers)?;
         captures.iter_mut().zip(group).for_each(|(own, capture)| own.push(capture));
     }
     Ok(captures)

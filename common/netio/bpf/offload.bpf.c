@@ -1,14 +1,16 @@
-// Established flows, translated on the kernel's own forwarding path.
+// Who has a packet: the kernel or the daemon.
 //
-//   ingress ──▶ tap: `captured` ──▶ tc: `forward` ───────▶ route, neighbour ──▶ egress
-//               leaves out what         rewrites and marks a handed flow's segments
-//               `forward` will take                  └───▶ guard ──▶ kernel forwarding, where
-//                                                          there is no plain way
+//   ingress ──▶ tc: `forward` ─── a handed flow's ──▶ rewrite, mark ──▶ route, neighbour ──▶ egress
+//                   │    │                                  └─▶ kernel forwarding, where there is no plain way
+//                   │    └─ a service's ──▶ a copy to the outlet, where the daemon captures it,
+//                   │                       and the original to the guard, which drops what is claimed
+//                   └─ another's ──▶ kernel forwarding
 //
 // What each segment of a handed flow becomes is said by rtt0_core::offload::Offloaded::apply; a test holds
 // this program against it, byte by byte. Here is only what comes often: any other segment (IP options or
 // extension headers, fragments, unusual TCP options, SYN, FIN, RST, URG, an expiring TTL, more than the
-// smallest MTU) is left to the daemon. While no daemon runs, SYN, FIN and RST are judged here too.
+// smallest MTU) is left to the daemon. While no daemon runs, SYN, FIN and RST are judged here too. That there is
+// none shows in that there is no outlet: the device goes with its process, however that ends.
 
 #include <linux/bpf.h>
 #include <stdbool.h>
@@ -30,7 +32,7 @@ static long (*fib_lookup)(struct __sk_buff *, struct bpf_fib_lookup *, __u32 len
 	(void *)BPF_FUNC_fib_lookup;
 static long (*redirect_neigh)(__u32 device, struct bpf_redir_neigh *, __u32 length, __u64 flags) =
 	(void *)BPF_FUNC_redirect_neigh;
-static long (*tail_call)(void *context, void *programs, __u32 index) = (void *)BPF_FUNC_tail_call;
+static long (*clone_redirect)(struct __sk_buff *, __u32 device, __u64 flags) = (void *)BPF_FUNC_clone_redirect;
 
 // One look-up serves both directions: see rtt0_core::offload::layout.
 struct key {
@@ -46,7 +48,7 @@ struct end {
 	__u8 waits, worker, zero;
 };
 
-enum { INTERFACES = 8, WORKERS = 64 };
+enum { WORKERS = 64 };
 
 struct flow {
 	__u32 delta, tsval_offset, client_isn, real_isn;
@@ -57,7 +59,7 @@ struct flow {
 	__u32 syn_ack_tsval;
 	__u64 last_used;
 	struct { __u64 packets, bytes; } to_server, to_client;
-	// While `waits`: when the flow was handed over, and when the ends' last packets were captured.
+	// While `waits`: when the flow was handed over, and when the ends' last packets were in the daemon's queue.
 	__u64 handed, client_captured, server_captured;
 };
 
@@ -76,9 +78,8 @@ struct settings {
 	__u32 mark;        // of what is forwarded here
 	__u32 let_through; // 1: unsigned SYNs, 2: unsigned SYN-ACKs too
 	__u32 signature;   // what a signed one's options begin with
-	__u32 margin;      // ns from the filter to the capture's queue
 	__u32 longest;     // ns after which the daemon is not waited for any more
-	__u32 interfaces[INTERFACES];
+	__u32 outlet;      // the device whose outgoing packets the daemon captures
 };
 
 enum { FORWARDED_PACKETS, FORWARDED_BYTES, LEFT_TO_DAEMON, FORGOTTEN, COUNTERS };
@@ -105,10 +106,10 @@ struct {
 	struct rule *value;
 } rules SECTION(".maps");
 
-// For each worker and interface: what its capture had taken in until then, the daemon has emitted.
+// For each worker: what its capture had taken in until then, the daemon has emitted.
 struct {
 	int (*type)[BPF_MAP_TYPE_ARRAY];
-	int (*max_entries)[WORKERS * INTERFACES];
+	int (*max_entries)[WORKERS];
 	int (*map_flags)[BPF_F_MMAPABLE];
 	__u32 *key;
 	__u64 *value;
@@ -121,16 +122,8 @@ struct {
 	__u64 *value;
 } counters SECTION(".maps");
 
-// Holds `attended` for as long as the daemon lives: the kernel empties a program array when the last
-// process that has it open is gone, and this one is never pinned.
-struct {
-	int (*type)[BPF_MAP_TYPE_PROG_ARRAY];
-	int (*max_entries)[1];
-	__u32 *key;
-	__u32 *value;
-} daemon SECTION(".maps");
-
-enum { ETHERNET = 14, IPV4 = 20, IPV6 = 40, TCP = 20, OPTIONS = 40, PROTOCOL_TCP = 6 };
+enum { ETHERNET = 14, IPV4 = 20, IPV6 = 40, TCP = 20 };
+enum { HOP_BY_HOP = 0, ICMP = 1, PROTOCOL_TCP = 6, ROUTING = 43, ICMP6 = 58, DESTINATION = 60 };
 enum { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32 };
 enum { INTERNET = 2, INTERNET6 = 10 };
 enum { LARGEST_FLIGHT = 64 << 20, PROMISED_WINDOW = 1 << 16 };
@@ -386,7 +379,7 @@ INLINE void to_client(const struct flow *flow, __u8 *tcp, const __u8 *end, const
 		add(tcp + TCP + 4, flow->tsval_offset, sum);
 }
 
-enum { NEXT = -1 };
+enum { NEXT = -1, NO_DEVICE = 22 };
 
 // Finds the way that the routing table has for a segment, and takes the router's step of its hop limit (RFC 1141).
 // Where that is not all there is to it (no route, another kind of route, too large, forwarding switched off) kernel
@@ -433,34 +426,13 @@ INLINE int send(const struct bpf_fib_lookup *way)
 	return redirect_neigh(way->ifindex, &next, sizeof next, 0);
 }
 
-// Until when the daemon has emitted what it had captured on an interface; 0 if it can't say.
-INLINE __u64 served_until(const struct __sk_buff *skb, __u32 worker, const struct settings *s)
+// Tells whether the daemon has emitted all that it had queued of a direction. What is forwarded here would overtake
+// the rest: so each direction goes on there until all of that have left.
+INLINE bool has_caught_up(const struct flow *flow, const struct end *sender, __u64 captured, const struct settings *s)
 {
-	for (__u32 i = 0; i < INTERFACES; i++) {
-		if (s->interfaces[i] != skb->ifindex)
-			continue;
-		__u32 index = worker * INTERFACES + i;
-		volatile __u64 *until = map_lookup(&served, &index);
-		return until ? *until : 0;
-	}
-	return 0;
-}
-
-// Tells whether packets of a direction are this program's from now on. At first the daemon may have some queued, and
-// what is forwarded here would overtake them: so each direction goes on there until all of that have left.
-INLINE bool is_ours(const struct __sk_buff *skb, struct flow *flow, bool from_client, const struct settings *s)
-{
-	struct end *sender = from_client ? &flow->client : &flow->server;
-	if (!sender->waits)
-		return true;
-	__u64 *captured = from_client ? &flow->client_captured : &flow->server_captured;
-	__u64 now = ktime();
-	if (served_until(skb, sender->worker, s) <= *captured + s->margin && now - flow->handed < s->longest) {
-		*captured = now;
-		return false;
-	}
-	sender->waits = 0;
-	return true;
+	__u32 worker = sender->worker;
+	volatile __u64 *until = map_lookup(&served, &worker);
+	return (until && *until > captured) || ktime() - flow->handed >= s->longest;
 }
 
 // A SYN or SYN-ACK while no daemon runs: Offloaded::unattended_syn.
@@ -480,93 +452,6 @@ INLINE bool is_linear(struct __sk_buff *skb, __u32 length)
 {
 	const __u8 *frame = (const __u8 *)(long)skb->data, *end = (const __u8 *)(long)skb->data_end;
 	return frame + length <= end || !pull_data(skb, length);
-}
-
-SECTION("classifier") int forward(struct __sk_buff *skb)
-{
-	struct packet packet = {};
-	struct layout layout = {};
-	struct bpf_fib_lookup way = {};
-	struct key key;
-	__u32 zero = 0;
-	// Of another host, or of a VLAN whose own interface sees it later.
-	if (skb->pkt_type != 0 || skb->vlan_present || !is_ip(skb, &packet))
-		return NEXT;
-	if (!is_linear(skb, tcp_at(&packet) + TCP))
-		return NEXT;
-	__u8 *frame = (__u8 *)(long)skb->data, *end = (__u8 *)(long)skb->data_end;
-	__u8 *ip = frame + ETHERNET, *tcp = frame + tcp_at(&packet);
-	if (ip + IPV4 > end || tcp + TCP > end || !read_ip(ip, &packet) || !read_tcp(skb, tcp, &packet))
-		return NEXT;
-	bool from_lower = make_key(&packet, tcp, &key);
-	struct flow *flow = map_lookup(&flows, &key);
-	struct settings *s = map_lookup(&settings, &zero);
-	if (!flow || !s)
-		return NEXT;
-	bool from_client = from_lower == !!(flow->flags & CLIENT_IS_LOWER);
-	__u8 flags = tcp[13];
-	if (packet.header > TCP) {
-		if (!is_linear(skb, tcp_at(&packet) + packet.header))
-			return NEXT;
-		frame = (__u8 *)(long)skb->data, end = (__u8 *)(long)skb->data_end;
-		ip = frame + ETHERNET, tcp = frame + tcp_at(&packet);
-		if (ip + IPV4 > end || tcp + TCP > end)
-			return NEXT;
-	}
-	if (!read_options(tcp + TCP, end, packet.header - TCP, &layout) || !fits(skb, &packet, s)) {
-		count(LEFT_TO_DAEMON, 1);
-		return NEXT;
-	}
-	bool waits = from_client ? flow->client.waits : flow->server.waits;
-	if (waits || !is_ordinary(flags)) {
-		count(LEFT_TO_DAEMON, 1);
-		tail_call(skb, &daemon, 0);
-		// There is none, and so nothing is queued.
-		flow->client.waits = flow->server.waits = 0;
-		if (flags & SYN) {
-			if (is_newer(flow, tcp, from_client)) {
-				map_delete(&flows, &key);
-				count(FORGOTTEN, 1);
-			}
-			return NEXT;
-		}
-	}
-	flow->last_used = ktime_coarse();
-	if (from_client) {
-		flow->to_server.packets += 1;
-		flow->to_server.bytes += packet.length;
-	} else {
-		flow->to_client.packets += 1;
-		flow->to_client.bytes += packet.length;
-	}
-	__u64 sum = 0;
-	if (flow->flags & TRANSLATED) {
-		if (from_client) {
-			to_server(flow, tcp, end, &layout, &sum);
-			sends(flow, &flow->client, &flow->server, CLIENT_FIN, CLIENT_RESET, tcp, packet.payload);
-		} else {
-			sends(flow, &flow->server, &flow->client, SERVER_FIN, SERVER_RESET, tcp, packet.payload);
-			to_client(flow, tcp, end, &layout, &sum);
-		}
-	} else if (from_client && !(flags & RST)) {
-		advance(&flow->client.next, u32_at(tcp + 4) + packet.payload);
-	}
-	bool has_way = find_way(skb, &packet, ip, tcp, &way);
-	if (sum) {
-		sum = (sum & 0xffffffff) + (sum >> 32);
-		l4_csum_replace(skb, tcp_at(&packet) + 16, 0, (__u32)(sum + (sum >> 32)), 0);
-	}
-	skb->mark = s->mark;
-	count(FORWARDED_PACKETS, 1);
-	count(FORWARDED_BYTES, packet.length);
-	return has_way ? send(&way) : NEXT;
-}
-
-// What `forward` does not judge itself for as long as there is a daemon.
-SECTION("classifier") int attended(struct __sk_buff *skb)
-{
-	(void)skb;
-	return NEXT;
 }
 
 INLINE bool is_served(const struct rule *rule, const __u32 *address, __u16 port)
@@ -613,53 +498,125 @@ INLINE bool is_let_through(const struct __sk_buff *skb, const struct packet *pac
 	return swap32(option) != s->signature;
 }
 
-// The filter of the daemon's packet socket: takes what rtt0_core::claim claims, and more where that
-// needs a longer look (the engine drops it), but for what `forward` takes. The program runs at the tap, before
-// `forward`; between the two a flow may be handed or recalled, and then a segment is sent twice or lost.
-SECTION("socket") int captured(struct __sk_buff *skb)
+// Has the daemon capture a copy; tells whether there is a daemon. The original goes on to the guard.
+INLINE bool copy_to_daemon(struct __sk_buff *skb, const struct settings *s)
 {
-	const int all = 0x40000;
+	return clone_redirect(skb, s->outlet, 0) != -NO_DEVICE;
+}
+
+// A packet that is no plain TCP segment: the daemon gets those among which claimed ones may be.
+INLINE int pass_odd(struct __sk_buff *skb, const struct packet *packet, const struct settings *s)
+{
+	__u8 protocol;
+	if (load_bytes(skb, ETHERNET + (packet->is_v4 ? 9 : 6), &protocol, 1))
+		return NEXT;
+	if (protocol == PROTOCOL_TCP || (packet->is_v4 ? protocol == ICMP
+						      : protocol == ICMP6 || protocol == HOP_BY_HOP ||
+								protocol == ROUTING || protocol == DESTINATION))
+		copy_to_daemon(skb, s);
+	return NEXT;
+}
+
+// A segment of no flow that was handed over.
+INLINE int pass_other(struct __sk_buff *skb, const struct packet *packet, const __u8 *tcp, const struct settings *s)
+{
+	enum way way = way_of(packet, tcp, s);
+	if (way != OTHERS && !is_let_through(skb, packet, tcp[13], way == TO_SERVER, s))
+		copy_to_daemon(skb, s);
+	return NEXT;
+}
+
+SECTION("classifier") int forward(struct __sk_buff *skb)
+{
 	struct packet packet = {};
 	struct layout layout = {};
+	struct bpf_fib_lookup way = {};
 	struct key key;
-	__u8 headers[IPV6 + TCP + OPTIONS] __attribute__((aligned(8))) = {};
 	__u32 zero = 0;
 	struct settings *s = map_lookup(&settings, &zero);
-	if (!s)
-		return all;
 	// Nobody forwards what is for another host.
-	if (skb->pkt_type != 0 || !is_ip(skb, &packet))
-		return 0;
-	const __u8 *ip = headers, *tcp = headers + (packet.is_v4 ? IPV4 : IPV6);
-	__u32 fixed = tcp_at(&packet) - ETHERNET + TCP;
-	// With timestamps, which most segments have, in one go.
-	bool is_plain = !load_bytes(skb, ETHERNET, headers, fixed + TIMESTAMPS_LENGTH) ||
-			!load_bytes(skb, ETHERNET, headers, fixed);
-	if (!is_plain || !read_ip(ip, &packet) || !read_tcp(skb, tcp, &packet)) {
-		// Other protocols than TCP and ICMP are nobody's here, where that is easily seen.
-		__u8 protocol = PROTOCOL_TCP;
-		load_bytes(skb, packet.is_v4 ? ETHERNET + 9 : ETHERNET + 6, &protocol, 1);
-		return protocol == 17 ? 0 : all;
-	}
+	if (!s || skb->pkt_type != 0 || !is_ip(skb, &packet))
+		return NEXT;
+	if (!is_linear(skb, tcp_at(&packet) + TCP))
+		return pass_odd(skb, &packet, s);
+	__u8 *frame = (__u8 *)(long)skb->data, *end = (__u8 *)(long)skb->data_end;
+	__u8 *ip = frame + ETHERNET, *tcp = frame + tcp_at(&packet);
+	if (ip + IPV4 > end || tcp + TCP > end || !read_ip(ip, &packet) || !read_tcp(skb, tcp, &packet))
+		return pass_odd(skb, &packet, s);
+	bool from_lower = make_key(&packet, tcp, &key);
+	// What came in a VLAN is seen again at that one's own interface.
+	struct flow *flow = skb->vlan_present ? 0 : map_lookup(&flows, &key);
+	if (!flow)
+		return pass_other(skb, &packet, tcp, s);
+	bool from_client = from_lower == !!(flow->flags & CLIENT_IS_LOWER);
+	struct end *sender = from_client ? &flow->client : &flow->server;
+	__u64 *captured = from_client ? &flow->client_captured : &flow->server_captured;
+	bool is_plain = is_linear(skb, tcp_at(&packet) + packet.header);
+	frame = (__u8 *)(long)skb->data, end = (__u8 *)(long)skb->data_end;
+	tcp = frame + tcp_at(&packet);
+	if (tcp + TCP > end)
+		return NEXT;
 	__u8 flags = tcp[13];
-	if (is_ordinary(flags) && !skb->vlan_present) {
-		bool from_lower = make_key(&packet, tcp, &key);
-		struct flow *flow = map_lookup(&flows, &key);
-		if (flow) {
-			__u32 length = packet.header - TCP;
-			__u8 *options = headers + fixed;
-			if (length > OPTIONS ||
-			    (length > TIMESTAMPS_LENGTH && load_bytes(skb, ETHERNET + fixed, options, length)) ||
-			    !read_options(options, options + OPTIONS, length, &layout) ||
-			    !fits(skb, &packet, s))
-				return all;
-			return is_ours(skb, flow, from_lower == !!(flow->flags & CLIENT_IS_LOWER), s) ? 0 : all;
-		}
+	is_plain = is_plain && read_options(tcp + TCP, end, packet.header - TCP, &layout) && fits(skb, &packet, s);
+	if (sender->waits && has_caught_up(flow, sender, *captured, s))
+		sender->waits = 0;
+	if (!is_plain || !is_ordinary(flags) || sender->waits) {
+		bool is_attended = copy_to_daemon(skb, s);
+		if (sender->waits)
+			*captured = ktime();
+		count(LEFT_TO_DAEMON, 1);
+		if (is_attended || !is_plain)
+			return NEXT;
+		// Nothing is queued anywhere.
+		flow->client.waits = flow->server.waits = 0;
 	}
-	enum way way = way_of(&packet, tcp, s);
-	if (way == OTHERS || is_let_through(skb, &packet, flags, way == TO_SERVER, s))
-		return 0;
-	return all;
+	frame = (__u8 *)(long)skb->data, end = (__u8 *)(long)skb->data_end;
+	ip = frame + ETHERNET, tcp = frame + tcp_at(&packet);
+	if (ip + IPV4 > end || tcp + TCP > end)
+		return NEXT;
+	if (flags & SYN) {
+		if (is_newer(flow, tcp, from_client)) {
+			map_delete(&flows, &key);
+			count(FORGOTTEN, 1);
+		}
+		return NEXT;
+	}
+	flow->last_used = ktime_coarse();
+	if (from_client) {
+		flow->to_server.packets += 1;
+		flow->to_server.bytes += packet.length;
+	} else {
+		flow->to_client.packets += 1;
+		flow->to_client.bytes += packet.length;
+	}
+	__u64 sum = 0;
+	if (flow->flags & TRANSLATED) {
+		if (from_client) {
+			to_server(flow, tcp, end, &layout, &sum);
+			sends(flow, &flow->client, &flow->server, CLIENT_FIN, CLIENT_RESET, tcp, packet.payload);
+		} else {
+			sends(flow, &flow->server, &flow->client, SERVER_FIN, SERVER_RESET, tcp, packet.payload);
+			to_client(flow, tcp, end, &layout, &sum);
+		}
+	} else if (from_client && !(flags & RST)) {
+		advance(&flow->client.next, u32_at(tcp + 4) + packet.payload);
+	}
+	bool has_way = find_way(skb, &packet, ip, tcp, &way);
+	if (sum) {
+		sum = (sum & 0xffffffff) + (sum >> 32);
+		l4_csum_replace(skb, tcp_at(&packet) + 16, 0, (__u32)(sum + (sum >> 32)), 0);
+	}
+	skb->mark = s->mark;
+	count(FORWARDED_PACKETS, 1);
+	count(FORWARDED_BYTES, packet.length);
+	return has_way ? send(&way) : NEXT;
+}
+
+// What the outlet keeps of what has been captured.
+SECTION("socket") int nothing(struct __sk_buff *skb)
+{
+	(void)skb;
+	return 0;
 }
 
 char terms[] SECTION("license") = "Dual MIT/GPL";

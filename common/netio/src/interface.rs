@@ -29,21 +29,44 @@ impl Interface {
     ///
     /// What the kernel says, for example that the interface has vanished.
     pub fn mtu(&self) -> io::Result<u16> {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-        // SAFETY: `ifreq` is plain old data, for which all zeroes is a valid value.
-        let mut request: libc::ifreq = unsafe { mem::zeroed() };
-        // The last byte stays 0: the kernel never has longer names.
-        let room = request.ifr_name.len() - 1;
-        for (to, from) in request.ifr_name[..room].iter_mut().zip(self.name.bytes()) {
-            *to = from as libc::c_char;
-        }
-        // SAFETY: SIOCGIFMTU reads and writes one `ifreq`, which outlives the call.
-        if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &mut request) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let request = ask(&self.name, libc::SIOCGIFMTU)?;
         // SAFETY: after SIOCGIFMTU the kernel has filled in this member of the union.
         let mtu = unsafe { request.ifr_ifru.ifru_mtu };
         Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+    }
+
+    /// Tells whether it still exists, whatever it is called by now, if_indextoname(3). Needs no privilege.
+    pub fn exists(&self) -> bool {
+        let mut name: [libc::c_char; libc::IF_NAMESIZE] = [0; libc::IF_NAMESIZE];
+        // SAFETY: the call writes at most IF_NAMESIZE bytes, for which there is room.
+        !unsafe { libc::if_indextoname(self.index, name.as_mut_ptr()) }.is_null()
+    }
+}
+
+/// Tells whether frames of the interface called `name` begin with an Ethernet header, ioctl(SIOCGIFHWADDR). Needs no
+/// privilege. One that is not there has none.
+pub fn has_ethernet(name: &str) -> bool {
+    ask(name, libc::SIOCGIFHWADDR).is_ok_and(|request| {
+        // SAFETY: after SIOCGIFHWADDR the kernel has filled in this member of the union.
+        let kind = unsafe { request.ifr_ifru.ifru_hwaddr.sa_family };
+        matches!(kind, libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK)
+    })
+}
+
+/// Asks something about an interface, ioctl(2).
+fn ask(name: &str, what: libc::Ioctl) -> io::Result<libc::ifreq> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    // SAFETY: `ifreq` is plain old data, for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    // The last byte stays 0: the kernel never has longer names.
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: what is asked reads and writes one `ifreq`, which outlives the call.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), what, &raw mut request) } {
+        0 => Ok(request),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -111,6 +134,14 @@ mod tests {
     #[test]
     fn reads_the_mtu_of_loopback() {
         assert!(by_name("lo").unwrap().mtu().unwrap() >= 1280);
+    }
+
+    #[test]
+    fn knows_what_exists_and_what_has_ethernet_headers() {
+        let lo = by_name("lo").unwrap();
+        assert!(lo.exists());
+        assert!(!Interface { index: 0x7fff_fffe, ..lo }.exists());
+        assert_eq!(["lo", "nosuch0"].map(has_ethernet), [true, false]);
     }
 
     #[test]

@@ -136,8 +136,8 @@ enum Step {
 
 impl<E: Engine + Send + 'static> Worker<E> {
     /// Starts the loop on a thread of its own and returns once it runs. What the engine notes of
-    /// flows is written to `store`, if there is one. How far it has come is told to `served`, whose interfaces
-    /// are those of `captures`.
+    /// flows is written to `store`, if there is one. How far it has come is told to `served`, if there is a single
+    /// capture.
     ///
     /// # Errors
     /// [`WorkerError::System`] if the thread or its descriptors can't be made.
@@ -284,7 +284,7 @@ impl<E: Engine> Worker<E> {
         }
         self.emit(now, Some(index));
         if let Some(served) = self.served.as_ref().filter(|_| !more) {
-            served.tell(index, asked);
+            served.tell(asked);
         }
         more
     }
@@ -341,7 +341,6 @@ impl<E: Engine> Worker<E> {
         for capture in &self.captures {
             capture.check(&self.counters)?;
         }
-        self.emitter.look();
         let suspect = self.captures.iter().any(Capture::is_suspect);
         self.check_due = suspect.then_some(now + CHECK_PERIOD);
         Ok(())
@@ -444,13 +443,11 @@ impl Drop for WorkerHandle {
     }
 }
 
-/// Tells of all captures that had nothing when they were polled, after `asked`; the last of `polled` is none.
+/// Tells that the captures had nothing when they were polled, after `asked`; the last of `polled` is none.
 fn tell(served: Option<&Served>, polled: &[PollFd<'_>], asked: Instant) {
     let (Some(served), Some((_, captures))) = (served, polled.split_last()) else { return };
-    for (index, capture) in captures.iter().enumerate() {
-        if capture.revents().is_empty() {
-            served.tell(index, asked);
-        }
+    if captures.iter().all(|capture| capture.revents().is_empty()) {
+        served.tell(asked);
     }
 }
 

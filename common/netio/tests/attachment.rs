@@ -88,6 +88,7 @@ impl Bench<'_> {
             flows: 1000,
             pins: is_pinned.then_some(self.folder),
             attach,
+            outlet: None,
         };
         KernelOffload::start(&options).unwrap()
     }
@@ -222,10 +223,10 @@ fn refuse_links() {
     assert_eq!(refuses, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// Attaches a program that lets everything go on, as somebody else would.
+/// Attaches a program that lets everything go on, for want of flows and rules, as somebody else would.
 fn attach_another(at: TcAttachType) -> Result<Ebpf, ProgramError> {
     let mut ebpf = Ebpf::load(OBJECT).unwrap();
-    let program: &mut SchedClassifier = ebpf.program_mut("attended").unwrap().try_into().unwrap();
+    let program: &mut SchedClassifier = ebpf.program_mut("forward").unwrap().try_into().unwrap();
     program.load()?;
     program.attach_with_options(LINK, at, TcAttachOptions::Netlink(NlOptions::default()))?;
     Ok(ebpf)

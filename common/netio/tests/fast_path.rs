@@ -23,6 +23,7 @@ use rtt0_core::wire::options::{SynOptions, Timestamps};
 use rtt0_core::wire::segment::Segment;
 use rtt0_core::wire::tcp::Flags;
 use rtt0_netio::fast_path::{Attach, KernelOffload, KernelPath, OffloadOptions};
+use rtt0_netio::netns::Namespace;
 use sha2::{Digest, Sha256};
 
 const LARGEST: u16 = 1500;
@@ -270,6 +271,14 @@ fn the_object_is_of_this_source() {
 
 #[test]
 fn the_kernel_does_with_every_segment_what_the_translator_does() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: BPF needs root");
+        return;
+    }
+    Namespace::create().unwrap().enter(compare).unwrap();
+}
+
+fn compare() {
     let services = Services::default();
     let options = OffloadOptions {
         interfaces: &[],
@@ -278,15 +287,9 @@ fn the_kernel_does_with_every_segment_what_the_translator_does() {
         flows: 1000,
         pins: None,
         attach: Attach::Auto,
+        outlet: None,
     };
-    let mut kernel = match KernelOffload::start(&options) {
-        Ok(kernel) => kernel,
-        Err(error) if !rustix::process::geteuid().is_root() => {
-            println!("SKIPPED: BPF needs root: {error}");
-            return;
-        }
-        Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
-    };
+    let kernel = KernelOffload::start(&options).unwrap();
     for is_attended in [true, false] {
         if !is_attended {
             kernel.abandon().unwrap();
@@ -294,7 +297,15 @@ fn the_kernel_does_with_every_segment_what_the_translator_does() {
         let path = RefCell::new(kernel.path(None).unwrap());
         let mut runner =
             TestRunner::new(Config { cases: 3000, failure_persistence: None, ..Config::default() });
-        let trials = trial().prop_map(|trial| Trial { is_attended, ..trial });
+        let trials = trial().prop_map(|mut trial| {
+            trial.is_attended = is_attended;
+            // A trial's super-packets have no kind, and so the kernel refuses to copy them before it can say whether
+            // there is an outlet.
+            let usual = [Flags::ACK, Flags::ACK | Flags::PSH].map(Flags::bits);
+            let odd = trial.segments.iter_mut().filter(|sent| !usual.contains(&sent.flags));
+            odd.filter(|_| !is_attended).for_each(|sent| sent.gso_size = 0);
+            trial
+        });
         runner.run(&trials, |trial| check(&kernel, &mut path.borrow_mut(), &trial)).unwrap();
     }
     let counts = kernel.counts().unwrap();

@@ -12,6 +12,7 @@ use pnet_datalink::{Channel, DataLinkReceiver, DataLinkSender};
 use rig::{End, eventually, frame_sender, join, namespaces};
 use rtt0_core::flow::FlowKey;
 use rtt0_core::offload::{FastPath, Offloaded};
+use rtt0_core::packet::Offload;
 use rtt0_core::seq::Seq;
 use rtt0_core::service::{Direction, Services};
 use rtt0_core::wire::build::Control;
@@ -20,6 +21,7 @@ use rtt0_core::wire::tcp::Flags;
 use rtt0_netio::capture::{Capture, CaptureOptions};
 use rtt0_netio::clock;
 use rtt0_netio::counters::IoCounters;
+use rtt0_netio::emit::Way;
 use rtt0_netio::fast_path::{Attach, KernelOffload, OffloadOptions};
 use rtt0_netio::links::Links;
 use rtt0_netio::netns::Namespace;
@@ -38,6 +40,10 @@ struct Bench {
 }
 
 fn run(test: impl FnOnce(Bench) + Send) {
+    run_with(None, test);
+}
+
+fn run_with(outlet: Option<Way>, test: impl FnOnce(Bench) + Send) {
     let Some([left, router, right]) = namespaces() else { return };
     let client = End { namespace: &left, link: "client0", v4: [10, 8, 0, 1], v6: "fd08::1" };
     let lan = End { namespace: &router, link: "lan0", v4: [10, 8, 0, 9], v6: "fd08::9" };
@@ -58,6 +64,7 @@ fn run(test: impl FnOnce(Bench) + Send) {
             flows: 10,
             pins: None,
             attach: Attach::Auto,
+            outlet,
         };
         let kernel = match KernelOffload::start(&options) {
             Err(error) if !rustix::process::geteuid().is_root() || is_in_user_namespace() => {
@@ -66,8 +73,8 @@ fn run(test: impl FnOnce(Bench) + Send) {
             }
             started => started.unwrap(),
         };
-        let capture = Capture::open("lan0", &services, &CaptureOptions::default()).unwrap();
-        kernel.filter(&capture).unwrap();
+        let options = CaptureOptions { sent: true, ..CaptureOptions::default() };
+        let capture = Capture::open(kernel.outlet(), &services, &options).unwrap();
         test(Bench { kernel, capture, mac, client, server, server_mac });
     };
     std::thread::scope(|scope| scope.spawn(|| router.enter(inside).unwrap()).join().unwrap());
@@ -116,19 +123,23 @@ fn flow(is_v6: bool) -> Offloaded {
     Offloaded::passing(FlowKey::new(client, server, Direction::ToServer), Seq::new(1), Seq::new(2))
 }
 
+fn segment(is_v6: bool) -> Vec<u8> {
+    let [source, destination] = ends(is_v6);
+    let mut packet = Vec::new();
+    let flags = Flags::ACK;
+    Control { source, destination, sequence: 2, acknowledgement: 9, flags, window: 500 }
+        .write(&[], &mut packet);
+    if !is_v6 {
+        Ipv4::unverified(&mut packet[..]).unwrap().fill_checksum();
+    }
+    packet
+}
+
 impl Bench {
     fn send(&mut self, is_v6: bool) {
-        let [source, destination] = ends(is_v6);
-        let mut packet = Vec::new();
-        let flags = Flags::ACK;
-        Control { source, destination, sequence: 2, acknowledgement: 9, flags, window: 500 }
-            .write(&[], &mut packet);
-        if !is_v6 {
-            Ipv4::unverified(&mut packet[..]).unwrap().fill_checksum();
-        }
         let mut frame = [self.mac, [2, 0, 0, 0, 0, 9]].concat();
         frame.extend(if is_v6 { [0x86, 0xdd] } else { [0x08, 0x00] });
-        frame.extend(packet);
+        frame.extend(segment(is_v6));
         self.client.send_to(&frame, None).unwrap().unwrap();
     }
 
@@ -161,33 +172,51 @@ enum Who {
 fn what_a_worker_may_have_queued_is_not_overtaken() {
     run(|mut bench| {
         let flow = flow(false);
-        let served = bench.kernel.served(WORKER.into()).unwrap();
+        let [served, another] =
+            [WORKER, WORKER + 1].map(|worker| bench.kernel.served(worker.into()).unwrap());
         let mut path = bench.kernel.path(Some(WORKER)).unwrap();
         // On a busy machine it may take longer than the kernel waits at all.
         for _ in 0..50 {
             let before = clock::now();
-            served.tell(0, before);
+            served.tell(before);
             std::thread::sleep(Duration::from_millis(1));
             let not_handed = bench.send_and_see(&flow);
             assert!(path.hand(&flow));
             let not_caught_up = bench.send_and_see(&flow);
-            served.tell(1, clock::now() + Duration::from_secs(1));
-            let at_another_interface = bench.send_and_see(&flow);
-            served.tell(0, before);
+            another.tell(clock::now() + Duration::from_secs(1));
+            let by_another_worker = bench.send_and_see(&flow);
+            served.tell(before);
             let long_ago = bench.send_and_see(&flow);
             if clock::now() - before > Duration::from_millis(150) {
                 path.recall(&flow.key);
                 continue;
             }
-            let by_worker = [not_handed, not_caught_up, at_another_interface, long_ago];
+            let by_worker = [not_handed, not_caught_up, by_another_worker, long_ago];
             assert!(by_worker.iter().all(|who| *who == Who::Worker), "{by_worker:?}");
             std::thread::sleep(Duration::from_millis(1));
-            served.tell(0, clock::now());
+            served.tell(clock::now());
             assert_eq!([(); 3].map(|()| bench.send_and_see(&flow)), [Who::Kernel, Who::Kernel, Who::Kernel]);
             return;
         }
         panic!("the machine is too busy");
     });
+}
+
+#[test]
+fn a_worker_gets_packets_as_they_came() {
+    for way in [Way::Tun, Way::Veth] {
+        run_with(Some(way), |mut bench| {
+            for is_v6 in [false, true] {
+                bench.send(is_v6);
+                eventually("it is captured", || {
+                    bench.capture.receive(&IoCounters::default());
+                    let (packet, offload) = bench.capture.packet(0)?;
+                    assert_eq!((packet, offload), (&segment(is_v6)[..], Offload::default()));
+                    Some(())
+                });
+            }
+        });
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@
 //! | 56–63 | last use, ns of the monotonic clock |
 //! | 64–79, 80–95 | towards the server, towards the client: packets, bytes |
 //! | 96–103 | when it was handed over, ns |
-//! | 104–111, 112–119 | when the client's, the server's last packet was captured since, ns |
+//! | 104–111, 112–119 | when the client's, the server's last packet was in the daemon's queue, ns |
 //!
 //! Bytes 33 and 49 tell, besides, that what the client or the server sends is the daemon's still, and bytes 34 and 50
 //! which of its workers has it.
@@ -160,15 +160,15 @@ impl Offloaded {
 }
 
 /// Has the kernel leave both directions to the daemon's worker until that has emitted all that it may have
-/// queued at `now`, and what comes meanwhile. `margin` is the time that a packet takes from the kernel's filter
-/// into the queue, which is added to the time of those that come. Both in ns, `now` of the monotonic clock.
+/// queued at `now`, and what comes meanwhile. `margin` is the time that a packet takes from the kernel's look at
+/// the flows into the queue: at `now` some may be under way. Both in ns, `now` of the monotonic clock.
 pub fn wait(value: &mut [u8; KERNEL_VALUE], worker: u8, now: u64, margin: u64) {
     for waits in [33, 49] {
         value[waits] = 1;
         value[waits + 1] = worker;
     }
     value[96..104].copy_from_slice(&now.to_ne_bytes());
-    let captured = now.saturating_sub(margin + 1);
+    let captured = now.saturating_add(margin);
     for at in [104, 112] {
         value[at..at + 8].copy_from_slice(&captured.to_ne_bytes());
     }

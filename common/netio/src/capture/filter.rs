@@ -12,7 +12,8 @@
 //!   program without loops can't walk to the TCP header.
 //!
 //! Frames to other hosts (bridged or seen by a promiscuous neighbour) are refused by their
-//! packet type: the kernel would not forward them, so neither must the middlebox.
+//! packet type: the kernel would not forward them, so neither must the middlebox. (Where what is
+//! sent is captured, all else is refused.)
 //!
 //! Every check is a block that ends in a `RET` of its own or falls through to the next block, so
 //! that no jump spans more than a block and the 8-bit jump offsets always suffice.
@@ -33,8 +34,9 @@ const KEEP_ALL: u32 = 0x40000;
 // Ancillary loads: offsets the kernel answers from packet metadata (linux/filter.h).
 pub(super) const AD_PROTOCOL: u32 = ancillary(libc::SKF_AD_PROTOCOL);
 const AD_PKTTYPE: u32 = ancillary(libc::SKF_AD_PKTTYPE);
-/// The frame is addressed to this host (linux/if_packet.h).
+// Packet types: the frame is addressed to this host, or it leaves (linux/if_packet.h).
 const PACKET_HOST: u32 = 0;
+const PACKET_OUTGOING: u32 = 4;
 
 // Opcodes (linux/bpf_common.h).
 pub(super) const LOAD_WORD: u16 = 0x20;
@@ -111,6 +113,14 @@ impl Program {
         Self::without(services, link_header, Bypass::Nothing)
     }
 
+    /// As [`Program::new`], for what this host sends and not for what it receives.
+    ///
+    /// # Errors
+    /// As [`Program::new`].
+    pub fn of_sent(services: &Services, link_header: u32) -> Result<Self, TooManyRules> {
+        Self::of_type(PACKET_OUTGOING, services, link_header, Bypass::Nothing)
+    }
+
     /// Makes the program that refuses every packet.
     pub(super) fn closed() -> Self {
         let mut program = Self { instructions: Vec::new() };
@@ -123,9 +133,18 @@ impl Program {
     /// # Errors
     /// As [`Program::new`], at half of the rules.
     pub fn without(services: &Services, link_header: u32, bypass: Bypass) -> Result<Self, TooManyRules> {
+        Self::of_type(PACKET_HOST, services, link_header, bypass)
+    }
+
+    fn of_type(
+        packet_type: u32,
+        services: &Services,
+        link_header: u32,
+        bypass: Bypass,
+    ) -> Result<Self, TooManyRules> {
         let mut program = Self { instructions: Vec::new() };
         program.instructions.push(load(LOAD_BYTE, AD_PKTTYPE));
-        program.require_equal(PACKET_HOST);
+        program.require_equal(packet_type);
 
         let of_version =
             |v4: bool| services.rules().iter().filter(move |s| s.prefix.address().is_ipv4() == v4);

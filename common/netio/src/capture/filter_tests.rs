@@ -107,8 +107,14 @@ fn check(rules: &[&str], frame: Frame, accepted: bool) {
     let services = services(rules);
     let expected = if accepted { KEEP_ALL } else { 0 };
     assert_eq!(run(&Program::new(&services, 14).unwrap(), &frame), expected, "with a link header");
-    let frame = frame.without_link_header();
+    let mut frame = frame.without_link_header();
     assert_eq!(run(&Program::new(&services, 0).unwrap(), &frame), expected, "without a link header");
+    if frame.packet_type == PACKET_HOST {
+        let of_sent = Program::of_sent(&services, 0).unwrap();
+        assert_eq!(run(&of_sent, &frame), 0, "received, not sent");
+        frame.packet_type = PACKET_OUTGOING;
+        assert_eq!(run(&of_sent, &frame), expected, "sent");
+    }
 }
 
 const V4: &[&str] = &["10.1.2.0/24:443", "10.1.3.7:8000-8010"];

@@ -1,8 +1,9 @@
 //! Capture of whole IP packets with AF_PACKET (packet(7)).
 //!
 //! A [`Capture`] takes what the services may claim from one interface, in batches. It never sets
-//! the interface promiscuous and never sees what this host itself sends. It also sees what the
-//! kernel guard drops, because the tap sits before the ingress hook.
+//! the interface promiscuous and never sees what this host itself sends, or else nothing but that
+//! ([`CaptureOptions::sent`]). It also sees what the kernel guard drops, because the tap sits before
+//! the ingress hook.
 //!
 //! Two backends fit behind it:
 //!
@@ -27,7 +28,6 @@ use rtt0_core::service::Services;
 
 use crate::counters::IoCounters;
 use memory::Memory;
-use socket::ETHERNET_HEADER;
 pub use socket::Filters;
 pub(crate) use socket::SendingSocket;
 
@@ -59,11 +59,13 @@ pub struct CaptureOptions {
     /// Size of the socket's receive buffer in bytes. Without CAP_NET_ADMIN the kernel cuts it to
     /// `net.core.rmem_max`.
     pub receive_buffer: usize,
+    /// Whether to take what this host sends through the interface, instead of what it receives there.
+    pub sent: bool,
 }
 
 impl Default for CaptureOptions {
     fn default() -> Self {
-        Self { backend: Backend::default(), batch: MAX_BATCH, receive_buffer: 32 << 20 }
+        Self { backend: Backend::default(), batch: MAX_BATCH, receive_buffer: 32 << 20, sent: false }
     }
 }
 
@@ -164,17 +166,13 @@ impl Capture {
         let failed =
             |call| move |source| CaptureError::System { call, interface: interface.to_owned(), source };
         let members: Vec<_> = captures.iter().collect();
-        socket::join(&members, &spread::program()).map_err(failed("setsockopt(PACKET_FANOUT)"))?;
+        socket::join(&members, &spread::program(), options.sent)
+            .map_err(failed("setsockopt(PACKET_FANOUT)"))?;
         for capture in &captures {
-            let program = filter::Program::new(services, capture.link_header)?;
+            let program = socket::program(services, capture.link_header, options.sent)?;
             socket::attach(capture, &program).map_err(failed("setsockopt(SO_ATTACH_FILTER)"))?;
         }
         Ok(captures)
-    }
-
-    /// Tells whether frames of the interface begin with an Ethernet header.
-    pub fn has_ethernet(&self) -> bool {
-        self.link_header == ETHERNET_HEADER as u32
     }
 
     fn open_for(
@@ -182,7 +180,7 @@ impl Capture {
         services: Option<&Services>,
         options: &CaptureOptions,
     ) -> Result<Self, CaptureError> {
-        let socket = socket::PacketSocket::open(interface, services, options.receive_buffer)?;
+        let socket = socket::PacketSocket::open(interface, services, options)?;
         let link_header = socket.link_header as u32;
         let batch = Batch::new(options.batch.clamp(1, MAX_BATCH));
         let socket = match options.backend {

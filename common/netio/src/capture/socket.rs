@@ -8,8 +8,8 @@ use rtt0_core::claim::Bypass;
 use rtt0_core::service::Services;
 use rustix::net::sockopt;
 
-use super::CaptureError;
-use super::filter::Program;
+use super::filter::{Program, TooManyRules};
+use super::{CaptureError, CaptureOptions};
 
 // linux/if_packet.h; libc does not export them.
 const PACKET_STATISTICS: libc::c_int = 6;
@@ -44,14 +44,13 @@ pub(super) struct PacketSocket {
 
 impl PacketSocket {
     /// Opens a socket on `interface` that takes what `services` may claim, or nothing yet if there
-    /// are none, ignores what this host itself sends, and has a receive buffer of `buffer` bytes or
-    /// as much as is allowed.
+    /// are none, with a receive buffer as large as `options` say or as is allowed.
     ///
     /// Calls socket(2) (CAP_NET_RAW), bind(2), setsockopt(2) (SO_RCVBUFFORCE with CAP_NET_ADMIN).
     pub(super) fn open(
         interface: &str,
         services: Option<&Services>,
-        buffer: usize,
+        options: &CaptureOptions,
     ) -> Result<Self, CaptureError> {
         let system = |call, source| CaptureError::System { call, interface: interface.to_owned(), source };
         let index = interface_index(interface)?;
@@ -69,14 +68,14 @@ impl PacketSocket {
         let link_header = link_header(hardware)
             .ok_or_else(|| CaptureError::LinkType { interface: interface.to_owned(), hardware })?;
         let program = match services {
-            Some(services) => Program::new(services, link_header as u32)?,
+            Some(services) => program(services, link_header as u32, options.sent)?,
             None => Program::closed(),
         };
         attach(&fd, &program).map_err(|e| system("setsockopt(SO_ATTACH_FILTER)", e))?;
-        set_option(&fd, PACKET_IGNORE_OUTGOING, 1)
+        set_option(&fd, PACKET_IGNORE_OUTGOING, (!options.sent).into())
             .map_err(|e| system("setsockopt(PACKET_IGNORE_OUTGOING)", e))?;
-        sockopt::set_socket_recv_buffer_size_force(&fd, buffer)
-            .or_else(|_| sockopt::set_socket_recv_buffer_size(&fd, buffer))
+        sockopt::set_socket_recv_buffer_size_force(&fd, options.receive_buffer)
+            .or_else(|_| sockopt::set_socket_recv_buffer_size(&fd, options.receive_buffer))
             .map_err(|e| system("setsockopt(SO_RCVBUF)", e.into()))?;
         Ok(Self { fd, interface: interface.to_owned(), index, link_header })
     }
@@ -90,6 +89,11 @@ impl PacketSocket {
             source,
         })
     }
+}
+
+/// Makes the program of a capture of what is sent, or of what is received.
+pub(super) fn program(services: &Services, link_header: u32, sent: bool) -> Result<Program, TooManyRules> {
+    if sent { Program::of_sent(services, link_header) } else { Program::new(services, link_header) }
 }
 
 /// A packet socket that only sends, whole frames with a virtio-net header before them.
@@ -122,10 +126,12 @@ impl From<SendingSocket> for OwnedFd {
 }
 
 /// Joins sockets that receive from one interface into a group in which `program` says who gets a packet,
-/// by its result modulo their number: setsockopt(PACKET_FANOUT, PACKET_FANOUT_DATA).
-pub(super) fn join(sockets: &[&impl AsFd], program: &[libc::sock_filter]) -> io::Result<()> {
+/// by its result modulo their number: setsockopt(PACKET_FANOUT, PACKET_FANOUT_DATA). Also of packets that
+/// are sent there, if `sent`.
+pub(super) fn join(sockets: &[&impl AsFd], program: &[libc::sock_filter], sent: bool) -> io::Result<()> {
     let Some((first, others)) = sockets.split_first() else { return Ok(()) };
-    let kind = (PACKET_FANOUT_CBPF | PACKET_FANOUT_FLAG_IGNORE_OUTGOING) << 16;
+    let ignored = if sent { 0 } else { PACKET_FANOUT_FLAG_IGNORE_OUTGOING };
+    let kind = (PACKET_FANOUT_CBPF | ignored) << 16;
     set_option(*first, PACKET_FANOUT, kind | PACKET_FANOUT_FLAG_UNIQUEID << 16)?;
     let mut group: libc::c_int = 0;
     let mut length = mem::size_of_val(&group) as libc::socklen_t;

@@ -1,76 +1,38 @@
-//! A device of our own through which packets enter the kernel's forwarding as if received.
+//! The device through which packets enter the kernel's forwarding as if received.
 //!
-//! Only there does the kernel take a super-packet or a partial checksum from user space at layer 3.
-//! There are two kinds:
+//! Only there does the kernel take a super-packet or a partial checksum from user space at layer 3. It would refuse
+//! what arrives on a device from a source whose way back leads elsewhere (RFC 3704), so that check is off for it.
 //!
-//! - a TUN device with virtio-net headers. A write is handled to the end, up to the egress device's
-//!   queue, before it returns. The device vanishes with its descriptor.
-//! - a veth pair, where there is no `/dev/net/tun`. A packet socket sends into the far end, which
-//!   lies in a namespace that only this process holds; what comes out of the near end is routed.
-//!   The kernel removes the pair with the namespace, whichever way the process ends.
-//!
-//! Neither has routes, so nothing is ever sent into it. The kernel would refuse what arrives on a
-//! device from a source whose way back leads elsewhere (RFC 3704), so that check is off for it.
+//! Whether the kernel forwards from it depends on parameters that others may change. A thread of its own looks at them,
+//! and not the packet thread: reading and writing some of them makes the kernel spin for a lock (`rtnl_trylock` and
+//! `restart_syscall`), and a real-time thread that spins keeps the lock's holder from ever giving it back.
 
-use std::ffi::c_char;
-use std::fs::OpenOptions;
-use std::io;
-use std::mem;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::DEVICE_PREFIX;
-use crate::capture::SendingSocket;
-use crate::links::{LinkError, Links, VethEnd};
-use crate::netns::Namespace;
-use crate::sysctl::{self, SysctlError};
+use crate::device::{self, Device, DeviceError, Parameters, Way};
+use crate::links::Links;
+use crate::sysctl;
 
-/// `TUNSETIFF` of `<linux/if_tun.h>`.
-const TUNSETIFF: u32 = 0x4004_54ca;
 /// The IPv4 dummy address (RFC 7600 §4.8). The loose reverse path check (`rp_filter` 2) refuses
 /// everything on a device that has no address.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
-/// Names to try for a veth.
-const NAMES: u32 = 64;
-/// The far end of the veth, in its namespace.
-const FAR_END: &str = "in0";
-/// Largest that the kernel takes for a veth; super-packets need not fit, but their headers say so.
-const VETH_MTU: u32 = 65_535;
-/// How long a carrier is waited for.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Length of an Ethernet header in bytes.
-const ETHERNET_HEADER: usize = 14;
-
-/// How a packet enters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// A TUN device.
-    Tun,
-    /// A veth pair.
-    Veth,
-}
-
-/// Why a way can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum EntranceError {
-    /// A system call failed.
-    #[error("{call} failed")]
-    System {
-        /// The call and its notable argument.
-        call: &'static str,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The veth pair could not be made.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// A device parameter could not be set.
-    #[error(transparent)]
-    Parameter(#[from] SysctlError),
-}
+/// What matters when the device comes up.
+const AT_FIRST: &Parameters =
+    &[("ipv6", "addr_gen_mode", "1"), ("ipv6", "accept_dad", "0"), ("ipv6", "accept_ra", "0")];
+/// What has to stay as it is. `force_forwarding` is new in Linux 6.17.
+const ALWAYS: &Parameters = &[
+    ("ipv4", "rp_filter", "0"),
+    ("ipv4", "forwarding", "1"),
+    ("ipv6", "forwarding", "1"),
+    ("ipv6", "force_forwarding", "1"),
+];
+/// How often the parameters are looked at.
+const PERIOD: Duration = Duration::from_secs(1);
 
 /// Which IP versions the kernel forwards from the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,174 +41,83 @@ pub(super) struct Usable {
     pub(super) v6: bool,
 }
 
-/// An open device.
+/// A device from which the kernel forwards.
 #[derive(Debug)]
 pub(super) struct Entrance {
-    fd: OwnedFd,
-    way: Way,
-    device: String,
-    /// What precedes an IPv4 packet; an IPv6 one differs in the EtherType. Empty on a TUN device.
-    link_header: Vec<u8>,
-    /// Holds the far end of a veth pair.
-    far: Option<Namespace>,
+    device: Device,
+    usable: Arc<Shared>,
+    /// Ends the thread that looks.
+    _end: mpsc::Sender<()>,
+}
+
+/// What the thread that looks has seen last.
+#[derive(Debug)]
+struct Shared {
+    v4: AtomicBool,
+    v6: AtomicBool,
 }
 
 impl Entrance {
-    /// Opens a device in the namespace of the calling thread.
+    /// Opens one in the namespace of the calling thread, which is an ordinary one. `failures` is logged: what was tried
+    /// before.
     ///
     /// # Errors
-    /// [`EntranceError`]; nothing is left then. A TUN device needs `/dev/net/tun` and CAP_NET_ADMIN, a
-    /// veth pair CAP_NET_ADMIN and CAP_SYS_ADMIN.
-    pub(super) fn open(way: Way) -> Result<Self, EntranceError> {
-        let system = |call| move |source| EntranceError::System { call, source };
-        let entrance = match way {
-            Way::Tun => Self::open_tun()?,
-            Way::Veth => Self::open_veth()?,
-        };
-        entrance.set_parameters()?;
-        let links = Links::here()?;
-        links.bring_up(&entrance.device)?;
-        links.add_host_address(&entrance.device, ADDRESS)?;
-        if let Some(there) = &entrance.far {
-            wait_for_carrier(&entrance.device);
-            there.enter(|| wait_for_carrier(FAR_END)).map_err(system("setns(2)"))?;
-        }
-        Ok(entrance)
-    }
-
-    fn open_tun() -> Result<Self, EntranceError> {
-        let system = |call| move |source| EntranceError::System { call, source };
-        let fd: OwnedFd = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open("/dev/net/tun")
-            .map_err(system("open(/dev/net/tun)"))?
-            .into();
-        // SAFETY: `ifreq` is plain old data, for which all zeroes is a valid value.
-        let mut request: libc::ifreq = unsafe { mem::zeroed() };
-        for (to, from) in request.ifr_name.iter_mut().zip(format!("{DEVICE_PREFIX}%d").bytes()) {
-            *to = from.cast_signed() as c_char;
-        }
-        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-        request.ifr_ifru.ifru_flags = flags as libc::c_short;
-        // SAFETY: TUNSETIFF reads and writes one `ifreq`, which outlives the call.
-        if unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETIFF.into(), &raw mut request) } != 0 {
-            return Err(system("ioctl(TUNSETIFF)")(io::Error::last_os_error()));
-        }
-        let name = request.ifr_name.iter().take_while(|byte| **byte != 0);
-        let device = name.map(|byte| char::from(byte.cast_unsigned())).collect();
-        Ok(Self { fd, way: Way::Tun, device, link_header: Vec::new(), far: None })
-    }
-
-    fn open_veth() -> Result<Self, EntranceError> {
-        let system = |call| move |source| EntranceError::System { call, source };
-        let here = Namespace::current().map_err(system("open(/proc/thread-self/ns/net)"))?;
-        let there = Namespace::create().map_err(system("unshare(CLONE_NEWNET)"))?;
-        let device = add_pair(&here, &there)?;
-        let far = Links::open(&there)?;
-        // Nothing but what we send is to come out of it.
-        sysctl::set(&there, &[(&format!("net.ipv6.conf.{FAR_END}.disable_ipv6"), "1")])
-            .or_else(|error| if is_absent(&error) { Ok(()) } else { Err(error) })?;
-        far.bring_up(FAR_END)?;
-        let mut link_header = Links::here()?.mac(&device)?.to_vec();
-        link_header.extend(far.mac(FAR_END)?);
-        link_header.extend((libc::ETH_P_IP as u16).to_be_bytes());
-        let open = || SendingSocket::open(FAR_END);
-        let socket = there.enter(open).map_err(system("setns(2)"))?.map_err(system("socket(AF_PACKET)"))?;
-        Ok(Self { fd: socket.into(), way: Way::Veth, device, link_header, far: Some(there) })
-    }
-
-    /// Sets what is not set already: the kernel takes a lock for some of them, which the packet thread
-    /// had better not wait for.
-    fn set_parameters(&self) -> Result<(), EntranceError> {
-        for (version, name, value) in [
-            ("ipv4", "rp_filter", "0"),
-            ("ipv4", "forwarding", "1"),
-            ("ipv6", "addr_gen_mode", "1"),
-            ("ipv6", "accept_dad", "0"),
-            ("ipv6", "accept_ra", "0"),
-            ("ipv6", "forwarding", "1"),
-            ("ipv6", "force_forwarding", "1"),
-        ] {
-            let name = format!("net.{version}.conf.{}.{name}", self.device);
-            match sysctl::read_here(&name) {
-                Ok(present) if present == value => {}
-                // A host without IPv6; force_forwarding is new in Linux 6.17.
-                Err(error) if version == "ipv6" && error.kind() == io::ErrorKind::NotFound => {}
-                _ => sysctl::set_here(&[(&name, value)])?,
+    /// [`DeviceError`]; nothing is left then.
+    pub(super) fn open(way: Way, failures: &[String]) -> Result<Self, DeviceError> {
+        let device = Device::open(way, &[AT_FIRST, ALWAYS].concat())?;
+        Links::here()?.add_host_address(device.name(), ADDRESS)?;
+        let mut last = usable(device.name());
+        tell(device.name(), way, last, &failures.join("; "));
+        let shared = Arc::new(Shared { v4: last.v4.into(), v6: last.v6.into() });
+        let (end, ended) = mpsc::channel();
+        let (name, seen) = (device.name().to_owned(), Arc::clone(&shared));
+        let look = move || {
+            while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(PERIOD) {
+                let now = usable(&name);
+                if now != last {
+                    last = now;
+                    seen.v4.store(now.v4, Ordering::Relaxed);
+                    seen.v6.store(now.v6, Ordering::Relaxed);
+                    tell(&name, way, now, "");
+                }
             }
-        }
-        Ok(())
+        };
+        thread::Builder::new()
+            .name("entrance".to_owned())
+            .spawn(look)
+            .map_err(|source| DeviceError::System { call: "clone", source })?;
+        Ok(Self { device, usable: shared, _end: end })
     }
 
-    /// Tells which IP versions the kernel forwards from the device as it is set now. Whoever sets
-    /// the parameters of new devices (systemd-sysctl does, a moment after they appear) may have
-    /// undone ours, so these are set again.
-    pub(super) fn usable(&self) -> Usable {
-        if self.set_parameters().is_err() {
-            return Usable::default();
-        }
-        let read = |name: &str| sysctl::read_here(name).unwrap_or_default();
-        // The kernel takes the larger of both. Ours is 0, and loose (2) lets pass what has a route
-        // back, which all that is served needs anyway.
-        let strict = read("net.ipv4.conf.all.rp_filter") == "1";
-        let forced = read(&format!("net.ipv6.conf.{}.force_forwarding", self.device)) == "1";
-        let disabled = read(&format!("net.ipv6.conf.{}.disable_ipv6", self.device));
-        Usable { v4: !strict, v6: disabled == "0" && (forced || read("net.ipv6.conf.all.forwarding") == "1") }
-    }
-
-    pub(super) fn way(&self) -> Way {
-        self.way
-    }
-
-    pub(super) fn device(&self) -> &str {
+    pub(super) fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Returns the bytes before the IP packet, without the virtio-net header.
-    pub(super) fn link_header(&self) -> &[u8] {
-        &self.link_header
-    }
-
-    /// Hands over one packet in pieces, writev(2).
-    pub(super) fn write(&self, pieces: &[io::IoSlice<'_>]) -> io::Result<()> {
-        rustix::io::writev(self.fd.as_fd(), pieces)?;
-        Ok(())
+    /// Tells which IP versions the kernel forwards from the device as it was set a second ago.
+    pub(super) fn usable(&self) -> Usable {
+        let Shared { v4, v6 } = &*self.usable;
+        Usable { v4: v4.load(Ordering::Relaxed), v6: v6.load(Ordering::Relaxed) }
     }
 }
 
-/// Makes a pair under the first free name here, and returns that.
-fn add_pair(here: &Namespace, there: &Namespace) -> Result<String, LinkError> {
-    let mut attempt = 0;
-    loop {
-        let name = format!("{DEVICE_PREFIX}{attempt}");
-        let near = VethEnd { namespace: there, name: FAR_END };
-        match Links::add_veth(near, VethEnd { namespace: here, name: &name }, VETH_MTU) {
-            Err(LinkError::Refused { source, .. })
-                if attempt < NAMES && source.raw_os_error() == Some(libc::EEXIST) =>
-            {
-                attempt += 1;
-            }
-            outcome => return outcome.map(|()| name),
-        }
+/// Tells which IP versions the kernel forwards from a device as it is set now. Whoever sets the parameters of new devices
+/// (systemd-sysctl does, a moment after they appear) may have undone ours, so these are set again.
+fn usable(device: &str) -> Usable {
+    if device::set(device, ALWAYS).is_err() {
+        return Usable::default();
+    }
+    let read = |name: &str| sysctl::read_here(name).unwrap_or_default();
+    // The kernel takes the larger of both. Ours is 0, and loose (2) lets pass what has a route
+    // back, which all that is served needs anyway.
+    let strict = read("net.ipv4.conf.all.rp_filter") == "1";
+    let forced = read(&format!("net.ipv6.conf.{device}.force_forwarding")) == "1";
+    let disabled = read(&format!("net.ipv6.conf.{device}.disable_ipv6"));
+    Usable { v4: !strict, v6: disabled == "0" && (forced || read("net.ipv6.conf.all.forwarding") == "1") }
+}
+
+fn tell(device: &str, way: Way, Usable { v4, v6 }: Usable, why: &str) {
+    tracing::info!(device, ?way, ipv4 = v4, ipv6 = v6, why, "super-packets are handed to the kernel whole");
+    if !v4 {
+        tracing::warn!("IPv4 super-packets are cut in user space: net.ipv4.conf.all.rp_filter must not be 1");
     }
 }
-
-/// Waits until a device can send, for [`PATIENCE`] at most: a veth notices its carrier some time after
-/// both ends are up, and loses what is sent until then.
-fn wait_for_carrier(device: &str) {
-    let start = Instant::now();
-    let is_running =
-        || pnet_datalink::interfaces().iter().any(|link| link.name == device && link.is_running());
-    while !is_running() && start.elapsed() < PATIENCE {
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn is_absent(error: &SysctlError) -> bool {
-    error.source.kind() == io::ErrorKind::NotFound
-}
-
-/// Space for everything before an IP header: virtio-net and link header.
-pub(super) const PRELUDE: usize = 10 + ETHERNET_HEADER;

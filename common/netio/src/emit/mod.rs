@@ -25,8 +25,8 @@ use rtt0_core::packet::Offload;
 use socket2::Domain;
 
 use crate::counters::IoCounters;
-use entrance::{Entrance, Usable};
-pub use entrance::{EntranceError, Way};
+pub use crate::device::{DeviceError, Way};
+use entrance::Entrance;
 use lane::{BATCH, Lane, Message};
 use mtu::PathMtu;
 use run::Run;
@@ -93,17 +93,7 @@ impl Emitter {
 
     /// Returns how super-packets enter the kernel whole; `None` if they are cut here.
     pub fn way(&self) -> Option<Way> {
-        self.whole.as_ref().map(|whole| whole.entrance().way())
-    }
-
-    /// Looks whether the kernel still forwards what enters whole, and logs it if not; to be called
-    /// now and then, in the namespace the emitter was opened in. Costs some 50 µs.
-    pub fn look(&mut self) {
-        if let Some(whole) = &mut self.whole
-            && whole.look()
-        {
-            tell(whole, &[]);
-        }
+        self.whole.as_ref().map(|whole| whole.device().way())
     }
 
     /// Sends `packets` in order, with as few system calls as their number allows, and returns
@@ -223,12 +213,8 @@ impl<'a, R: FnMut(&PathMtu, [&[u8]; 2])> Batch<'_, 'a, R> {
 fn open_whole(ways: &[Way]) -> Option<Whole> {
     let mut failures = Vec::new();
     for way in ways {
-        match Entrance::open(*way) {
-            Ok(entrance) => {
-                let whole = Whole::new(entrance);
-                tell(&whole, &failures);
-                return Some(whole);
-            }
+        match Entrance::open(*way, &failures) {
+            Ok(entrance) => return Some(Whole::new(entrance)),
             Err(error) => failures.push(format!("{way:?}: {}", line(&error))),
         }
     }
@@ -240,16 +226,6 @@ fn open_whole(ways: &[Way]) -> Option<Whole> {
         );
     }
     None
-}
-
-fn tell(whole: &Whole, failures: &[String]) {
-    let Usable { v4, v6 } = whole.usable();
-    let (device, way) = (whole.entrance().device(), whole.entrance().way());
-    let why = failures.join("; ");
-    tracing::info!(device, ?way, ipv4 = v4, ipv6 = v6, why, "super-packets are handed to the kernel whole");
-    if !v4 {
-        tracing::warn!("IPv4 super-packets are cut in user space: net.ipv4.conf.all.rp_filter must not be 1");
-    }
 }
 
 /// Returns an error and its causes in one line.

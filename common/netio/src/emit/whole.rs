@@ -24,9 +24,10 @@ use rtt0_core::wire::PROTOCOL_TCP;
 use rtt0_core::wire::ipv4::Ipv4;
 use rtt0_core::wire::tcp::{Flags, field};
 
-use super::entrance::{Entrance, PRELUDE, Usable};
+use super::entrance::{Entrance, Usable};
 use super::mtu::PathMtu;
 use super::run::{MOST, Run};
+use crate::device::{Device, PRELUDE};
 
 /// Length of `struct virtio_net_hdr`.
 const VNET_HEADER: usize = 10;
@@ -52,28 +53,16 @@ pub(super) enum Lane {
 #[derive(Debug)]
 pub(super) struct Whole {
     entrance: Entrance,
-    usable: Usable,
     flows: Flows,
 }
 
 impl Whole {
     pub(super) fn new(entrance: Entrance) -> Self {
-        let usable = entrance.usable();
-        Self { entrance, usable, flows: Flows::default() }
+        Self { entrance, flows: Flows::default() }
     }
 
-    /// Looks again whether the kernel forwards what enters; returns whether that has changed.
-    pub(super) fn look(&mut self) -> bool {
-        let usable = self.entrance.usable();
-        std::mem::replace(&mut self.usable, usable) != usable
-    }
-
-    pub(super) fn entrance(&self) -> &Entrance {
-        &self.entrance
-    }
-
-    pub(super) fn usable(&self) -> Usable {
-        self.usable
+    pub(super) fn device(&self) -> &Device {
+        self.entrance.device()
     }
 
     /// Sends `packet` if it belongs here. `settle` is called before the first of a flow
@@ -89,7 +78,7 @@ impl Whole {
         if !is_super && self.flows.is_empty() {
             return Lane::Raw;
         }
-        let Some(parts) = Parts::of(packet, self.usable) else { return Lane::Raw };
+        let Some(parts) = Parts::of(packet, self.entrance.usable()) else { return Lane::Raw };
         let is_known = self.flows.contains(parts.flow);
         if !is_super && !is_known {
             return Lane::Raw;
@@ -111,8 +100,8 @@ impl Whole {
             settle(mtu);
         }
         let mut prelude = [0; PRELUDE + MAX_IP_HEADER];
-        let length = parts.write_prelude(packet, offload, cut, self.entrance.link_header(), &mut prelude);
-        match self.entrance.write(&[IoSlice::new(&prelude[..length]), IoSlice::new(&packet[parts.ip..])]) {
+        let length = parts.write_prelude(packet, offload, cut, self.device().link_header(), &mut prelude);
+        match self.device().write(&[IoSlice::new(&prelude[..length]), IoSlice::new(&packet[parts.ip..])]) {
             Ok(()) => Lane::Sent,
             // The device was shut down, or the kernel is out of memory.
             Err(_) => Lane::RawNow,
@@ -130,7 +119,7 @@ impl Whole {
         let mut headers = [0; 120];
         let (length, offload) = run.write_headers(&mut headers);
         let headers = &headers[..length];
-        let Some(parts) = Parts::of(headers, self.usable) else { return false };
+        let Some(parts) = Parts::of(headers, self.entrance.usable()) else { return false };
         if !mtu.carries(super::lane::destination(headers), length + usize::from(offload.gso_size)) {
             return false;
         }
@@ -139,14 +128,14 @@ impl Whole {
             settle(mtu);
         }
         let mut prelude = [0; PRELUDE + MAX_IP_HEADER];
-        let written = parts.write_prelude(headers, offload, true, self.entrance.link_header(), &mut prelude);
+        let written = parts.write_prelude(headers, offload, true, self.device().link_header(), &mut prelude);
         let mut pieces = [IoSlice::new(&[]); MOST + 2];
         pieces[0] = IoSlice::new(&prelude[..written]);
         pieces[1] = IoSlice::new(&headers[parts.ip..]);
         for (piece, payload) in pieces[2..].iter_mut().zip(run.payloads()) {
             *piece = IoSlice::new(payload);
         }
-        self.entrance.write(&pieces[..2 + run.len()]).is_ok()
+        self.device().write(&pieces[..2 + run.len()]).is_ok()
     }
 }
 

@@ -3,21 +3,21 @@
 //! The program (`bpf/offload.bpf.c`, of which the compiled object is part of this crate) rewrites the
 //! segments of the flows in its map as the translator would, marks them, and sends them by the kernel's routing
 //! and neighbour tables; where these have no plain way it lets the kernel forward them, and the guard lets
-//! through what is marked. The same object has the captures' filter, which leaves out exactly those
-//! segments. What begins or ends a connection, and all that is odd, goes to the engine.
+//! through what is marked. Of everything else of a service (what begins or ends a connection, and all that is
+//! odd) it puts a copy into a device of the daemon's, the outlet, where that captures it; the original
+//! goes on to the guard. So one program decides, once for each packet, and nothing is captured at the interfaces
+//! themselves.
 //!
 //! With a BPF file system map and program are pinned: they outlive the process, however it ends, and the
 //! next one goes on with them. While there is none the program also translates FIN and RST, so that
-//! connections can end. What tells it is a program array that only the process holds open.
-//!
-//! A flow that is handed or recalled changes hands between the two programs' runs for a packet now and
-//! then: that packet is sent twice, or not at all and then sent again by its sender.
+//! connections can end. What tells it is that the outlet is gone.
 //!
 //! Links of tcx are what can be pinned. Where the kernel has none the program is a filter of the clsact
 //! qdisc, which stays by itself.
 
 mod attachment;
 mod clsact;
+mod outlet;
 mod path;
 mod pins;
 mod served;
@@ -25,12 +25,11 @@ mod served;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, ProgramArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use rtt0_core::claim::Bypass;
@@ -38,23 +37,24 @@ use rtt0_core::offer;
 use rtt0_core::offload::{KERNEL_KEY, KERNEL_VALUE, Offloaded};
 use rtt0_core::service::{Prefix, Services};
 
+use crate::device::{DeviceError, Way};
 use crate::emit::EMIT_MARK;
 use crate::interface;
 use attachment::Attached;
 pub use attachment::{Attach, Attachment};
+use outlet::Outlet;
 pub use path::KernelPath;
 use pins::Pins;
-use served::INTERFACES;
 pub use served::Served;
 
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/offload.bpf.o");
-/// How long a packet takes from the filter into the capture's queue, well reckoned.
-const MARGIN: Duration = Duration::from_micros(5);
+/// How long a packet takes from the program's look at the flows into the capture's queue, well reckoned.
+const MARGIN: Duration = Duration::from_micros(20);
 /// After that long the kernel forwards a flow's direction even if the daemon has never caught up with it: what is
 /// queued may be overtaken.
 const LONGEST: Duration = Duration::from_millis(200);
-/// Most rules that the captures' filter can hold.
+/// Most rules that the program can hold.
 const MOST_RULES: usize = 64;
 
 type Key = [u8; KERNEL_KEY];
@@ -86,14 +86,23 @@ pub enum OffloadError {
         /// What the kernel said.
         source: MapError,
     },
+    /// The device that the daemon captures from can't be had.
+    #[error("no device can be made from which packets could be captured")]
+    Outlet(#[from] DeviceError),
+    /// The device can't be told to keep nothing.
+    #[error("ioctl(TUNSETFILTEREBPF) failed")]
+    Discard(#[source] io::Error),
+    /// Frames of an interface have no Ethernet header.
+    #[error("frames of interface '{0}' have no Ethernet header")]
+    NoEthernet(String),
     /// The memory shared with the kernel can't be mapped.
     #[error("the BPF map 'served' can't be mapped into memory")]
     Memory(#[source] io::Error),
     /// The object lacks a program or map: it is of another version.
     #[error("the BPF object has no '{0}'")]
     Missing(&'static str),
-    /// More service rules than the filter holds.
-    #[error("{0} service rules, and the kernel's filter holds {MOST_RULES}; merge some")]
+    /// More service rules than the program holds.
+    #[error("{0} service rules, and the kernel's program holds {MOST_RULES}; merge some")]
     TooManyRules(usize),
 }
 
@@ -106,9 +115,8 @@ struct Settings {
     mark: u32,
     let_through: u32,
     signature: u32,
-    margin: u32,
     longest: u32,
-    interfaces: [u32; INTERFACES],
+    outlet: u32,
 }
 
 /// `struct rule`; addresses in network byte order, IPv4 as IPv4-mapped.
@@ -128,9 +136,7 @@ unsafe impl Pod for Rule {}
 /// Choices for the offload.
 #[derive(Debug, Clone)]
 pub struct OffloadOptions<'a> {
-    /// The captured interfaces; their frames have Ethernet headers ([`Capture::has_ethernet`]).
-    ///
-    /// [`Capture::has_ethernet`]: crate::capture::Capture::has_ethernet
+    /// The interfaces; their frames have Ethernet headers.
     pub interfaces: &'a [String],
     /// What is served.
     pub services: &'a Services,
@@ -142,6 +148,8 @@ pub struct OffloadOptions<'a> {
     pub pins: Option<&'a Path>,
     /// How the program is to be attached to the interfaces.
     pub attach: Attach,
+    /// What kind of device the outlet is to be; `None` for the best that can be had.
+    pub outlet: Option<Way>,
 }
 
 /// What the kernel has done by itself.
@@ -162,8 +170,7 @@ pub struct KernelOffload {
     ebpf: Ebpf,
     settings: Arc<Mutex<Array<MapData, Settings>>>,
     pins: Option<Pins>,
-    /// Holds `attended` for as long as this lives.
-    daemon: ProgramArray<MapData>,
+    outlet: Outlet,
     attached: Attached,
 }
 
@@ -174,13 +181,18 @@ impl fmt::Debug for KernelOffload {
 }
 
 impl KernelOffload {
-    /// Loads the programs and attaches the one that forwards to the interfaces' ingress. With `pins`,
-    /// takes over what an earlier process has left there.
+    /// Opens the outlet, loads the programs and attaches the one that forwards to the interfaces' ingress. With
+    /// `pins`, takes over what an earlier process has left there. From then on packets of the services are to be
+    /// captured at [`KernelOffload::outlet`].
     ///
     /// # Errors
     /// [`OffloadError`]; then nothing has changed.
     pub fn start(options: &OffloadOptions<'_>) -> Result<Self, OffloadError> {
         let rules = rules(options.services)?;
+        let without = |name: &&String| !interface::has_ethernet(name);
+        if let Some(name) = options.interfaces.iter().find(without) {
+            return Err(OffloadError::NoEthernet(name.clone()));
+        }
         let pins = options.pins.and_then(Pins::open);
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("flows", u32::try_from(options.flows).unwrap_or(u32::MAX));
@@ -189,6 +201,9 @@ impl KernelOffload {
             loader.map_pin_path("flows", path.as_path());
         }
         let mut ebpf = loader.load(OBJECT)?;
+        let nothing: &mut SocketFilter = program(&mut ebpf, "nothing")?;
+        nothing.load().map_err(program_error("nothing"))?;
+        let outlet = Outlet::open(options.outlet, nothing)?;
         let mut settings: Array<MapData, Settings> = take(&mut ebpf, "settings")?;
         let first = Settings {
             rules: rules.len() as u32,
@@ -196,28 +211,20 @@ impl KernelOffload {
             mark: EMIT_MARK,
             let_through: 0,
             signature: u32::from_be_bytes(offer::PREFIX),
-            margin: MARGIN.as_nanos() as u32,
             longest: LONGEST.as_nanos() as u32,
-            interfaces: indices(options.interfaces),
+            outlet: outlet.index(),
         };
         settings.set(0, first, 0).map_err(map_error("settings"))?;
         let mut table: Array<MapData, Rule> = take(&mut ebpf, "rules")?;
         for (index, rule) in (0..).zip(rules) {
             table.set(index, rule, 0).map_err(map_error("rules"))?;
         }
-        let filter: &mut SocketFilter = program(&mut ebpf, "captured")?;
-        filter.load().map_err(program_error("captured"))?;
-        let attended: &mut SchedClassifier = program(&mut ebpf, "attended")?;
-        attended.load().map_err(program_error("attended"))?;
-        let attended = attended.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(program_error("attended"))?;
-        let mut daemon: ProgramArray<MapData> = take(&mut ebpf, "daemon")?;
-        daemon.set(0, &attended, 0).map_err(map_error("daemon"))?;
         let forward: &mut SchedClassifier = program(&mut ebpf, "forward")?;
         forward.load().map_err(program_error("forward"))?;
         let attached = Attached::new(forward, options.interfaces, options.attach, pins.as_ref())
             .map_err(program_error("forward"))?;
         let settings = Arc::new(Mutex::new(settings));
-        Ok(Self { ebpf, settings, pins, daemon, attached })
+        Ok(Self { ebpf, settings, pins, outlet, attached })
     }
 
     /// Tells where the flows are pinned, if they outlive this process.
@@ -230,19 +237,17 @@ impl KernelOffload {
         self.attached.by
     }
 
-    /// Has a captures' socket leave out what the kernel forwards: setsockopt(SO_ATTACH_BPF).
+    /// Returns the device out of which the program sends a copy of each packet that may be the engine's: to be
+    /// captured there ([`CaptureOptions::sent`]).
     ///
-    /// # Errors
-    /// [`OffloadError::Program`].
-    pub fn filter(&self, capture: impl AsFd) -> Result<(), OffloadError> {
-        let filter = self.ebpf.program("captured").ok_or(OffloadError::Missing("captured"))?;
-        let filter: &SocketFilter = filter.try_into().map_err(program_error("captured"))?;
-        filter.attach(capture).map_err(program_error("captured"))
+    /// [`CaptureOptions::sent`]: crate::capture::CaptureOptions::sent
+    pub fn outlet(&self) -> &str {
+        self.outlet.name()
     }
 
-    /// Returns what switches the captures' filter while a flood lasts.
-    pub fn switch(&self) -> FilterSwitch {
-        FilterSwitch { settings: Arc::clone(&self.settings) }
+    /// Returns what changes the program's settings.
+    pub fn switch(&self) -> Switch {
+        Switch { settings: Arc::clone(&self.settings) }
     }
 
     /// Returns another way to the flows, for the engine of a worker. What is queued for that when it hands a flow
@@ -317,8 +322,9 @@ impl KernelOffload {
     ///
     /// # Errors
     /// [`OffloadError::Map`].
-    pub fn abandon(&mut self) -> Result<(), OffloadError> {
-        self.daemon.clear_index(&0).map_err(map_error("daemon"))
+    pub fn abandon(&self) -> Result<(), OffloadError> {
+        let abandoned = self.switch().change(|settings| settings.outlet = 0);
+        abandoned.map_err(|error| OffloadError::Map { name: "settings", source: MapError::IoError(error) })
     }
 
     /// Ends the offload as a daemon does that stops. If the kernel still has flows and they are pinned,
@@ -349,20 +355,20 @@ pub fn remove(interfaces: &[String], folder: Option<&Path>) {
     }
 }
 
-/// Switches what the captures leave out while a flood of SYNs lasts.
+/// Changes the program's settings while it runs.
 #[derive(Clone)]
-pub struct FilterSwitch {
+pub struct Switch {
     settings: Arc<Mutex<Array<MapData, Settings>>>,
 }
 
-impl fmt::Debug for FilterSwitch {
+impl fmt::Debug for Switch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FilterSwitch").finish_non_exhaustive()
+        f.debug_struct("Switch").finish_non_exhaustive()
     }
 }
 
-impl FilterSwitch {
-    /// Has the captures leave out what the kernel is to forward by itself.
+impl Switch {
+    /// Has the program copy nothing of what the kernel is to forward by itself.
     ///
     /// # Errors
     /// The kernel's; then nothing has changed.
@@ -411,15 +417,6 @@ fn map_error(name: &'static str) -> impl Fn(MapError) -> OffloadError {
 
 fn program_error(name: &'static str) -> impl Fn(ProgramError) -> OffloadError {
     move |source| OffloadError::Program { name, source }
-}
-
-/// Returns the indices of the interfaces; 0 in place of one that is not there.
-fn indices(names: &[String]) -> [u32; INTERFACES] {
-    let mut indices = [0; INTERFACES];
-    for (index, name) in indices.iter_mut().zip(names) {
-        *index = interface::by_name(name).map_or(0, |interface| interface.index);
-    }
-    indices
 }
 
 fn rules(services: &Services) -> Result<Vec<Rule>, OffloadError> {

@@ -1,7 +1,7 @@
 //! What tells the kernel how far a worker has come, so that nothing is overtaken when a flow is handed over.
 //!
-//! A map of times in memory that both share: what an interface's capture of a worker had taken in until then, it has
-//! emitted. The captures' filter compares with when it last let a packet of a flow through.
+//! A map of times in memory that both share: what the worker's captures had taken in until then, it has emitted. The
+//! kernel's program compares with when it last queued a packet of a flow.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,13 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rtt0_core::time::Instant;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-/// Interfaces of a worker for which there is room: `INTERFACES` of the program.
-pub(super) const INTERFACES: usize = 8;
 /// Workers for which there is room: `WORKERS` of the program.
 pub(super) const WORKERS: usize = 64;
-const LENGTH: usize = INTERFACES * WORKERS * size_of::<AtomicU64>();
+const LENGTH: usize = WORKERS * size_of::<AtomicU64>();
 
-/// One worker's times, one for each of its captures in the order of the interfaces.
+/// One worker's time.
 #[derive(Debug)]
 pub struct Served {
     times: NonNull<AtomicU64>,
@@ -37,15 +35,14 @@ impl Served {
         Ok(Self { times, worker })
     }
 
-    /// Says that all that the capture of the worker's interface number `interface` had taken in before `until` has
-    /// been emitted. Does nothing for a worker or an interface for which there is no room: their flows wait
-    /// longer.
-    pub fn tell(&self, interface: usize, until: Instant) {
-        if interface >= INTERFACES || self.worker >= WORKERS {
+    /// Says that all that was queued for the worker before `until` has been emitted. Does nothing for a worker for
+    /// which there is no room: its flows wait longer.
+    pub fn tell(&self, until: Instant) {
+        if self.worker >= WORKERS {
             return;
         }
-        // SAFETY: the index is below INTERFACES x WORKERS, the number of words that are mapped and aligned.
-        let time = unsafe { &*self.times.as_ptr().add(self.worker * INTERFACES + interface) };
+        // SAFETY: the index is below WORKERS, the number of words that are mapped and aligned.
+        let time = unsafe { &*self.times.as_ptr().add(self.worker) };
         time.store(until.as_micros() * 1000, Ordering::Release);
     }
 }
