@@ -52,7 +52,7 @@ pub enum Failure {
     /// The emitter can't be opened.
     #[error(transparent)]
     Emit(#[from] EmitError),
-    /// The memory shared with the kernel's program can't be had.
+    /// What is shared with the kernel's program can't be had, or is gone.
     #[error(transparent)]
     Offload(#[from] OffloadError),
     /// The kernel guard can't be installed.

@@ -13,7 +13,7 @@ use rtt0_netio::clock;
 use rtt0_netio::fast_path::{self, Attach, KernelOffload, OffloadError, OffloadOptions, Served, Switch};
 use rtt0_netio::interface::Interface;
 
-use crate::failure::chain;
+use crate::failure::{Failure, chain};
 use crate::setup::Setup;
 
 /// Who forwards established flows.
@@ -92,16 +92,17 @@ impl Offload {
     /// capture does, where there is an outlet. To be called every [`PERIOD`](crate::bypass::PERIOD).
     ///
     /// # Errors
-    /// [`CaptureError::Gone`].
-    pub(crate) fn look(&mut self) -> Result<(), CaptureError> {
+    /// [`CaptureError::Gone`], [`OffloadError::OutletDown`].
+    pub(crate) fn look(&mut self) -> Result<(), Failure> {
         let Some(kernel) = &self.kernel else { return Ok(()) };
         self.looks = (self.looks + 1) % LOOKS;
         if self.looks != 0 {
             return Ok(());
         }
         if let Some(gone) = self.interfaces.iter().find(|interface| !interface.exists()) {
-            return Err(CaptureError::Gone { interface: gone.name.clone() });
+            return Err(CaptureError::Gone { interface: gone.name.clone() }.into());
         }
+        kernel.check()?;
         let Some(largest) = self.interfaces.iter().filter_map(|interface| interface.mtu().ok()).min() else {
             return Ok(());
         };

@@ -20,7 +20,6 @@ use rtt0_core::limits::Limits;
 use rtt0_core::offer::Keys;
 use rtt0_core::reason::Counters;
 use rtt0_core::service::Services;
-use rtt0_netio::capture::CaptureError;
 use rtt0_netio::emit::{EMIT_MARK, Emitter};
 use rtt0_netio::guard::Guard;
 use sd_notify::NotifyState;
@@ -87,7 +86,7 @@ struct Service {
 enum End {
     Signal(&'static str),
     WorkerEnded,
-    Gone(CaptureError),
+    Device(Failure),
 }
 
 impl Service {
@@ -195,7 +194,7 @@ impl Service {
         match end? {
             End::Signal(_) => Ok(()),
             End::WorkerEnded => Err(Failure::WorkerEnded),
-            End::Gone(error) => Err(error.into()),
+            End::Device(failure) => Err(failure),
         }
     }
 }
@@ -249,8 +248,8 @@ async fn wait(mut signals: Signals, service: &mut Service, workers: &Workers) ->
             _ = signals.hangup.recv() => service.reload(workers),
             _ = look.tick() => {
                 service.bypass.look(&mut service.guard, workers);
-                if let Err(gone) = service.offload.look() {
-                    return Ok(End::Gone(gone));
+                if let Err(failure) = service.offload.look() {
+                    return Ok(End::Device(failure));
                 }
             }
             _ = ended.recv() => return Ok(End::WorkerEnded),

@@ -53,6 +53,16 @@ pub fn has_ethernet(name: &str) -> bool {
     })
 }
 
+/// Tells whether the interface called `name` is administratively up, ioctl(SIOCGIFFLAGS). Needs no privilege. One that is
+/// not there is not.
+pub fn is_up(name: &str) -> bool {
+    ask(name, libc::SIOCGIFFLAGS).is_ok_and(|request| {
+        // SAFETY: after SIOCGIFFLAGS the kernel has filled in this member of the union.
+        let flags = unsafe { request.ifr_ifru.ifru_flags };
+        libc::c_int::from(flags) & libc::IFF_UP != 0
+    })
+}
+
 /// Asks something about an interface, ioctl(2).
 fn ask(name: &str, what: libc::Ioctl) -> io::Result<libc::ifreq> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
@@ -142,6 +152,7 @@ mod tests {
         assert!(lo.exists());
         assert!(!Interface { index: 0x7fff_fffe, ..lo }.exists());
         assert_eq!(["lo", "nosuch0"].map(has_ethernet), [true, false]);
+        assert_eq!(["lo", "nosuch0"].map(is_up), [by_name("lo").unwrap().up, false]);
     }
 
     #[test]

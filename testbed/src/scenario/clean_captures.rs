@@ -55,7 +55,10 @@ fn run(report: &mut Report) -> anyhow::Result<()> {
         for (kernel, nics) in kernel.iter().zip(&answers) {
             report.equal(case, kernel, nics)?;
         }
-        judge(&seen).with_context(|| case.to_string())?;
+        let excused = judge(&seen).with_context(|| case.to_string())?;
+        if excused > 0 {
+            report.note(format!("{case}: {excused} connections reset, of which a cable had swapped packets"));
+        }
         if let Some(nics) = lab.take_nics() {
             let (client, server) = nics.stop()?;
             let spoofed = client.of("event.spoofed_paired");
@@ -103,12 +106,18 @@ fn record(lab: &Lab) -> anyhow::Result<(Vec<Sighting>, Vec<Answer>, u64)> {
     Ok((seen, answers, forwarded()? - before))
 }
 
-fn judge(seen: &[Sighting]) -> anyhow::Result<()> {
+/// Returns how many connections were reset since a cable has swapped their packets.
+fn judge(seen: &[Sighting]) -> anyhow::Result<usize> {
     let clients: BTreeSet<SocketAddr> = seen.iter().map(|sighting| sighting.client).collect();
     ensure!(clients.len() == CONNECTIONS, "{} connections recorded of {CONNECTIONS}", clients.len());
     every_packet(seen)?;
+    let mut excused = 0;
     for client in clients {
         let flow: Vec<&Sighting> = seen.iter().filter(|sighting| sighting.client == client).collect();
+        if let Some(reset) = flow.iter().find(|sighting| sighting.flags.contains(Flags::RST)) {
+            ensure!(LINKS.iter().any(|(near, far)| !kept_order(&flow, near, far)), "a reset: {reset:?}");
+            excused += 1;
+        }
         spoof_comes_first(&flow)?;
         for (device, _) in DEVICES {
             for to_server in [true, false] {
@@ -122,7 +131,17 @@ fn judge(seen: &[Sighting]) -> anyhow::Result<()> {
             crossed_once(&flow, near, far)?;
         }
     }
-    Ok(())
+    Ok(excused)
+}
+
+/// Tells whether packets arrived in the order in which they were sent. A veth queues what a host sends from two
+/// processors twice, and then a FIN may overtake an acknowledgement; the answer to that finds nobody.
+fn kept_order(flow: &[&Sighting], near: &str, far: &str) -> bool {
+    [(near, far), (far, near)].into_iter().all(|(from, to)| {
+        let sent = flow.iter().filter(|s| s.device == from && s.outgoing);
+        let mut arrived = flow.iter().filter(|s| s.device == to && !s.outgoing);
+        sent.clone().all(|packet| arrived.any(|other| packet.equals(other)))
+    })
 }
 
 /// What holds for a packet by itself.
@@ -131,7 +150,6 @@ fn every_packet(seen: &[Sighting]) -> anyhow::Result<()> {
     for sighting in seen {
         let nics = DEVICES.iter().find(|(device, _)| *device == sighting.device);
         let (_, nics_from_client) = *nics.with_context(|| format!("no such device: {sighting:?}"))?;
-        ensure!(!sighting.flags.contains(Flags::RST), "a reset: {sighting:?}");
         ensure!(sighting.sound, "a bad checksum: {sighting:?}");
         let on_long_leg = sighting.device.ends_with(WAN0);
         ensure!(on_long_leg || !sighting.signals, "the signalling option: {sighting:?}");
@@ -280,10 +298,22 @@ mod tests {
     }
 
     #[test]
-    fn resets_bad_checksums_stray_options_and_wrong_hops_are_told() {
+    fn a_cable_that_swaps_packets_is_told() {
+        let sent = [segment(1, Flags::ACK, 0), segment(1, Flags::ACK | Flags::FIN, 0)];
+        let arrived = sent.clone().map(|sent| Sighting {
+            device: "clientnic:lan0".to_owned(),
+            outgoing: false,
+            ..sent
+        });
+        let kept = |flow: &[&Sighting]| kept_order(flow, "client:eth0", "clientnic:lan0");
+        assert!(kept(&[&sent[0], &sent[1], &arrived[0], &arrived[1]]));
+        assert!(!kept(&[&sent[0], &sent[1], &arrived[1], &arrived[0]]));
+    }
+
+    #[test]
+    fn bad_checksums_stray_options_and_wrong_hops_are_told() {
         let good = segment(1, Flags::ACK, 0);
         let told = |bad: Sighting| format!("{:#}", every_packet(&[bad]).unwrap_err());
-        assert!(told(Sighting { flags: Flags::RST, ..good.clone() }).contains("a reset"));
         assert!(told(Sighting { sound: false, ..good.clone() }).contains("checksum"));
         assert!(told(Sighting { signals: true, ..good.clone() }).contains("signalling"));
         assert!(told(Sighting { hops: 63, ..good }).contains("hops"));

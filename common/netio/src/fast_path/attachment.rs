@@ -108,7 +108,8 @@ fn attach_by_tcx(
             pins.remove_link(interface);
         }
     }
-    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    // Before others, which may end the classification: the guard would drop what the program has not seen.
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program.attach_with_options(interface, TcAttachType::Ingress, options)?;
     if let Some(pins) = pins {
         let link: SchedClassifierLink = program.take_link(id)?;

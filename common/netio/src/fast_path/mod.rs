@@ -89,6 +89,9 @@ pub enum OffloadError {
     /// The device that the daemon captures from can't be had.
     #[error("no device can be made from which packets could be captured")]
     Outlet(#[from] DeviceError),
+    /// Somebody has set it down.
+    #[error("device '{0}' is down, and nothing can be captured there; it belongs to this process")]
+    OutletDown(String),
     /// The device can't be told to keep nothing.
     #[error("ioctl(TUNSETFILTEREBPF) failed")]
     Discard(#[source] io::Error),
@@ -243,6 +246,15 @@ impl KernelOffload {
     /// [`CaptureOptions::sent`]: crate::capture::CaptureOptions::sent
     pub fn outlet(&self) -> &str {
         self.outlet.name()
+    }
+
+    /// Looks whether copies still leave by the outlet.
+    ///
+    /// # Errors
+    /// [`OffloadError::OutletDown`]: whatever the guard drops is lost, so it had better go.
+    pub fn check(&self) -> Result<(), OffloadError> {
+        let name = self.outlet.name();
+        if interface::is_up(name) { Ok(()) } else { Err(OffloadError::OutletDown(name.to_owned())) }
     }
 
     /// Returns what changes the program's settings.

@@ -1,8 +1,9 @@
 //! The kernel guard: what user space forwards, the kernel must not forward as well.
 //!
-//! A capture socket only copies packets; the kernel would forward the original, and a kernel
+//! What is captured is only a copy; the kernel would forward the original, and a kernel
 //! that forwards in parallel wins the race. The guard is an nf_tables table at the interfaces'
-//! netdev ingress hook, which drops the originals after `AF_PACKET` (`ETH_P_ALL`) has seen them.
+//! netdev ingress hook, which drops the originals after `AF_PACKET` (`ETH_P_ALL`) and the tc
+//! ingress hook have seen them.
 //! It belongs to a netlink socket (`NFT_TABLE_F_OWNER`, Linux 5.12): whichever way the process
 //! ends, the kernel removes it, and plain forwarding resumes.
 //!

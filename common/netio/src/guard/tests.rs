@@ -1,5 +1,6 @@
 //! The guard in the kernel against `claims`, packet by packet; and how long it lives.
 
+mod outlet;
 mod packets;
 
 use std::collections::{HashMap, HashSet};
