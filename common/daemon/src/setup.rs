@@ -86,8 +86,8 @@ impl Setup {
         );
         let offload = match self.offload {
             Offloading::Auto => format!(
-                "BPF programs at the interfaces' ingress (tcx), if the kernel takes them; pinned under {}\n# while \
-                 they have flows",
+                "a BPF program at the interfaces' ingress (tcx), if the kernel takes it; pinned under {}\n# while \
+                 it has flows; and a device {DEVICE_PREFIX}N, out of which it copies what is to be captured",
                 self.bpf_dir.display()
             ),
             Offloading::Off => "none".to_owned(),

@@ -21,6 +21,8 @@ use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::reason::Counters;
 use rtt0_core::time::Instant;
 use rtt0_daemon::{Context, NoOptions, Program};
+use rtt0_netio::emit::DEVICE_PREFIX;
+use rtt0_netio::interface;
 use rtt0_netio::links::{Links, VethEnd};
 use rtt0_netio::netns::Namespace;
 use rtt0_netio::sysctl;
@@ -62,7 +64,7 @@ fn main() -> ExitCode {
             Forwarder(context.counters, Journal::default())
         });
     }
-    let tests: [(&str, Test); 11] = [
+    let tests: [(&str, Test); 12] = [
         ("usage_errors_end_with_2", usage_errors),
         ("configuration_errors_end_with_78", configuration_errors),
         ("a_missing_capability_ends_with_77", missing_capabilities),
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         ("sighup_reads_the_key_file_again", sighup),
         ("a_state_file_belongs_to_one_daemon", state_file),
         ("ends_with_1_when_its_interface_vanishes", vanished_interface),
+        ("ends_with_1_when_its_outlet_is_taken_down", outlet_down),
         ("forwards_what_the_kernel_does_not", || forwards(&[])),
         ("so_do_several_workers", || forwards(&["--workers", "3", "--cpus", "0,1", "--busy-poll", "200"])),
     ];
@@ -365,6 +368,26 @@ fn vanished_interface() -> Result<(), Failed> {
     let (code, log) = daemon.end()?;
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("testnic: interface 'lan0' was deleted"), "{log}");
+    Ok(())
+}
+
+fn outlet_down() -> Result<(), Failed> {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: without BPF there is no outlet, and that needs root");
+        return Ok(());
+    }
+    let Some([namespace]) = namespaces()? else { return Ok(()) };
+    let (_kept, key) = key_file(KEY, 0o600);
+    let daemon = Running::start(&namespace, &mut run("lo", "10.1.2.0/24:443", &key))?;
+    let devices = namespace.enter(interface::list)?.into_iter().map(|device| device.name);
+    let links = Links::open(&namespace)?;
+    // The other one is for super-packets; nobody misses it.
+    for device in devices.filter(|name| name.starts_with(DEVICE_PREFIX)) {
+        links.take_down(&device)?;
+    }
+    let (code, log) = daemon.end()?;
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("is down, and nothing can be captured there"), "{log}");
     Ok(())
 }
 

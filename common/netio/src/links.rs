@@ -152,6 +152,14 @@ impl Links {
         self.change(link, "bring up", LinkMessageBuilder::up)
     }
 
+    /// Takes the device down.
+    ///
+    /// # Errors
+    /// [`LinkError`]; needs `CAP_NET_ADMIN`.
+    pub fn take_down(&self, link: &str) -> Result<(), LinkError> {
+        self.change(link, "take down", LinkMessageBuilder::down)
+    }
+
     /// Sets the device's MTU in bytes and the length of its transmit queue in packets.
     ///
     /// # Errors

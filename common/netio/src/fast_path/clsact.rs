@@ -16,8 +16,8 @@ use super::pins::Pins;
 use crate::emit::EMIT_MARK;
 use crate::interface;
 
-/// Ahead of nearly all other filters, since one that comes first and ends the classification stops what the
-/// kernel is to forward; and none that others are likely to choose, since a priority has one kind of filter.
+/// Ahead of nearly all other filters, since one that comes first and ends the classification hides packets that the
+/// guard then drops; and none that others are likely to choose, since a priority has one kind of filter.
 pub(super) const PRIORITY: u16 = 82;
 /// Ours; nobody else has reason to choose it.
 const HANDLE: u32 = EMIT_MARK;
