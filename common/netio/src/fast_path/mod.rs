@@ -92,9 +92,6 @@ pub enum OffloadError {
     /// Somebody has set it down.
     #[error("device '{0}' is down, and nothing can be captured there; it belongs to this process")]
     OutletDown(String),
-    /// The device can't be told to keep nothing.
-    #[error("ioctl(TUNSETFILTEREBPF) failed")]
-    Discard(#[source] io::Error),
     /// Frames of an interface have no Ethernet header.
     #[error("frames of interface '{0}' have no Ethernet header")]
     NoEthernet(String),

@@ -63,17 +63,17 @@ impl Outlet {
 
 /// Has a TUN device take super-packets whole, and keep nothing for a reader: ioctl(TUNSETOFFLOAD, TUNSETFILTEREBPF).
 fn discard(device: &Device, nothing: &SocketFilter) -> Result<(), OffloadError> {
-    let failed = || OffloadError::Discard(std::io::Error::last_os_error());
+    let failed = |call| DeviceError::System { call, source: std::io::Error::last_os_error() };
     let device = device.as_fd().as_raw_fd();
     // SAFETY: TUNSETOFFLOAD takes its argument by value.
     if unsafe { libc::ioctl(device, TUNSETOFFLOAD.into(), OFFLOADS) } != 0 {
-        return Err(failed());
+        return Err(failed("ioctl(TUNSETOFFLOAD)").into());
     }
     let nothing = nothing.fd().map_err(super::program_error("nothing"))?;
     let program: libc::c_int = nothing.as_fd().as_raw_fd();
     // SAFETY: TUNSETFILTEREBPF reads one int, which outlives the call.
     if unsafe { libc::ioctl(device, TUNSETFILTEREBPF.into(), &raw const program) } != 0 {
-        return Err(failed());
+        return Err(failed("ioctl(TUNSETFILTEREBPF)").into());
     }
     Ok(())
 }
