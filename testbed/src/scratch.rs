@@ -15,6 +15,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// What a shell adds to a signal's number to make an exit status.
 const EXIT_BY_SIGNAL: i32 = 128;
+/// Exit status of a run that failed.
+const FAILED: i32 = 1;
 /// What the folders' names begin with.
 const PREFIX: &str = "testbed-";
 /// The file in a folder whose lock its process holds.
@@ -24,7 +26,7 @@ const LOCK: &str = ".lock";
 /// SIGHUP, which end the process with status 128 + signal.
 #[derive(Debug)]
 pub struct Scratch {
-    _folder: TempDir,
+    folder: TempDir,
     _lock: File,
 }
 
@@ -49,11 +51,17 @@ impl Scratch {
             .name("signals".into())
             .spawn(move || {
                 if let Ok(number) = runtime.block_on(first_signal()) {
-                    end(&path, number);
+                    end(&path, EXIT_BY_SIGNAL + number);
                 }
             })
             .context("can't start the thread that waits for signals")?;
-        Ok(Self { _folder: folder, _lock: lock })
+        Ok(Self { folder, _lock: lock })
+    }
+
+    /// Returns what ends the process with status 1 from any thread and leaves nothing behind.
+    pub fn abandon(&self) -> impl FnOnce() + Send + 'static {
+        let path = self.folder.path().to_owned();
+        move || end(&path, FAILED)
     }
 }
 
@@ -97,10 +105,10 @@ async fn first_signal() -> std::io::Result<i32> {
 }
 
 /// Ends the process at once; children are killed by the kernel.
-fn end(folder: &Path, signal: i32) -> ! {
+fn end(folder: &Path, status: i32) -> ! {
     // A child may write another file meanwhile; a second attempt finds it.
     let _ = std::fs::remove_dir_all(folder).or_else(|_| std::fs::remove_dir_all(folder));
-    std::process::exit(EXIT_BY_SIGNAL + signal)
+    std::process::exit(status)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A topology with daemons and a server, as most scenarios want it.
 
 use crate::compare::choice::IpVersion;
-use crate::nic::{NicMode, Nics};
+use crate::nic::{NicMode, NicOptions, Nics};
 use crate::program::client::{self, Exchange, FetchError, Request};
 use crate::program::server::{Served, ServedHook, Server, ServerConfig};
 use crate::record::{Recording, record_all};
@@ -64,6 +64,8 @@ pub struct Setting {
     pub wiring: Wiring,
     /// The daemons, or none for plain kernel forwarding.
     pub nics: Option<NicMode>,
+    /// What the daemons are told besides.
+    pub arguments: &'static [&'static str],
     /// Congestion control of the server's sockets, and of both ends' in dialogues.
     pub congestion: &'static str,
     /// What does not happen within this time in a dialogue counts as never.
@@ -78,6 +80,7 @@ impl Setting {
             rtt: Duration::from_millis(50),
             wiring: Wiring::Direct,
             nics,
+            arguments: &[],
             congestion: "cubic",
             patience: Duration::from_secs(5),
         }
@@ -130,7 +133,9 @@ impl Lab {
         let topology = Topology::raise(&config).context("can't raise the topology")?;
         topology.verify_rtt_to(setting.case.ip.of(crate::address::SERVER), setting.rtt)?;
         let recording = record(&topology)?;
-        let nics = setting.nics.map(|mode| Nics::start(&topology, mode)).transpose()?;
+        let arguments = setting.arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let options = |mode| NicOptions { arguments, ..NicOptions::from(mode) };
+        let nics = setting.nics.map(|mode| Nics::start(&topology, options(mode))).transpose()?;
         let (send, served) = mpsc::channel();
         let mut lab =
             Self { _recording: recording, server: None, nics, topology, setting, served: Mutex::new(served) };

@@ -22,6 +22,7 @@ mod concurrency;
 mod congestion_marks;
 mod crash_safety;
 mod daemon_death;
+mod deadline;
 mod fall_back;
 mod fragments;
 mod gone_server;

@@ -1,9 +1,10 @@
 //! Runs scenarios one after the other and tells how they ended.
 
+use super::deadline::Deadline;
 use super::{ALL, Divergence, LONG, Report, Scenario, lab};
 use crate::report::table::framed;
 use crate::scratch::Scratch;
-use anyhow::bail;
+use anyhow::{Context, bail};
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
@@ -11,6 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+/// How long a scenario may take. The longest of [`ALL`] take two minutes, of [`LONG`] ten.
+const LIMIT: Duration = Duration::from_mins(30);
 /// Width of the table in columns where no terminal tells it.
 const WIDTH: u16 = 120;
 
@@ -56,10 +59,11 @@ pub fn run(options: &RunOptions) -> anyhow::Result<bool> {
     let short = ALL.iter().filter(|scenario| all || named(scenario));
     let chosen: Vec<&Scenario> = short.chain(LONG.iter().filter(named)).collect();
     // Removes what scenarios leave in files, also on Ctrl-C.
-    let _scratch = Scratch::open()?;
+    let scratch = Scratch::open()?;
     let mut outcomes = Vec::new();
     for (index, scenario) in chosen.iter().enumerate() {
         announce(index, chosen.len(), scenario.name);
+        let _deadline = deadline(scenario.name, &scratch)?;
         outcomes.push(run_one(scenario, options));
     }
     if let Some(path) = &options.json {
@@ -69,6 +73,16 @@ pub fn run(options: &RunOptions) -> anyhow::Result<bool> {
     let failed = outcomes.iter().filter(|outcome| !outcome.passed).count();
     println!("{} passed, {failed} failed", outcomes.len() - failed);
     Ok(failed == 0)
+}
+
+/// Ends this process, and with it hosts and daemons, if the scenario is not done in time.
+fn deadline(scenario: &'static str, scratch: &Scratch) -> anyhow::Result<Deadline> {
+    let abandon = scratch.abandon();
+    let missed = move || {
+        eprintln!("FAILED {scenario}: not done within {} min; the run ends here", LIMIT.as_secs() / 60);
+        abandon()
+    };
+    Deadline::start(LIMIT, missed).context("can't start the thread that watches the scenario")
 }
 
 fn run_one(scenario: &Scenario, options: &RunOptions) -> Outcome {
