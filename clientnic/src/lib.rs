@@ -3,14 +3,19 @@
 
 pub mod engine;
 mod flow;
+mod policy;
 mod spoof;
+
+pub use policy::{Policy, SharedPolicy};
 
 use clap::Args;
 use engine::{ClientNic, Mode, Settings};
+use rtt0_core::exclusions::Exclusions;
 use rtt0_core::gateway::Gateway;
 use rtt0_core::profile::{ProfileLimits, Profiles};
+use rtt0_core::service::{Prefix, Service};
 use rtt0_core::wire::{ipv4, ipv6, tcp};
-use rtt0_daemon::{Context, Program};
+use rtt0_daemon::{Context, Nic, Program, duration};
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,23 +25,83 @@ const PROGRAM: Program =
 
 /// Options that only ClientNIC has.
 #[derive(Debug, Clone, Args)]
-struct Options {
+pub struct Options {
     /// Which connections are answered early
     #[arg(long, value_name = "MODE", default_value = "auto")]
     mode: Mode,
+
+    /// Served destination whose connections are to be made without the middlebox, such as those for a health
+    /// check; repeat it or separate rules by commas
+    #[arg(long, value_name = "PREFIX:PORT", value_delimiter = ',')]
+    exclude: Vec<Service>,
+
+    /// Clients whose connections are to be made without the middlebox; likewise
+    #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
+    exclude_source: Vec<Prefix>,
+
+    /// Destinations known at a time; connections to further ones pass without a short cut
+    #[arg(long, value_name = "NUMBER", default_value_t = ProfileLimits::default().destinations as u32, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    max_destinations: u32,
+
+    /// How long what a server has answered is believed
+    #[arg(long, value_name = "TIME", default_value_t = ProfileLimits::default().lifetime.into(), value_parser = duration)]
+    profile_lifetime: humantime::Duration,
+
+    /// Upload that is large: where a quarter of the last eight is, connections are made without the middlebox
+    #[arg(long, value_name = "BYTES", default_value_t = ProfileLimits::default().large_upload, value_parser = clap::value_parser!(u32).range(1..))]
+    large_upload: u32,
+}
+
+impl Options {
+    fn policy(&self) -> Policy {
+        let (destinations, sources) = (self.exclude.clone(), self.exclude_source.clone());
+        Policy { mode: self.mode, exclusions: Exclusions { destinations, sources } }
+    }
+
+    fn profile_limits(&self) -> ProfileLimits {
+        ProfileLimits {
+            destinations: self.max_destinations as usize,
+            lifetime: self.profile_lifetime.into(),
+            large_upload: self.large_upload,
+            ..ProfileLimits::default()
+        }
+    }
+}
+
+/// What all workers of a ClientNIC share.
+#[derive(Debug)]
+pub struct Daemon {
+    policy: SharedPolicy,
+    /// What one worker learns of a destination all know.
+    profiles: Arc<Profiles>,
+}
+
+impl Nic for Daemon {
+    type Options = Options;
+    type Engine = ClientNic;
+
+    const RELOADED: &'static [&'static str] = &["mode", "exclude", "exclude-source"];
+
+    fn new(options: Options) -> Self {
+        Self { policy: options.policy().into(), profiles: Arc::new(Profiles::new(options.profile_limits())) }
+    }
+
+    fn engine(&mut self, context: Context) -> ClientNic {
+        let (policy, mss_clamp) = (self.policy.clone(), mss_clamp(context.mtu));
+        let settings = Settings { policy, mss_clamp, limits: context.limits };
+        let gateway = Gateway::new(context.services, context.router, context.counters);
+        ClientNic::new(gateway, context.keys, Arc::clone(&self.profiles), settings)
+    }
+
+    fn reload(&mut self, options: Options) {
+        self.policy.replace(options.policy());
+    }
 }
 
 /// Runs the daemon with `args`, of which the first is the program's name; returns its exit code
 /// (see [`rtt0_daemon`]).
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    // What one worker learns of a destination all know.
-    let profiles = Arc::new(Profiles::new(ProfileLimits::default()));
-    rtt0_daemon::main(&PROGRAM, args, |context: Context, options: Options| {
-        let settings =
-            Settings { mode: options.mode, mss_clamp: mss_clamp(context.mtu), limits: context.limits };
-        let gateway = Gateway::new(context.services, context.router, context.counters);
-        ClientNic::new(gateway, context.keys, Arc::clone(&profiles), settings)
-    })
+    rtt0_daemon::main::<Daemon>(&PROGRAM, args)
 }
 
 /// The largest MSS for (IPv4, IPv6) that packets of `mtu` bytes carry (RFC 6691 §2).

@@ -30,7 +30,7 @@ fn engine(mode: Mode) -> ClientNic {
 }
 
 fn engine_with(mode: Mode, profiles: Arc<Profiles>) -> ClientNic {
-    let settings = Settings { mode, mss_clamp: (1460, 1440), limits: Limits::default() };
+    let settings = Settings { policy: mode.into(), mss_clamp: (1460, 1440), limits: Limits::default() };
     ClientNic::new(gateway(), keys(), profiles, settings)
 }
 

@@ -24,7 +24,12 @@ const Y: u32 = 0x8000_0000;
 
 fn engine(mode: Mode, limits: Limits) -> ClientNic {
     let profiles = Arc::new(Profiles::new(ProfileLimits::default()));
-    ClientNic::new(gateway(), keys(), profiles, Settings { mode, mss_clamp: (1460, 1440), limits })
+    ClientNic::new(
+        gateway(),
+        keys(),
+        profiles,
+        Settings { policy: mode.into(), mss_clamp: (1460, 1440), limits },
+    )
 }
 
 fn syn(isn: u32) -> Seg {

@@ -20,7 +20,7 @@ const D: u32 = 7;
 const Y: u32 = 0x8000_0000;
 
 fn engine(profiles: &Arc<Profiles>) -> ClientNic {
-    let settings = Settings { mode: Mode::Solo, mss_clamp: (1460, 1440), limits: Limits::default() };
+    let settings = Settings { policy: Mode::Solo.into(), mss_clamp: (1460, 1440), limits: Limits::default() };
     let mut nic = ClientNic::new(gateway(), keys(), Arc::clone(profiles), settings);
     nic.journal().unwrap().open();
     nic

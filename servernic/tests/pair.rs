@@ -271,7 +271,7 @@ fn make_partial(bytes: &mut [u8]) {
 fn world(seed: u64, mode: Mode, with_server_nic: bool, weather: Weather) -> World {
     let limits = Limits { idle: Duration::from_secs(3600), ..Limits::default() };
     let profiles = Arc::new(Profiles::new(ProfileLimits::default()));
-    let settings = Settings { mode, mss_clamp: (1460, 1440), limits };
+    let settings = Settings { policy: mode.into(), mss_clamp: (1460, 1440), limits };
     let mut random = Random(seed);
     let nobody = script(&mut random, 0);
     World {

@@ -206,7 +206,8 @@ impl Nics {
         let socket = UnixDatagram::bind(&socket_path).context("can't make the notification socket")?;
         let log = log_file(self.folder.path(), name);
         let mut command = host.command(executable()?);
-        command.args([name, "run", "--service", SERVICES]);
+        // The machine may have a NIC's configuration of its own, which is not meant.
+        command.args([name, "run", "--config", "/dev/null", "--service", SERVICES]);
         command.args(self.interfaces.iter().flat_map(|interface| ["--interface", *interface]));
         command.arg("--key-file").arg(self.key_file()).args(own).args(&self.options.arguments);
         command.arg("--state-dir").arg(self.folder.path().join("state"));

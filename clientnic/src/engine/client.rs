@@ -135,9 +135,6 @@ impl ClientNic {
     }
 
     fn syn(&mut self, now: Instant, key: FlowKey, segment: &Segment<'_>, out: &mut Outbox) -> Verdict {
-        if self.settings.mode == Mode::Off {
-            return self.gateway.pass(PassReason::ModeOff);
-        }
         if self.standing_back {
             return self.gateway.pass(PassReason::StandingBack);
         }
@@ -186,18 +183,25 @@ impl ClientNic {
             }
             _ => {}
         }
+        let left_alone = self.settings.policy.now().leaves_alone(&key);
+        if let Some(reason) = left_alone {
+            return self.leave_alone(&key, reason, out);
+        }
         match self.profiles.outlook(&key.server(), now) {
-            Outlook::RefusedLately => {
-                // An older handshake of this 4-tuple must not meet the answer to this SYN.
-                self.make_way(&key, out);
-                self.gateway.pass(PassReason::RefusedLately)
-            }
+            Outlook::RefusedLately => self.leave_alone(&key, PassReason::RefusedLately, out),
             Outlook::LargeUploads => self.learn(now, key, &syn, segment, PassReason::LargeUploads, out),
             Outlook::Unknown => self.learn(now, key, &syn, segment, PassReason::Learning, out),
             Outlook::Known(knowledge, rtt) => {
                 self.known_destination(now, key, &syn, segment, (knowledge, rtt), out)
             }
         }
+    }
+
+    /// Lets the SYN of a new connection pass untouched. An older handshake of its 4-tuple must not meet the
+    /// answer to it.
+    fn leave_alone(&mut self, key: &FlowKey, reason: PassReason, out: &mut Outbox) -> Verdict {
+        self.make_way(key, out);
+        self.gateway.pass(reason)
     }
 
     /// Lets a SYN pass untouched. What is known here of an older connection must not meet the
@@ -224,7 +228,7 @@ impl ClientNic {
         (knowledge, rtt): (Knowledge, Option<Duration>),
         out: &mut Outbox,
     ) -> Verdict {
-        let mode = self.settings.mode;
+        let mode = self.mode();
         let paired = knowledge.paired && mode != Mode::Solo;
         if mode == Mode::Paired && !paired {
             return self.learn(now, key, syn, segment, PassReason::Unpaired, out);
@@ -277,8 +281,7 @@ impl ClientNic {
         out: &mut Outbox,
     ) -> Verdict {
         let mut probe = Vec::new();
-        let probed =
-            self.settings.mode != Mode::Solo && write_probe(key, syn, segment, &self.keys, &mut probe);
+        let probed = self.mode() != Mode::Solo && write_probe(key, syn, segment, &self.keys, &mut probe);
         let repeated = matches!(
             self.flows.get_mut(&key).map(|entry| &entry.value),
             Some(Flow::Learning(learning)) if learning.isn == syn.isn
@@ -293,7 +296,7 @@ impl ClientNic {
         }
         self.counters().pass(reason);
         if !probed {
-            if self.settings.mode != Mode::Solo {
+            if self.mode() != Mode::Solo {
                 self.counters().pass(PassReason::NoOptionSpace);
             }
             return Verdict::Forward;

@@ -18,6 +18,7 @@ mod server;
 pub use phase::{Phase, View};
 
 use crate::flow::{Flow, Pending, Watched};
+use crate::policy::SharedPolicy;
 use rtt0_core::engine::{Engine, Verdict};
 use rtt0_core::flow::{FlowKey, FlowTable};
 use rtt0_core::gateway::{Admitted, Gateway};
@@ -55,10 +56,10 @@ pub enum Mode {
 }
 
 /// How a ClientNIC behaves.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Which flows are spoofed.
-    pub mode: Mode,
+    pub policy: SharedPolicy,
     /// Largest MSS to promise in bytes, for (IPv4, IPv6): what the egress MTUs carry.
     pub mss_clamp: (u16, u16),
     /// The bounds.
@@ -126,6 +127,10 @@ impl ClientNic {
 
     fn counters(&self) -> &Counters {
         self.gateway.counters()
+    }
+
+    fn mode(&self) -> Mode {
+        self.settings.policy.now().mode
     }
 
     fn insert(

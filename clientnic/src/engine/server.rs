@@ -158,7 +158,7 @@ impl ClientNic {
         let Some(answer) = answer else { return self.gateway.pass(PassReason::Learning) };
         let confirmed = self.confirms(&key, learning.isn, &tcp);
         // Without a probe nobody was asked: then a ServerNIC is neither there nor not there.
-        if confirmed || learning.probed || self.settings.mode == Mode::Solo {
+        if confirmed || learning.probed || self.mode() == Mode::Solo {
             let rtt = learning.sent.map(|sent| now - sent);
             self.remember(now, &key, confirmed, learning.offered, &answer, rtt);
         }
@@ -269,7 +269,7 @@ impl ClientNic {
         let confirmed = self.confirms(&key, start.client_isn, &segment.tcp());
         // A probe that comes back confirmed has found a ServerNIC.
         let known_pair = pending.probed || pending.paired;
-        if known_pair || self.settings.mode == Mode::Solo {
+        if known_pair || self.mode() == Mode::Solo {
             self.remember(now, &key, confirmed, start.offered, &answer, rtt);
         }
         if pending.paired {

@@ -3,6 +3,7 @@
 
 pub mod claim;
 pub mod engine;
+pub mod exclusions;
 pub mod flow;
 pub mod gateway;
 pub mod handshake;

@@ -56,6 +56,8 @@ reasons! {
     PassReason {
         /// Mode `off`.
         ModeOff => "mode_off",
+        /// A connection that the configuration excludes.
+        Excluded => "excluded",
         /// A TCP header that contradicts itself: not ours to judge.
         MalformedTcp => "malformed_tcp",
         /// An IP fragment that carries no whole TCP header.
@@ -183,6 +185,7 @@ impl PassReason {
     pub const fn is_of_syn(self) -> bool {
         match self {
             Self::ModeOff
+            | Self::Excluded
             | Self::Learning
             | Self::UnknownOption
             | Self::SynPayload

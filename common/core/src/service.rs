@@ -84,6 +84,43 @@ impl fmt::Display for Service {
     }
 }
 
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+/// A prefix that can't be read; says what is wrong and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("prefix '{text}': {problem}; write an address or ADDRESS/BITS, for example 10.1.0.0/24 or fd00::/64")]
+pub struct PrefixError {
+    text: String,
+    problem: &'static str,
+}
+
+impl FromStr for Prefix {
+    type Err = PrefixError;
+
+    /// Reads `ADDRESS/BITS`; a missing length means a single host.
+    fn from_str(text: &str) -> Result<Self, PrefixError> {
+        read_prefix(text).map_err(|problem| PrefixError { text: text.to_owned(), problem })
+    }
+}
+
+fn read_prefix(text: &str) -> Result<Prefix, &'static str> {
+    let (address, length) = match text.split_once('/') {
+        Some((address, length)) => (address, Some(length)),
+        None => (text, None),
+    };
+    let address: IpAddr = address.parse().map_err(|_| "the address is not an IP address")?;
+    let length = match length {
+        Some(length) => length.parse().map_err(|_| "the prefix length is not a number")?,
+        None if address.is_ipv4() => 32,
+        None => 128,
+    };
+    Prefix::new(address, length).ok_or("the prefix length is too large")
+}
+
 /// A service rule that can't be read; says what is wrong and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -109,17 +146,7 @@ impl FromStr for Service {
             None if prefix.contains(':') => return Err(fail("an IPv6 prefix needs brackets")),
             None => prefix.to_owned(),
         };
-        let (address, length) = match prefix.split_once('/') {
-            Some((address, length)) => (address, Some(length)),
-            None => (prefix.as_str(), None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| fail("the address is not an IP address"))?;
-        let host_length = if address.is_ipv4() { 32 } else { 128 };
-        let length = match length {
-            Some(length) => length.parse().map_err(|_| fail("the prefix length is not a number"))?,
-            None => host_length,
-        };
-        let prefix = Prefix::new(address, length).ok_or_else(|| fail("the prefix length is too large"))?;
+        let prefix = read_prefix(&prefix).map_err(fail)?;
         let port = |text: &str| match text.parse::<u16>() {
             Ok(0) | Err(_) => Err(fail("a port is a number from 1 to 65535")),
             Ok(port) => Ok(port),
@@ -236,6 +263,21 @@ mod tests {
         ] {
             let error = text.parse::<Service>().expect_err(text).to_string();
             assert!(error.starts_with(&format!("service '{text}': {problem}; write PREFIX:PORT")), "{error}");
+        }
+    }
+
+    #[test]
+    fn prefixes_read_back_as_they_are_shown() {
+        for (text, shown) in
+            [("10.1.2.7/24", "10.1.2.0/24"), ("10.1.2.7", "10.1.2.7/32"), ("fd00::/64", "fd00::/64")]
+        {
+            let prefix: Prefix = text.parse().unwrap();
+            assert_eq!(prefix.to_string(), shown);
+            assert_eq!(shown.parse(), Ok(prefix));
+        }
+        for text in ["", "10.1.2", "10.1.2.0/33", "10.1.2.0/", "[fd00::1]", "10.1.2.0/24:443"] {
+            let error = text.parse::<Prefix>().expect_err(text).to_string();
+            assert!(error.starts_with(&format!("prefix '{text}': ")), "{error}");
         }
     }
 

@@ -338,6 +338,21 @@ fn what_is_made_up_blindly_does_not_move_an_end() {
 }
 
 #[test]
+fn a_syn_ack_in_the_window_moves_no_end() {
+    let mut flow = talked();
+    for (to, seq, ack) in [(ToServer, 101, 201), (ToClient, 201, 101)] {
+        // A receiver answers it with a challenge ACK, wherever in its window it is.
+        assert_eq!(give(&mut flow, to, SYN | ACK, seq + 3, ack, 0), goes());
+        // Where the end would stand if it had said that.
+        assert_eq!(give(&mut flow, to, RST, seq + 4, ack, 0), goes());
+        assert!(!flow.has_ended());
+        // Where it does stand.
+        assert_eq!(give(&mut flow, to, ACK, seq, ack, 0), goes());
+    }
+    assert_eq!(give(&mut flow, ToServer, RST, 101, 0, 0), Life::Ends(Limits::default().reset));
+}
+
+#[test]
 fn data_behind_a_fin_shows_that_it_was_forged() {
     let mut flow = talked();
     assert_eq!(give(&mut flow, ToServer, FIN | ACK, 101, 201, 0), goes());

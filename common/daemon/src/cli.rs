@@ -1,8 +1,11 @@
 //! The command line of both daemons.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use rtt0_core::limits::Limits;
 
 use crate::offload::Offloading;
 
@@ -15,13 +18,13 @@ pub(crate) struct Cli<O: Args> {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command<O: Args> {
-    /// Runs until SIGTERM or SIGINT; SIGHUP reads the key file again
-    Run {
-        #[command(flatten)]
-        common: RunArgs,
-        #[command(flatten)]
-        own: O,
-    },
+    /// Runs until SIGTERM or SIGINT; SIGHUP reads configuration and key file again
+    ///
+    /// Every option is also a key of the configuration file, by its long name, and a variable of the
+    /// environment (RTT0_WORKERS for --workers). Options go before the environment, that before the file.
+    Run(Settings<O>),
+    /// Says whether run would accept its configuration; needs no privileges and changes nothing
+    CheckConfig(Settings<O>),
     /// Writes a fresh random key file for both NICs
     Keygen {
         /// The file to write; an existing one is never overwritten
@@ -32,9 +35,26 @@ pub(crate) enum Command<O: Args> {
     },
 }
 
+/// All options of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct Settings<O: Args> {
+    #[command(flatten)]
+    pub(crate) common: RunArgs,
+    #[command(flatten)]
+    pub(crate) own: O,
+}
+
 /// Options of `run` that both daemons have.
 #[derive(Debug, Clone, Args)]
 pub struct RunArgs {
+    /// Configuration file; /dev/null for none [default: /etc/rtt0/NAME.toml, if there is one]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Print all settings as a configuration file, and where each comes from
+    #[arg(long)]
+    pub print_config: bool,
+
     /// Interface on which to take packets; repeat it or separate names by commas
     #[arg(long = "interface", value_name = "NAME", value_delimiter = ',', required = true)]
     pub interfaces: Vec<String>,
@@ -46,7 +66,7 @@ pub struct RunArgs {
     pub services: Vec<String>,
 
     /// File with the keys that both NICs share (see keygen)
-    #[arg(long, value_name = "FILE", required_unless_present = "dry_run")]
+    #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
 
     /// Folder, in memory, for the file with established flows, with which they survive a restart
@@ -88,6 +108,68 @@ pub struct RunArgs {
     /// How long a packet thread looks for packets before it sleeps; 0 spares the processor
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub busy_poll: u32,
+
+    /// The bounds.
+    #[command(flatten)]
+    pub bounds: Bounds,
+}
+
+/// The bounds that an operator may want to change; see [`Limits`].
+#[derive(Debug, Clone, Args)]
+pub struct Bounds {
+    /// Connections known at a time; beyond it new ones pass without a short cut
+    #[arg(long, value_name = "NUMBER", default_value_t = Limits::default().flows as u32, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub max_flows: u32,
+
+    /// Handshakes under way at a time; likewise
+    #[arg(long, value_name = "NUMBER", default_value_t = Limits::default().pending as u32, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub max_pending: u32,
+
+    /// Clients at a time that have been answered and have acknowledged nothing yet; likewise
+    #[arg(long, value_name = "NUMBER", default_value_t = Limits::default().half_open as u32, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub max_half_open: u32,
+
+    /// Early data held for one connection; beyond it the client repeats it
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().held_per_flow as u32, value_parser = clap::value_parser!(u32).range(2048..=16_777_216))]
+    pub max_held_per_flow: u32,
+
+    /// Early data held for all connections together; likewise
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().held_total as u64, value_parser = clap::value_parser!(u64).range(2048..=68_719_476_736))]
+    pub max_held: u64,
+
+    /// How long an established connection may be silent before it is forgotten
+    #[arg(long, value_name = "TIME", default_value_t = Limits::default().idle.into(), value_parser = duration)]
+    pub idle_timeout: humantime::Duration,
+
+    /// When a handshake without an answer is given up
+    #[arg(long, value_name = "TIME", default_value_t = Limits::default().handshake.into(), value_parser = duration)]
+    pub handshake_timeout: humantime::Duration,
+}
+
+impl Bounds {
+    /// Returns the bounds of all workers together.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            flows: self.max_flows as usize,
+            pending: self.max_pending as usize,
+            half_open: self.max_half_open as usize,
+            held_per_flow: self.max_held_per_flow as usize,
+            held_total: self.max_held as usize,
+            idle: self.idle_timeout.into(),
+            handshake: self.handshake_timeout.into(),
+            ..Limits::default()
+        }
+    }
+}
+
+/// Reads a time such as `90s`, `10m` or `5days`: from one second to a year.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn duration(text: &str) -> Result<humantime::Duration, String> {
+    const RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 24 * 3600);
+    let time: humantime::Duration = text.parse().map_err(|error| format!("{error}"))?;
+    if RANGE.contains(&time) { Ok(time) } else { Err("not from 1s to 365days".to_owned()) }
 }
 
 /// Format of the log.

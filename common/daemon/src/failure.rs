@@ -14,6 +14,7 @@ use rtt0_netio::privilege::PrivilegeError;
 use rtt0_netio::store::StoreError;
 use rtt0_netio::worker::WorkerError;
 
+use crate::config::ConfigFileError;
 use crate::key_file::KeyFileError;
 
 /// Exit codes, in the manner of sysexits(3head).
@@ -31,6 +32,9 @@ pub mod exit {
 /// Why a daemon ends early.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
+    /// The configuration file can't be used.
+    #[error(transparent)]
+    ConfigFile(#[from] ConfigFileError),
     /// A service rule can't be read.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -84,7 +88,9 @@ impl Failure {
     /// Returns the exit code that belongs to it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Service(_) | Self::KeyFile(_) | Self::Interface(_) => exit::CONFIGURATION,
+            Self::ConfigFile(_) | Self::Service(_) | Self::KeyFile(_) | Self::Interface(_) => {
+                exit::CONFIGURATION
+            }
             Self::State(StoreError::Access { .. }) => exit::FAILURE,
             Self::State(_) => exit::CONFIGURATION,
             Self::Capture(

@@ -1,9 +1,9 @@
 //! What the two NIC daemons share: command line, key file, logging, bring-up and shutdown.
 //!
-//! A daemon is an engine and a [`Program`]; [`main`] does the rest:
+//! A daemon is a [`Nic`] and a [`Program`]; [`main`] does the rest:
 //!
 //! ```no_run
-//! use rtt0_daemon::{Context, NoOptions, Program};
+//! use rtt0_daemon::{Context, Nic, NoOptions, Program};
 //! # use rtt0_core::{engine::{Engine, Verdict}, packet::{Outbox, Packet}, reason::Counters, time::Instant};
 //! # struct Mine(std::sync::Arc<Counters>);
 //! # impl Engine for Mine {
@@ -13,10 +13,23 @@
 //! #     fn handle_timeout(&mut self, _: Instant, _: &mut Outbox) {}
 //! #     fn counters(&self) -> &Counters { &self.0 }
 //! # }
+//! struct ExampleNic;
+//!
+//! impl Nic for ExampleNic {
+//!     type Options = NoOptions;
+//!     type Engine = Mine;
+//!
+//!     fn new(_: NoOptions) -> Self {
+//!         Self
+//!     }
+//!
+//!     fn engine(&mut self, context: Context) -> Mine {
+//!         Mine(context.counters)
+//!     }
+//! }
+//!
 //! let program = Program { name: "examplenic", about: "Shows how a daemon is made" };
-//! let code = rtt0_daemon::main(&program, std::env::args_os(), |context: Context, _: NoOptions| {
-//!     Mine(context.counters)
-//! });
+//! let code = rtt0_daemon::main::<ExampleNic>(&program, std::env::args_os());
 //! ```
 //!
 //! # Exit codes
@@ -27,24 +40,27 @@
 //! | 1 | failed while starting or running |
 //! | 2 | the command line is wrong |
 //! | 77 | a capability is missing; the message names it |
-//! | 78 | the configuration is wrong: interface, service, key file or state folder |
+//! | 78 | the configuration is wrong: file, interface, service, key file or state folder |
 
 mod bypass;
 mod cli;
+mod config;
 mod failure;
 mod forwarding;
 mod key_file;
 mod logging;
 mod offload;
 mod program;
+mod reload;
 mod serve;
 mod setup;
 mod state;
 mod workers;
 
-pub use cli::{LogFormat, NoOptions, RunArgs};
+pub use cli::{Bounds, LogFormat, NoOptions, RunArgs, duration};
+pub use config::ConfigFileError;
 pub use failure::{Failure, exit};
 pub use key_file::{KeyFileError, generate, read};
 pub use offload::Offloading;
-pub use program::{Program, main};
+pub use program::{Nic, Program, main};
 pub use serve::Context;

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use rtt0_core::engine::Engine;
-use rtt0_core::limits::Limits;
 use rtt0_netio::capture::CaptureError;
 use rtt0_netio::capture::spread::place;
 use rtt0_netio::clock;
@@ -148,7 +147,7 @@ fn start(
         interfaces: &interfaces,
         services: &setup.services,
         largest: setup.smallest_mtu().unwrap_or(u16::MAX),
-        flows: Limits::default().flows,
+        flows: setup.limits.flows,
         pins,
         attach: Attach::Auto,
         outlet: None,

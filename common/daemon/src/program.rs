@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, FromArgMatches};
 use rtt0_core::engine::Engine;
 
-use crate::cli::{Cli, Command, RunArgs};
+use crate::cli::{Cli, Command, Settings};
+use crate::config::{Configured, Layers, Unusable};
 use crate::failure::Failure;
+use crate::reload::Reload;
 use crate::serve::Context;
 use crate::setup::Setup;
 use crate::{key_file, logging, serve};
@@ -21,37 +23,44 @@ pub struct Program {
     pub about: &'static str,
 }
 
-/// Runs the daemon: reads `args` (the first is the program's name), does what they say, and
-/// returns the exit code (see the [crate's table](crate)). `make_engine` makes the engine of each
-/// worker; it gets the options that only this daemon has, a type that derives [`clap::Args`].
+/// What makes a daemon the one it is.
+pub trait Nic {
+    /// Options that only this daemon has.
+    type Options: Args;
+    /// What serves the packets.
+    type Engine: Engine + Send + 'static;
+
+    /// Long names of those options that [`Nic::reload`] takes over; others need a restart.
+    const RELOADED: &'static [&'static str] = &[];
+
+    /// Makes what all workers share.
+    fn new(options: Self::Options) -> Self;
+
+    /// Makes the engine of a worker.
+    fn engine(&mut self, context: Context) -> Self::Engine;
+
+    /// Takes over what may change while the daemon runs. Connections under way go on.
+    fn reload(&mut self, _options: Self::Options) {}
+}
+
+/// Runs the daemon: reads `args` (the first is the program's name), environment and configuration file, does
+/// what they say, and returns the exit code (see the [crate's table](crate)).
 ///
 /// Errors are written to standard error, one line each.
-pub fn main<O, E, M>(
-    program: &Program,
-    args: impl IntoIterator<Item = OsString>,
-    mut make_engine: M,
-) -> ExitCode
-where
-    O: Args + Clone,
-    E: Engine + Send + 'static,
-    M: FnMut(Context, O) -> E,
-{
-    let command =
-        Cli::<O>::command().name(program.name).about(program.about).version(env!("CARGO_PKG_VERSION"));
-    let parsed = command.try_get_matches_from(args).and_then(|matches| Cli::<O>::from_arg_matches(&matches));
-    let cli = match parsed {
-        Ok(cli) => cli,
-        Err(error) => {
+pub fn main<N: Nic>(program: &Program, args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let command = Cli::<N::Options>::command()
+        .name(program.name)
+        .about(program.about)
+        .version(env!("CARGO_PKG_VERSION"));
+    let layers = Layers::new(command, args.into_iter().collect());
+    let outcome = match read::<N>(&layers) {
+        Ok((cli, configured)) => run::<N>(program.name, cli, layers, configured),
+        Err(Unusable::Arguments(error)) => {
             // Nothing can be done for a reader who closed the pipe.
             let _ = error.print();
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
-    };
-    let outcome = match cli.command {
-        Command::Run { common, own } => {
-            run(program.name, &common, |context| make_engine(context, own.clone()))
-        }
-        Command::Keygen { file, id } => key_file::generate(&file, id).map_err(Failure::from),
+        Err(Unusable::File(error)) => Err(error.into()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -62,16 +71,55 @@ where
     }
 }
 
-fn run<E, M>(program: &str, args: &RunArgs, make_engine: M) -> Result<(), Failure>
-where
-    E: Engine + Send + 'static,
-    M: FnMut(Context) -> E,
-{
-    let setup = Setup::new(args)?;
-    if args.dry_run {
+/// Reads all that settings come from, as it now is.
+pub(crate) fn read<N: Nic>(layers: &Layers) -> Result<(Cli<N::Options>, Configured), Unusable> {
+    let configured = layers.read()?;
+    let cli = Cli::from_arg_matches(&configured.matches).map_err(Unusable::Arguments)?;
+    Ok((cli, configured))
+}
+
+fn run<N: Nic>(
+    program: &str,
+    cli: Cli<N::Options>,
+    layers: Layers,
+    configured: Configured,
+) -> Result<(), Failure> {
+    let Settings { common, own } = match cli.command {
+        Command::Run(settings) => settings,
+        Command::CheckConfig(settings) => return check::<N>(program, settings, &configured),
+        Command::Keygen { file, id } => return Ok(key_file::generate(&file, id)?),
+    };
+    if common.print_config {
+        print!("{}", configured.show());
+        return Ok(());
+    }
+    let setup = Setup::new(&common)?;
+    if common.dry_run {
         print!("{}", setup.describe(program));
         return Ok(());
     }
-    logging::start(args.log_format);
-    serve::serve(program, setup, make_engine)
+    logging::start(common.log_format);
+    serve::serve(program, setup, N::new(own), Reload::new(layers, configured))
+}
+
+/// Says whether `run` would accept the configuration. Needs no privileges.
+fn check<N: Nic>(
+    program: &str,
+    settings: Settings<N::Options>,
+    configured: &Configured,
+) -> Result<(), Failure> {
+    if settings.common.print_config {
+        print!("{}", configured.show());
+    }
+    let unread = Setup::check(&settings.common)?;
+    // Has been read, and so is right.
+    drop(settings.own);
+    match unread {
+        None => eprintln!("{program}: the configuration is right"),
+        Some(error) => eprintln!(
+            "{program}: the configuration is right, as far as can be seen: {}",
+            Failure::from(error).line()
+        ),
+    }
+    Ok(())
 }

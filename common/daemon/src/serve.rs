@@ -11,10 +11,8 @@
 //! the other. A few may be forwarded twice instead, which TCP tolerates.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use rtt0_core::engine::Engine;
 use rtt0_core::gateway::RouterAddresses;
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::Keys;
@@ -29,8 +27,10 @@ use tokio::time::MissedTickBehavior;
 use crate::bypass::{self, Filter, SynBypass};
 use crate::failure::Failure;
 use crate::forwarding;
-use crate::key_file::{self, KeyFileError};
+use crate::key_file::KeyFileError;
 use crate::offload::Offload;
+use crate::program::Nic;
+use crate::reload::Reload;
 use crate::setup::Setup;
 use crate::state;
 use crate::workers::{self, Workers};
@@ -53,11 +53,12 @@ pub struct Context {
 }
 
 /// Serves until SIGTERM, SIGINT or the worker's death. Needs CAP_NET_RAW and CAP_NET_ADMIN.
-pub(crate) fn serve<E, M>(program: &str, setup: Setup, make_engine: M) -> Result<(), Failure>
-where
-    E: Engine + Send + 'static,
-    M: FnMut(Context) -> E,
-{
+pub(crate) fn serve<N: Nic>(
+    program: &str,
+    setup: Setup,
+    mut nic: N,
+    mut reload: Reload,
+) -> Result<(), Failure> {
     let failed = |action| move |source| Failure::Control { action, source };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -66,9 +67,11 @@ where
     let entered = runtime.enter();
     // Before anything is changed, so that no signal is missed that should undo it.
     let signals = Signals::watch().map_err(failed("watch signals"))?;
-    let (mut service, workers) = Service::start(program, setup, make_engine)?;
+    let (mut service, workers) = Service::start(program, setup, &mut nic)?;
     drop(entered);
-    let end = runtime.block_on(wait(signals, &mut service, &workers)).map_err(failed("wait for signals"));
+    let again = |workers: &Workers| reload.again(&mut nic, workers);
+    let end =
+        runtime.block_on(wait(signals, &mut service, &workers, again)).map_err(failed("wait for signals"));
     service.stop(workers, end)
 }
 
@@ -79,7 +82,6 @@ struct Service {
     offload: Offload,
     /// One for each worker.
     counters: Vec<Arc<Counters>>,
-    key_file: Option<PathBuf>,
 }
 
 /// Why the wait has ended.
@@ -90,11 +92,7 @@ enum End {
 }
 
 impl Service {
-    fn start<E, M>(program: &str, setup: Setup, mut make_engine: M) -> Result<(Self, Workers), Failure>
-    where
-        E: Engine + Send + 'static,
-        M: FnMut(Context) -> E,
-    {
+    fn start<N: Nic>(program: &str, setup: Setup, nic: &mut N) -> Result<(Self, Workers), Failure> {
         for interface in setup.interfaces.iter().filter(|interface| !interface.up) {
             tracing::warn!(
                 interface = interface.name,
@@ -111,14 +109,15 @@ impl Service {
         let context = |counters: &Arc<Counters>| Context {
             services: setup.services.clone(),
             keys: keys.clone(),
-            limits: Limits::default().shared_by(setup.workers),
+            limits: setup.limits.shared_by(setup.workers),
             mtu,
             router: setup.router_addresses(),
             counters: Arc::clone(counters),
         };
-        let mut engines: Vec<E> = counters.iter().map(context).map(&mut make_engine).collect();
+        let mut engines: Vec<N::Engine> =
+            counters.iter().map(context).map(|context| nic.engine(context)).collect();
         let stores = match &setup.state_dir {
-            Some(folder) => state::restore(folder, program, &mut engines)?,
+            Some(folder) => state::restore(folder, program, setup.limits.flows, &mut engines)?,
             None => Vec::new(),
         };
         let offload = Offload::start(program, &setup, &mut engines);
@@ -148,31 +147,15 @@ impl Service {
             realtime = workers.are_realtime(),
             "ready"
         );
-        notify(NotifyState::Ready);
+        notify(&[NotifyState::Ready]);
         let bypass = SynBypass::new(switches, counters.clone());
-        Ok((Self { guard, bypass, offload, counters, key_file: setup.key_file }, workers))
-    }
-
-    /// Reads the key file again. If it can't be used the old keys stay.
-    fn reload(&self, workers: &Workers) {
-        let keys = self.key_file.as_deref().ok_or(KeyFileError::NotGiven).and_then(key_file::read);
-        match keys {
-            Ok(keys) => {
-                let ids: Vec<String> = keys.ids().map(|id| id.to_string()).collect();
-                workers.rekey(&keys);
-                tracing::info!(keys = ids.join(","), "the key file was read again");
-            }
-            Err(error) => {
-                let failure = Failure::from(error).line();
-                tracing::error!(error = failure, "the old keys stay in use");
-            }
-        }
+        Ok((Self { guard, bypass, offload, counters }, workers))
     }
 
     /// Ends the service. The guard goes first, so that plain forwarding resumes at once; the
     /// worker then serves what it has captured already.
     fn stop(mut self, workers: Workers, end: Result<End, Failure>) -> Result<(), Failure> {
-        notify(NotifyState::Stopping);
+        notify(&[NotifyState::Stopping]);
         if let Ok(End::Signal(name)) = end {
             tracing::info!(signal = name, "stopping");
         }
@@ -237,7 +220,12 @@ impl Signals {
 }
 
 /// Waits for a signal to end or for the worker's end, whichever comes first.
-async fn wait(mut signals: Signals, service: &mut Service, workers: &Workers) -> io::Result<End> {
+async fn wait(
+    mut signals: Signals,
+    service: &mut Service,
+    workers: &Workers,
+    mut reload: impl FnMut(&Workers),
+) -> io::Result<End> {
     let mut ended = workers.ended()?;
     let mut look = tokio::time::interval(bypass::PERIOD);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -245,7 +233,11 @@ async fn wait(mut signals: Signals, service: &mut Service, workers: &Workers) ->
         tokio::select! {
             _ = signals.terminate.recv() => return Ok(End::Signal("SIGTERM")),
             _ = signals.interrupt.recv() => return Ok(End::Signal("SIGINT")),
-            _ = signals.hangup.recv() => service.reload(workers),
+            _ = signals.hangup.recv() => {
+                notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?]);
+                reload(workers);
+                notify(&[NotifyState::Ready]);
+            }
             _ = look.tick() => {
                 service.bypass.look(&mut service.guard, workers);
                 if let Err(failure) = service.offload.look() {
@@ -258,8 +250,8 @@ async fn wait(mut signals: Signals, service: &mut Service, workers: &Workers) ->
 }
 
 /// Tells systemd, if it wants to know (sd_notify(3)).
-fn notify(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "the service manager can't be told");
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rtt0_core::gateway::RouterAddresses;
+use rtt0_core::limits::Limits;
 use rtt0_core::offer::Keys;
 use rtt0_core::service::{Service, Services};
 use rtt0_netio::emit::{DEVICE_PREFIX, EMIT_MARK};
@@ -14,7 +15,7 @@ use rtt0_netio::privilege;
 
 use crate::cli::RunArgs;
 use crate::failure::Failure;
-use crate::key_file;
+use crate::key_file::{self, KeyFileError};
 use crate::offload::Offloading;
 
 /// What the command line asks for, with everything looked up that it names.
@@ -24,8 +25,8 @@ pub(crate) struct Setup {
     pub(crate) services: Services,
     /// `None` only for a dry run without a key file.
     pub(crate) keys: Option<Keys>,
-    /// Where they came from.
-    pub(crate) key_file: Option<PathBuf>,
+    /// The bounds of all workers together.
+    pub(crate) limits: Limits,
     /// Folder of the state file, if there is to be one.
     pub(crate) state_dir: Option<PathBuf>,
     /// Who forwards established flows.
@@ -46,12 +47,12 @@ impl Setup {
     /// Checks the configuration first and then, except for a dry run, the privileges, so that an
     /// unprivileged user learns of every mistake. Changes nothing.
     pub(crate) fn new(args: &RunArgs) -> Result<Self, Failure> {
-        let rules = args.services.iter().map(|text| text.parse()).collect::<Result<Vec<Service>, _>>()?;
-        let mut names = args.interfaces.clone();
-        names.sort_unstable();
-        names.dedup();
-        let interfaces = names.iter().map(|name| interface::by_name(name)).collect::<Result<Vec<_>, _>>()?;
-        let keys = args.key_file.as_deref().map(key_file::read).transpose();
+        let (rules, interfaces) = (rules(args)?, interfaces(args)?);
+        let keys = match &args.key_file {
+            Some(path) => key_file::read(path).map(Some),
+            None if args.dry_run => Ok(None),
+            None => Err(KeyFileError::NotGiven),
+        };
         // A key file that only root can read is no mistake: then the privileges are missing.
         if !args.dry_run && keys.as_ref().err().is_none_or(key_file::KeyFileError::is_permission_denied) {
             privilege::check()?;
@@ -60,7 +61,7 @@ impl Setup {
             interfaces,
             services: Services::new(rules, interface::local_addresses()),
             keys: keys?,
-            key_file: args.key_file.clone(),
+            limits: args.bounds.limits(),
             state_dir: (!args.no_state).then(|| args.state_dir.clone()),
             offload: args.offload,
             bpf_dir: args.bpf_dir.clone(),
@@ -69,6 +70,27 @@ impl Setup {
             cpus: args.cpus.clone(),
             busy_poll: Duration::from_micros(args.busy_poll.into()),
         })
+    }
+
+    /// Checks the configuration as [`Setup::new`] does, for which no privileges are needed. Returns why the key
+    /// file can't be read, if that is for want of them.
+    pub(crate) fn check(args: &RunArgs) -> Result<Option<KeyFileError>, Failure> {
+        rules(args)?;
+        interfaces(args)?;
+        let path = args.key_file.as_deref().ok_or(KeyFileError::NotGiven)?;
+        match key_file::read(path) {
+            Ok(_) => Ok(None),
+            Err(error) if error.is_permission_denied() => Ok(Some(error)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Checks what may have changed since, and returns the keys.
+    pub(crate) fn keys(args: &RunArgs) -> Result<Keys, Failure> {
+        rules(args)?;
+        interfaces(args)?;
+        let path = args.key_file.as_deref().ok_or(KeyFileError::NotGiven)?;
+        Ok(key_file::read(path)?)
     }
 
     /// Returns the interfaces' names.
@@ -129,6 +151,18 @@ impl Setup {
     }
 }
 
+fn rules(args: &RunArgs) -> Result<Vec<Service>, Failure> {
+    Ok(args.services.iter().map(|text| text.parse()).collect::<Result<_, _>>()?)
+}
+
+/// Looks up the named interfaces, each once.
+fn interfaces(args: &RunArgs) -> Result<Vec<Interface>, Failure> {
+    let mut names = args.interfaces.clone();
+    names.sort_unstable();
+    names.dedup();
+    Ok(names.iter().map(|name| interface::by_name(name)).collect::<Result<_, _>>()?)
+}
+
 /// Link-local and loopback addresses mean nothing beyond the link.
 fn can_be_a_source(address: &IpAddr) -> bool {
     let link_local = match address {
@@ -156,7 +190,7 @@ mod tests {
             interfaces: vec![interface],
             services: Services::new(Vec::new(), local),
             keys: None,
-            key_file: None,
+            limits: Limits::default(),
             state_dir: None,
             offload: Offloading::Off,
             bpf_dir: PathBuf::new(),

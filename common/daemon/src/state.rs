@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use rtt0_core::engine::Engine;
 use rtt0_core::journal::{Change, Slot};
-use rtt0_core::limits::Limits;
 use rtt0_core::record::Record;
 use rtt0_netio::capture::spread::place;
 use rtt0_netio::clock;
@@ -19,20 +18,20 @@ use rtt0_netio::store::{Found, Store, StoreError};
 use crate::failure::Failure;
 
 /// Opens the state files of `program` in `folder`, one per engine, and has the engines go on with the
-/// flows found in them and in those of further workers that there were before. Empty if the engines
-/// keep no flows.
+/// flows found in them and in those of further workers that there were before, `bound` of them at most. Empty if the
+/// engines keep no flows.
 ///
 /// # Errors
 /// [`Failure::State`]. Damaged records are no error: they are counted and logged.
 pub(crate) fn restore(
     folder: &Path,
     program: &str,
+    bound: usize,
     engines: &mut [impl Engine],
 ) -> Result<Vec<Store>, Failure> {
     if engines.iter_mut().any(|engine| engine.journal().map(|journal| journal.open()).is_none()) {
         return Ok(Vec::new());
     }
-    let bound = Limits::default().flows;
     let mut moving = Vec::new();
     let mut places = Vec::new();
     for index in 0..engines.len() {

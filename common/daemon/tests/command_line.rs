@@ -20,7 +20,7 @@ use rtt0_core::offer::Keys;
 use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::reason::Counters;
 use rtt0_core::time::Instant;
-use rtt0_daemon::{Context, NoOptions, Program};
+use rtt0_daemon::{Context, Nic, NoOptions, Program};
 use rtt0_netio::emit::DEVICE_PREFIX;
 use rtt0_netio::interface;
 use rtt0_netio::links::{Links, VethEnd};
@@ -34,6 +34,21 @@ const AS_DAEMON: &str = "RTT0_TEST_AS_DAEMON";
 const KEY: &str = "0 000102030405060708090a0b0c0d0e0f\n";
 
 type Test = fn() -> Result<(), Failed>;
+
+struct TestNic;
+
+impl Nic for TestNic {
+    type Options = NoOptions;
+    type Engine = Forwarder;
+
+    fn new(_: NoOptions) -> Self {
+        Self
+    }
+
+    fn engine(&mut self, context: Context) -> Forwarder {
+        Forwarder(context.counters, Journal::default())
+    }
+}
 
 struct Forwarder(Arc<Counters>, Journal);
 
@@ -60,18 +75,19 @@ impl Engine for Forwarder {
 fn main() -> ExitCode {
     if std::env::var_os(AS_DAEMON).is_some() {
         let program = Program { name: "testnic", about: "Forwards everything" };
-        return rtt0_daemon::main(&program, std::env::args_os(), |context: Context, _: NoOptions| {
-            Forwarder(context.counters, Journal::default())
-        });
+        return rtt0_daemon::main::<TestNic>(&program, std::env::args_os());
     }
-    let tests: [(&str, Test); 12] = [
+    let tests: [(&str, Test); 15] = [
         ("usage_errors_end_with_2", usage_errors),
         ("configuration_errors_end_with_78", configuration_errors),
         ("a_missing_capability_ends_with_77", missing_capabilities),
         ("a_dry_run_needs_no_privilege", dry_run),
         ("keygen_writes_a_key_that_run_accepts", keygen),
         ("serves_until_sigterm", serves_until_sigterm),
+        ("check_config_says_what_run_would_refuse", check_config),
+        ("print_config_tells_who_has_set_what", print_config),
         ("sighup_reads_the_key_file_again", sighup),
+        ("sighup_reads_the_configuration_again", sighup_configuration),
         ("a_state_file_belongs_to_one_daemon", state_file),
         ("ends_with_1_when_its_interface_vanishes", vanished_interface),
         ("ends_with_1_when_its_outlet_is_taken_down", outlet_down),
@@ -86,6 +102,13 @@ fn daemon(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.env(AS_DAEMON, "1").env_remove("RUST_LOG").args(arguments);
     command
+}
+
+/// A configuration file beside the key file.
+fn config_file(key: &Path, text: &str) -> PathBuf {
+    let path = key.with_file_name("testnic.toml");
+    std::fs::write(&path, text).unwrap();
+    path
 }
 
 fn key_file(text: &str, mode: u32) -> (TempDir, PathBuf) {
@@ -130,7 +153,7 @@ fn usage_errors() -> Result<(), Failed> {
         &["walk"],
         &["run", "--service", "10.1.2.0/24:443", "--key-file", "k"],
         &["run", "--interface", "lo", "--key-file", "k"],
-        &["run", "--interface", "lo", "--service", "10.1.2.0/24:443"],
+        &["check-config"],
         &[
             "run",
             "--interface",
@@ -158,7 +181,15 @@ fn configuration_errors() -> Result<(), Failed> {
     let (_kept, exposed) = key_file(KEY, 0o644);
     let (_kept, short) = key_file("0 0001\n", 0o600);
     let missing = Path::new("/nonexistent/key");
+    let without_key = daemon(&["run", "--interface", "lo", "--service", service]);
+    let mut unknown_key = run("lo", service, &good);
+    unknown_key.arg("--config").arg(config_file(&good, "workers = 2\nworkerz = 3"));
+    let mut without_file = run("lo", service, &good);
+    without_file.args(["--config", "/nonexistent/testnic.toml"]);
     for (command, words) in [
+        (without_key, ["no key file given", "--key-file"]),
+        (unknown_key, ["testnic.toml:2:1: unknown key 'workerz'", "did you mean 'workers'?"]),
+        (without_file, ["'/nonexistent/testnic.toml' does not exist", "--config"]),
         (run("nosuch0", service, &good), ["unknown interface 'nosuch0'", "lo"]),
         (run("lo", "10.1.2.0/33:443", &good), ["service '10.1.2.0/33:443'", "prefix length"]),
         (run("lo", "10.1.2.0/24", &good), ["service '10.1.2.0/24'", "no port"]),
@@ -311,13 +342,103 @@ fn serves_until_sigterm() -> Result<(), Failed> {
     Ok(())
 }
 
+fn check_config() -> Result<(), Failed> {
+    let (_kept, key) = key_file(KEY, 0o600);
+    let told = format!("interface = 'lo'\nservice = ['10.1.2.0/24:443']\nkey-file = '{}'\n", key.display());
+    let check = |text: &str| {
+        let file = config_file(&key, text);
+        let mut command = daemon(&["check-config", "--config"]);
+        without(CapabilitySet::NET_ADMIN, command.arg(file))
+    };
+    expect_line(&expect_code(&check(&told)?, 0)?, &["the configuration is right"])?;
+    for (text, words) in [
+        (told.replace("'lo'", "'nosuch0'"), ["unknown interface 'nosuch0'", "lo"]),
+        (told.replace("/24:443", "/33:443"), ["service '10.1.2.0/33:443'", "prefix length"]),
+        (told.replace("key\'", "none\'"), ["does not exist", "keygen"]),
+        (told.clone() + "mode = 'auto'", ["testnic.toml:4:1: unknown key 'mode'", "there are:"]),
+    ] {
+        expect_line(&expect_code(&check(&text)?, 78)?, &words)?;
+    }
+    Ok(())
+}
+
+fn print_config() -> Result<(), Failed> {
+    let (_kept, key) = key_file(KEY, 0o600);
+    let file = config_file(&key, "interface = 'lo'\nworkers = 2\nidle-timeout = '1h'\n");
+    let mut command = daemon(&["run", "--print-config", "--service", "10.1.2.0/24:443,10.1.3.1:80"]);
+    // The environment may name the file, too.
+    let output = command.env("RTT0_CONFIG", &file).env("RTT0_WORKERS", "3").output()?;
+    expect_code(&output, 0)?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for (line, origin) in [
+        ("interface = [\"lo\"]", format!("# {}:1", file.display())),
+        ("service = [\"10.1.2.0/24:443\", \"10.1.3.1:80\"]", "# --service".to_owned()),
+        ("workers = 3", "# environment: RTT0_WORKERS".to_owned()),
+        ("idle-timeout = \"1h\"", format!("# {}:3", file.display())),
+        ("handshake-timeout = \"15s\"", "# default".to_owned()),
+    ] {
+        let is_it = |said: &str| said.starts_with(&format!("{line} ")) && said.ends_with(&origin);
+        if !text.lines().any(is_it) {
+            return Err(format!("no line {line} {origin} in {text}").into());
+        }
+    }
+    Ok(())
+}
+
+/// Reads the log until `expected` has been said; returns the lines up to there.
+fn wait_for(daemon: &mut Running, expected: &str) -> Result<String, Failed> {
+    let mut seen = String::new();
+    while !seen.contains(expected) {
+        let line = daemon.log.next().ok_or_else(|| format!("ended without {expected}: {seen}"))??;
+        seen += &line;
+    }
+    Ok(seen)
+}
+
+fn sighup_configuration() -> Result<(), Failed> {
+    let Some([namespace]) = namespaces()? else { return Ok(()) };
+    let (directory, key) = key_file(KEY, 0o600);
+    let socket = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&socket)?;
+    manager.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let heard = || -> Result<String, Failed> {
+        let mut message = [0; 128];
+        let length = manager.recv(&mut message)?;
+        Ok(String::from_utf8_lossy(&message[..length]).into_owned())
+    };
+    let text = "interface = 'lo'\nservice = '10.1.2.0/24:443'\nno-state = true\n";
+    let file = config_file(&key, text);
+    let mut command = daemon(&["run"]);
+    command.arg("--config").arg(&file).arg("--key-file").arg(&key).env("NOTIFY_SOCKET", &socket);
+    let mut daemon = Running::start(&namespace, &mut command)?;
+    assert!(heard()?.starts_with("READY=1"));
+    for (text, expected, ready) in [
+        (format!("{text}workerz = 2"), "testnic.toml:4:1: unknown key 'workerz'", "stay in use"),
+        (format!("{text}workers = 2"), "\"options\":\"workers\"", "need a restart"),
+        // Still waits for one.
+        (format!("{text}workers = 2\nmax-flows = 5"), "\"options\":\"workers,max-flows\"", "need a restart"),
+        (text.to_owned(), "\"changed\":\"\"", "was read again"),
+    ] {
+        std::fs::write(&file, text)?;
+        daemon.signal(Signal::HUP)?;
+        let said = wait_for(&mut daemon, ready)?;
+        assert!(said.contains(expected), "no {expected} in {said}");
+        let reloading = heard()?;
+        assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+        assert!(heard()?.starts_with("READY=1"));
+    }
+    daemon.signal(Signal::TERM)?;
+    assert_eq!(daemon.end()?.0, Some(0));
+    Ok(())
+}
+
 fn sighup() -> Result<(), Failed> {
     let Some([namespace]) = namespaces()? else { return Ok(()) };
     let (_kept, key) = key_file(KEY, 0o600);
     let mut daemon = Running::start(&namespace, &mut run("lo", "10.1.2.0/24:443", &key))?;
     let rotated = format!("3 {}\n{KEY}", "ab".repeat(16));
     for (text, expected) in
-        [(rotated.as_str(), "signs with 3"), ("3 abc", "the old keys stay in use"), (KEY, "signs with 0")]
+        [(rotated.as_str(), "signs with 3"), ("3 abc", "keys stay in use"), (KEY, "signs with 0")]
     {
         std::fs::write(&key, text)?;
         daemon.signal(Signal::HUP)?;

@@ -33,7 +33,7 @@ pub fn run(data: &[u8]) {
         return assert_eq!((nic.flows(), nic.pending(), nic.held(), nic.awaited()), (0, 0, 0, 0));
     };
     let profiles = Arc::new(Profiles::new(ProfileLimits { destinations: 1, ..ProfileLimits::default() }));
-    let settings = Settings { mode, mss_clamp: (1000, 1000), limits };
+    let settings = Settings { policy: mode.into(), mss_clamp: (1000, 1000), limits };
     let mut nic = ClientNic::new(gateway(), keys(), profiles, settings);
     // Of early data it sends on it keeps a copy, which it may send as well.
     feed(&mut nic, script, 2, |nic| {

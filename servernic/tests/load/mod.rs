@@ -159,7 +159,7 @@ impl World {
         let server_nic = (mode != Mode::Solo).then(|| ServerNic::new(gateway(), keys(), limits));
         let between = gauge();
         let profiles = Arc::new(Profiles::new(ProfileLimits::default()));
-        let settings = Settings { mode, mss_clamp: (1460, 1440), limits };
+        let settings = Settings { policy: mode.into(), mss_clamp: (1460, 1440), limits };
         let client_nic = ClientNic::new(gateway(), keys(), profiles, settings);
         let allocated = [(gauge() - between) as isize, (between - before) as isize];
         let now = Instant::from_micros(1_000_000);

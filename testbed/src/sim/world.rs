@@ -149,7 +149,7 @@ impl<'m> World<'m> {
         let brain = match which {
             Which::Client => {
                 let profiles = ProfileLimits { large_upload: plan.large_upload, ..ProfileLimits::default() };
-                let settings = Settings { mode: plan.mode, mss_clamp: (1460, 1440), limits };
+                let settings = Settings { policy: plan.mode.into(), mss_clamp: (1460, 1440), limits };
                 let profiles = Arc::new(Profiles::new(profiles));
                 Brain::Client(Box::new(ClientNic::new(gateway, keys.clone(), profiles, settings)))
             }

@@ -102,6 +102,11 @@ impl End {
             self.reset |= own;
             return if own { Ending::Reset } else { Ending::None };
         }
+        if tcp.flags().contains(Flags::SYN) {
+            // Whatever its numbers, its receiver answers it with a challenge ACK (RFC 5961 §4.2), or, if it
+            // is the SYN-ACK again, with what it has acknowledged before.
+            return Ending::None;
+        }
         if is_doubtful && tcp.flags().contains(Flags::ACK) {
             self.is_known = false;
         } else if !peer.accepts(tcp) {

@@ -76,7 +76,7 @@ fn record(number: u32) -> Record {
 fn restored(folder: &TempDir, workers: usize) -> usize {
     let path = folder.path().join("state");
     let mut engines: Vec<Keeper> = (0..workers).map(|_| Keeper::default()).collect();
-    let stores = restore(&path, "testnic", &mut engines).unwrap();
+    let stores = restore(&path, "testnic", 1_000_000, &mut engines).unwrap();
     assert_eq!(stores.len(), workers);
     let mut found = BTreeSet::new();
     for (index, engine) in engines.iter().enumerate() {
@@ -109,7 +109,8 @@ fn flows_survive_any_change_of_the_number_of_workers() {
 fn another_daemon_is_noticed_whatever_its_number_of_workers() {
     let folder = TempDir::new().unwrap();
     let keepers = |count: usize| (0..count).map(|_| Keeper::default()).collect::<Vec<_>>();
-    let _held = restore(folder.path().join("state").as_path(), "testnic", &mut keepers(3)).unwrap();
-    let second = restore(folder.path().join("state").as_path(), "testnic", &mut keepers(1));
+    let _held =
+        restore(folder.path().join("state").as_path(), "testnic", 1_000_000, &mut keepers(3)).unwrap();
+    let second = restore(folder.path().join("state").as_path(), "testnic", 1_000_000, &mut keepers(1));
     assert!(matches!(second, Err(Failure::State(StoreError::Locked { .. }))));
 }
