@@ -6,8 +6,10 @@
 mod packets;
 
 use clientnic::engine::{ClientNic, Mode, Settings};
+use clientnic::{Policy, SharedPolicy};
 use packets::*;
 use rtt0_core::engine::{Engine, Verdict};
+use rtt0_core::exclusions::Exclusions;
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::{Found, Kind, Offer, Promise};
 use rtt0_core::packet::{Offload, Outbox, Packet};
@@ -645,4 +647,36 @@ fn a_corrupt_syn_ack_replaces_no_solo_flow() {
     give_corrupt(&mut nic, 250, &Seg { seq: 77, ..syn_ack(900) });
     let data = Seg::from_server(ACK, Y + 1, 8).ts(TSVAL, 101).payload(b"x");
     assert_ne!(give(&mut nic, ms(251), &data), [data], "still translated");
+}
+
+#[test]
+fn what_is_excluded_passes_untouched_until_that_changes() {
+    let profiles = Arc::new(Profiles::new(ProfileLimits::default()));
+    let policy = SharedPolicy::from(Mode::Paired);
+    let settings = Settings { policy: policy.clone(), mss_clamp: (1460, 1440), limits: Limits::default() };
+    let mut nic = ClientNic::new(gateway(), keys(), profiles, settings);
+    give(&mut nic, ms(0), &syn(C));
+    give(&mut nic, ms(50), &Seg { raw: confirm(C), ..syn_ack(C) });
+    let (client, server) = (flow().client(), flow().server());
+    let of_client = Exclusions { sources: vec![client.0.to_string().parse().unwrap()], ..Exclusions::default() };
+    let rule = format!("{}:{}", server.0, server.1).parse().unwrap();
+    let of_server = Exclusions { destinations: vec![rule], ..Exclusions::default() };
+    let mut isn = D;
+    for (mode, exclusions, reason) in [
+        (Mode::Paired, of_client, Some(PassReason::Excluded)),
+        (Mode::Paired, of_server, Some(PassReason::Excluded)),
+        (Mode::Off, Exclusions::default(), Some(PassReason::ModeOff)),
+        (Mode::Paired, Exclusions::default(), None),
+    ] {
+        policy.replace(Policy { mode, exclusions });
+        isn += 1_000_000;
+        let sent = give(&mut nic, ms(100), &syn(isn));
+        match reason {
+            Some(reason) => {
+                assert_eq!(sent, [syn(isn)], "{reason:?}");
+                assert!(nic.counters().passed(reason) > 0);
+            }
+            None => assert_eq!(sent.len(), 2, "a SYN-ACK and an offer: {sent:?}"),
+        }
+    }
 }

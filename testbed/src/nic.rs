@@ -117,7 +117,11 @@ impl Nics {
     /// As [`Nics::start`].
     pub fn start_client(&mut self, host: &Host) -> anyhow::Result<()> {
         let mode = self.options.mode.argument();
-        self.client = Some(self.daemon(host, "clientnic", &["--mode", mode])?);
+        let file = self.config_file("clientnic");
+        if !file.exists() {
+            std::fs::write(&file, format!("mode = \"{mode}\"\n")).context("can't write the configuration")?;
+        }
+        self.client = Some(self.daemon(host, "clientnic", &[])?);
         Ok(())
     }
 
@@ -157,21 +161,38 @@ impl Nics {
     /// # Errors
     /// If the daemon does not run or does not say in time that it has read the file.
     pub fn rekey(&mut self, daemon: &str, keys: &[&str]) -> anyhow::Result<()> {
-        const SAID: &str = "was read again";
         std::fs::write(self.key_file(), keys.join("\n")).context("can't write the key file")?;
-        let said = |nics: &Self| nics.log(daemon).matches(SAID).count();
-        let before = said(self);
+        self.reload(daemon, "was read again")
+    }
+
+    /// Writes the configuration of `daemon` and has it read that (SIGHUP) and say something with `answer` in it. What
+    /// the testbed itself says with flags goes before it.
+    ///
+    /// # Errors
+    /// If the daemon does not run or does not say so in time.
+    pub fn configure(&mut self, daemon: &str, text: &str, answer: &str) -> anyhow::Result<()> {
+        std::fs::write(self.config_file(daemon), text).context("can't write the configuration")?;
+        self.reload(daemon, answer)
+    }
+
+    fn reload(&self, daemon: &str, answer: &str) -> anyhow::Result<()> {
+        let said = || self.log(daemon).matches(answer).count();
+        let before = said();
         let process = if daemon == "servernic" { &self.server } else { &self.client };
         let id = process.as_ref().context("the daemon does not run")?.id();
         kill_process(Pid::from_raw(id.cast_signed()).context("bad process id")?, Signal::HUP)?;
         let deadline = Instant::now() + BOUND;
-        while said(self) == before {
+        while said() == before {
             if Instant::now() >= deadline {
-                bail!("{daemon} never said that the key file {SAID}: {}", self.log(daemon));
+                bail!("{daemon} never said that {answer}: {}", self.log(daemon));
             }
             thread::sleep(Duration::from_millis(2));
         }
         Ok(())
+    }
+
+    fn config_file(&self, daemon: &str) -> PathBuf {
+        self.folder.path().join(daemon).with_extension("toml")
     }
 
     /// Returns what `daemon` (`clientnic` or `servernic`) has logged since it started last.
@@ -206,8 +227,12 @@ impl Nics {
         let socket = UnixDatagram::bind(&socket_path).context("can't make the notification socket")?;
         let log = log_file(self.folder.path(), name);
         let mut command = host.command(executable()?);
-        // The machine may have a NIC's configuration of its own, which is not meant.
-        command.args([name, "run", "--config", "/dev/null", "--service", SERVICES]);
+        let file = self.config_file(name);
+        if !file.exists() {
+            // The machine may have a NIC's configuration of its own, which is not meant.
+            std::fs::write(&file, "").context("can't write the configuration")?;
+        }
+        command.args([name, "run", "--service", SERVICES]).arg("--config").arg(&file);
         command.args(self.interfaces.iter().flat_map(|interface| ["--interface", *interface]));
         command.arg("--key-file").arg(self.key_file()).args(own).args(&self.options.arguments);
         command.arg("--state-dir").arg(self.folder.path().join("state"));

@@ -42,6 +42,7 @@ mod one_armed;
 mod orderly_close;
 mod port_reuse;
 mod real_programs;
+mod reload;
 mod reordering;
 mod reset;
 mod rtt_honesty;
@@ -210,6 +211,7 @@ pub const ALL: &[Scenario] = &[
     untouched_syn::SCENARIO,
     simultaneous_open::SCENARIO,
     key_rotation::SCENARIO,
+    reload::SCENARIO,
     sparse_server::SCENARIO,
     stale_profile::SCENARIO,
     late_server::SCENARIO,
