@@ -658,7 +658,8 @@ fn what_is_excluded_passes_untouched_until_that_changes() {
     give(&mut nic, ms(0), &syn(C));
     give(&mut nic, ms(50), &Seg { raw: confirm(C), ..syn_ack(C) });
     let (client, server) = (flow().client(), flow().server());
-    let of_client = Exclusions { sources: vec![client.0.to_string().parse().unwrap()], ..Exclusions::default() };
+    let of_client =
+        Exclusions { sources: vec![client.0.to_string().parse().unwrap()], ..Exclusions::default() };
     let rule = format!("{}:{}", server.0, server.1).parse().unwrap();
     let of_server = Exclusions { destinations: vec![rule], ..Exclusions::default() };
     let mut isn = D;

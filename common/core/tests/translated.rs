@@ -391,6 +391,29 @@ fn a_fin_counts_wherever_its_window_is_and_not_beyond() {
     }
 }
 
+/// As [`give`], with another window.
+fn give_window(flow: &mut Translated, seq: u32, ack: u32, window: u16) -> Life {
+    let segment = Seg { window, ..Seg::new(ToServer, ACK, C.wrapping_add(seq), S.wrapping_add(ack)) };
+    let mut bytes = segment.bytes();
+    let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+    flow.client_segment(&mut Segment::parse(&mut packet).unwrap(), &Limits::default())
+}
+
+#[test]
+fn a_window_that_is_told_from_where_no_end_stands_counts_for_nothing() {
+    // Beyond the 500 bytes that are open, and within what 65,535 would let in.
+    let far = 201 + 65_536 + 40_000;
+    for (seq, counts) in [(201, true), (200, false), (102, false)] {
+        let mut flow = talked();
+        // Under way, so that their receiver looks at the numbers of what comes from before their end.
+        give(&mut flow, ToServer, ACK | PSH, 101, 201, 100);
+        give_window(&mut flow, seq, 201, u16::MAX);
+        give(&mut flow, ToServer, FIN | ACK, 201, 201, 0);
+        let life = give(&mut flow, ToClient, FIN | ACK, far, 201, 0);
+        assert_eq!(life == Life::Ends(Limits::default().closed), counts, "{seq}");
+    }
+}
+
 /// Once each end's acknowledgement covers the other's FIN, only the last ACK can have to be repeated.
 #[test]
 fn what_both_ends_have_acknowledged_rests() {

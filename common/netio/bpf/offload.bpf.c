@@ -262,10 +262,10 @@ INLINE bool fits(const struct __sk_buff *skb, const struct packet *packet, const
 INLINE bool accepts(const struct end *end, __u32 sequence, __u32 length, __u32 acknowledgement)
 {
 	__s64 first = (__s32)(sequence - end->acknowledged);
-	__u64 room = (__u64)(end->edge - end->acknowledged) + PROMISED_WINDOW;
-	if (room > 0xffffffff)
-		room = 0xffffffff;
-	return first + length >= 0 && first <= (__s64)room && end->next - acknowledgement <= LARGEST_FLIGHT;
+	__s64 open = (__s32)(end->edge - end->acknowledged);
+	if (open < 0)
+		open = 0;
+	return first + length >= 0 && first <= open + PROMISED_WINDOW && end->next - acknowledgement <= LARGEST_FLIGHT;
 }
 
 INLINE bool is_before(__u32 a, __u32 b) { return (__s32)(a - b) < 0; }
@@ -286,7 +286,7 @@ INLINE void sends(struct flow *flow, struct end *end, const struct end *peer, __
 			flow->stage |= reset;
 		return;
 	}
-	__u32 length = payload + !!(tcp[13] & FIN) + !!(tcp[13] & SYN);
+	__u32 length = payload + !!(tcp[13] & FIN);
 	if (!(tcp[13] & ACK) || !accepts(peer, sequence, length, acknowledgement))
 		return;
 	__u32 next = end->next, last = sequence + payload, behind = sequence + length;
@@ -302,7 +302,8 @@ INLINE void sends(struct flow *flow, struct end *end, const struct end *peer, __
 	flow->stage = stage;
 	advance(&end->next, behind);
 	advance(&end->acknowledged, acknowledgement);
-	advance(&end->edge, acknowledgement + ((__u32)u16_at(tcp + 14) << (end->scale & 31)));
+	__u32 open = is_before(sequence, next) ? 0 : (__u32)u16_at(tcp + 14) << (end->scale & 31);
+	advance(&end->edge, acknowledgement + open);
 }
 
 // Replaces a number of the header and adds the difference to `sum`, which becomes the checksum's.

@@ -19,9 +19,9 @@ pub(crate) struct End {
     /// SND.NXT: behind the last byte it sent, or behind its FIN.
     pub(crate) next: u32,
     /// The most it has acknowledged: its RCV.NXT.
-    acknowledged: u32,
+    pub(super) acknowledged: u32,
     /// The right edge of the window that it has opened furthest: RCV.NXT + RCV.WND.
-    edge: u32,
+    pub(super) edge: u32,
     /// Left shift of its window field.
     scale: u8,
     /// It has sent its FIN.
@@ -140,8 +140,9 @@ impl End {
         }
         let first = tcp.sequence().wrapping_sub(self.acknowledged) as i32;
         let is_new = first.saturating_add_unsigned(tcp.sequence_length()) >= 0;
-        let room = self.edge.wrapping_sub(self.acknowledged).saturating_add(PROMISED_WINDOW);
-        let fits = i64::from(first) <= i64::from(room);
+        // What a fast path changes one after the other may have been read in between: edge behind RCV.NXT.
+        let open = (self.edge.wrapping_sub(self.acknowledged) as i32).max(0);
+        let fits = i64::from(first) <= i64::from(open) + i64::from(PROMISED_WINDOW);
         // RFC 5961 §5: nothing acknowledges what has not been sent, nor what is long past.
         is_new && fits && self.next.wrapping_sub(tcp.acknowledgement()) <= LARGEST_FLIGHT
     }
@@ -150,7 +151,11 @@ impl End {
     fn advance(&mut self, tcp: &Tcp<'_>) {
         let last = tcp.sequence().wrapping_add(tcp.payload().len() as u32);
         let behind = tcp.sequence().wrapping_add(tcp.sequence_length());
-        let edge = tcp.acknowledgement().wrapping_add(u32::from(tcp.window()) << self.scale);
+        // An end opens its window where it stands. What comes from before may be a forgery, which a window
+        // many times the real one would let in more of.
+        let is_repeat = self.is_known && is_before(tcp.sequence(), self.next);
+        let open = if is_repeat { 0 } else { u32::from(tcp.window()) << self.scale };
+        let edge = tcp.acknowledgement().wrapping_add(open);
         if !self.is_known {
             (self.next, self.acknowledged, self.edge) = (behind, tcp.acknowledgement(), edge);
             self.is_known = true;

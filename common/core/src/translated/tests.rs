@@ -106,3 +106,26 @@ fn both_answers_occur() {
         assert_eq!(flow.is_client_translated(&segment.tcp()), expected);
     }
 }
+
+/// A fast path writes RCV.NXT first and then the edge of the window; who reads in between sees the edge behind it.
+#[test]
+fn an_edge_behind_what_was_received_leaves_no_room() {
+    for distance in [1u32, 1000, 1 << 20] {
+        let mut flow = flow(7, 9);
+        flow.client.edge = flow.client.acknowledged.wrapping_sub(distance);
+        let control = Control {
+            source: ([10, 0, 0, 2].into(), 2),
+            destination: ([10, 0, 0, 1].into(), 1),
+            sequence: flow.server.next.wrapping_add(1 << 20),
+            acknowledgement: flow.client.next,
+            flags: Flags::FIN | Flags::ACK,
+            window: 1,
+        };
+        let mut bytes = Vec::new();
+        control.write(&[], &mut bytes);
+        let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+        let mut segment = Segment::parse(&mut packet).unwrap();
+        let _ = flow.server_segment(&mut segment, &Limits::default(), Instant::ZERO);
+        assert!(!flow.server.fin, "{distance}");
+    }
+}
