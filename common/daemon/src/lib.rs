@@ -55,6 +55,7 @@ mod reload;
 mod serve;
 mod setup;
 mod state;
+mod watchdog;
 mod workers;
 
 pub use cli::{Bounds, LogFormat, NoOptions, RunArgs, duration};

@@ -33,6 +33,7 @@ use crate::program::Nic;
 use crate::reload::Reload;
 use crate::setup::Setup;
 use crate::state;
+use crate::watchdog::Watchdog;
 use crate::workers::{self, Workers};
 
 /// What an engine is made from.
@@ -226,7 +227,7 @@ async fn wait(
     workers: &Workers,
     mut reload: impl FnMut(&Workers),
 ) -> io::Result<End> {
-    let mut ended = workers.ended()?;
+    let (mut ended, mut watchdog) = (workers.ended()?, Watchdog::from_environment());
     let mut look = tokio::time::interval(bypass::PERIOD);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -240,6 +241,7 @@ async fn wait(
             }
             _ = look.tick() => {
                 service.bypass.look(&mut service.guard, workers);
+                watchdog.look(workers);
                 if let Err(failure) = service.offload.look() {
                     return Ok(End::Device(failure));
                 }
@@ -250,7 +252,7 @@ async fn wait(
 }
 
 /// Tells systemd, if it wants to know (sd_notify(3)).
-fn notify(states: &[NotifyState<'_>]) {
+pub(crate) fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "the service manager can't be told");
     }

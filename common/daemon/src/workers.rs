@@ -68,6 +68,12 @@ impl Workers {
         self.0.iter().map(WorkerHandle::awaited).sum()
     }
 
+    /// Tells whether all have gone round their loops since the last call that said so.
+    pub(crate) fn are_alive(&self) -> bool {
+        // Each is asked, whatever the others have answered.
+        self.0.iter().filter(|worker| !worker.is_alive()).count() == 0
+    }
+
     /// Tells whether all run under SCHED_FIFO.
     pub(crate) fn are_realtime(&self) -> bool {
         self.0.iter().all(WorkerHandle::is_realtime)

@@ -31,6 +31,8 @@ use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 use tempfile::TempDir;
 
 const AS_DAEMON: &str = "RTT0_TEST_AS_DAEMON";
+/// Has the engine never come back from a certain key.
+const STANDS_STILL: &str = "RTT0_TEST_STANDS_STILL";
 const KEY: &str = "0 000102030405060708090a0b0c0d0e0f\n";
 
 type Test = fn() -> Result<(), Failed>;
@@ -69,6 +71,9 @@ impl Engine for Forwarder {
     }
     fn rekey(&mut self, keys: Keys) {
         eprintln!("signs with {}", keys.signing());
+        while std::env::var_os(STANDS_STILL).is_some() && keys.signing() == STANDSTILL {
+            std::thread::sleep(Duration::from_secs(1));
+        }
     }
 }
 
@@ -77,7 +82,7 @@ fn main() -> ExitCode {
         let program = Program { name: "testnic", about: "Forwards everything" };
         return rtt0_daemon::main::<TestNic>(&program, std::env::args_os());
     }
-    let tests: [(&str, Test); 15] = [
+    let tests: [(&str, Test); 16] = [
         ("usage_errors_end_with_2", usage_errors),
         ("configuration_errors_end_with_78", configuration_errors),
         ("a_missing_capability_ends_with_77", missing_capabilities),
@@ -88,6 +93,7 @@ fn main() -> ExitCode {
         ("print_config_tells_who_has_set_what", print_config),
         ("sighup_reads_the_key_file_again", sighup),
         ("sighup_reads_the_configuration_again", sighup_configuration),
+        ("the_watchdog_hears_of_it_until_a_worker_stands_still", watchdog),
         ("a_state_file_belongs_to_one_daemon", state_file),
         ("ends_with_1_when_its_interface_vanishes", vanished_interface),
         ("ends_with_1_when_its_outlet_is_taken_down", outlet_down),
@@ -382,6 +388,37 @@ fn print_config() -> Result<(), Failed> {
             return Err(format!("no line {line} {origin} in {text}").into());
         }
     }
+    Ok(())
+}
+
+/// What an engine is told to do that never ends: the key to be rotated to.
+const STANDSTILL: u8 = 3;
+
+fn watchdog() -> Result<(), Failed> {
+    let Some([namespace]) = namespaces()? else { return Ok(()) };
+    let (directory, key) = key_file(KEY, 0o600);
+    let socket = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&socket)?;
+    manager.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut command = run("lo", "10.1.2.0/24:443", &key);
+    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "400000").env(STANDS_STILL, "1");
+    let daemon = Running::start(&namespace, command.args(["--workers", "2"]))?;
+    let heard = || -> std::io::Result<String> {
+        let mut message = [0; 64];
+        let length = manager.recv(&mut message)?;
+        Ok(String::from_utf8_lossy(&message[..length]).into_owned())
+    };
+    assert!(heard()?.starts_with("READY=1"));
+    for _ in 0..3 {
+        assert!(heard()?.starts_with("WATCHDOG=1"));
+    }
+    std::fs::write(&key, format!("{STANDSTILL} {}\n", "ab".repeat(16)))?;
+    daemon.signal(Signal::HUP)?;
+    // One sign may still be due for what was answered before.
+    let rest: Vec<String> = std::iter::from_fn(|| heard().ok()).collect();
+    let signs = rest.iter().filter(|message| message.starts_with("WATCHDOG=1")).count();
+    assert!(signs <= 1, "{rest:?}");
+    assert!(rest.iter().any(|message| message.starts_with("READY=1")), "{rest:?}");
     Ok(())
 }
 

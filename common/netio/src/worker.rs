@@ -115,6 +115,7 @@ pub struct Worker<E> {
     orders: mpsc::Receiver<Order>,
     wake: Arc<OwnedFd>,
     awaited: Arc<AtomicUsize>,
+    answered: Arc<AtomicUsize>,
 }
 
 /// What the owner wants.
@@ -123,6 +124,7 @@ enum Order {
     Stop,
     Rekey(Keys),
     StandBack(bool),
+    Answer(usize),
 }
 
 /// One packet to emit at the end of a batch.
@@ -156,7 +158,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
         let (order, orders) = mpsc::channel();
         let (ended, alive) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| system("pipe2")(e.into()))?;
         let counters = Arc::new(IoCounters::default());
-        let awaited = Arc::new(AtomicUsize::new(0));
+        let (awaited, answered) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let worker = Self {
             engine,
             ready: vec![false; captures.len()],
@@ -174,6 +176,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
             orders,
             wake: Arc::clone(&wake),
             awaited: Arc::clone(&awaited),
+            answered: Arc::clone(&answered),
         };
         let (started, start) = mpsc::sync_channel(1);
         let (priority, processor) = (options.realtime_priority, options.processor);
@@ -188,7 +191,9 @@ impl<E: Engine + Send + 'static> Worker<E> {
             })
             .map_err(system("clone"))?;
         let realtime = start.recv().unwrap_or(false);
-        Ok(WorkerHandle { thread: Some(thread), order, wake, awaited, ended, counters, realtime })
+        let asked = AtomicUsize::new(0);
+        let thread = Some(thread);
+        Ok(WorkerHandle { thread, order, wake, awaited, asked, answered, ended, counters, realtime })
     }
 }
 
@@ -221,6 +226,7 @@ impl<E: Engine> Worker<E> {
                 Order::Stop => return true,
                 Order::Rekey(keys) => self.engine.rekey(keys),
                 Order::StandBack(back) => self.engine.stand_back(back),
+                Order::Answer(question) => self.answered.store(question, Ordering::Relaxed),
             }
         }
         false
@@ -368,6 +374,9 @@ pub struct WorkerHandle {
     order: mpsc::Sender<Order>,
     wake: Arc<OwnedFd>,
     awaited: Arc<AtomicUsize>,
+    /// The last question, and the last that was answered.
+    asked: AtomicUsize,
+    answered: Arc<AtomicUsize>,
     ended: OwnedFd,
     counters: Arc<IoCounters>,
     realtime: bool,
@@ -393,6 +402,18 @@ impl WorkerHandle {
     /// ([`Engine::awaited`]), as of a moment ago.
     pub fn awaited(&self) -> usize {
         self.awaited.load(Ordering::Relaxed)
+    }
+
+    /// Tells whether the worker has answered the question of the last call, and asks it another if so. Does not
+    /// wait: a worker that goes round its loop has answered a moment later.
+    pub fn is_alive(&self) -> bool {
+        let asked = self.asked.load(Ordering::Relaxed);
+        let is_alive = self.answered.load(Ordering::Relaxed) == asked;
+        if is_alive {
+            self.asked.store(asked.wrapping_add(1), Ordering::Relaxed);
+            self.tell(Order::Answer(asked.wrapping_add(1)));
+        }
+        is_alive
     }
 
     fn tell(&self, order: Order) {

@@ -218,7 +218,7 @@ fn reload(nics: &mut Nics) -> anyhow::Result<()> {
     let file = nics.key_file();
     let old = std::fs::read_to_string(&file)?;
     let new = format!("1 {}\n{old}", "5a".repeat(16));
-    for (text, said) in [(new.as_str(), "was read again"), ("nonsense", "the old keys stay")] {
+    for (text, said) in [(new.as_str(), "was read again"), ("nonsense", "keys stay in use")] {
         std::fs::write(&file, text)?;
         // Whoever accepts the new key must know it before the other signs with it.
         for name in ["servernic", "clientnic"] {
