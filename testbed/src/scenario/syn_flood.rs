@@ -23,6 +23,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 /// SYNs a second.
 const RATE: u32 = 100_000;
+/// Likewise where that takes all processors: still twice of what is left to the kernel.
+const LOW_RATE: u32 = 40_000;
 /// How long the flood lasts, unless the environment says otherwise.
 const DURATION: Duration = Duration::from_secs(10);
 /// Names the seconds that the flood is to last.
@@ -78,21 +80,33 @@ fn run(report: &mut Report) -> anyhow::Result<()> {
         Ok(text) => Duration::from_secs(text.parse().with_context(|| format!("{SECONDS}={text}"))?),
         Err(_) => DURATION,
     };
-    let plain = flood(None, duration).context("under kernel forwarding")?;
+    let strong = attack(report, RATE, duration)?;
+    if !strong {
+        let low = attack(report, LOW_RATE, duration)?;
+        report.lacks(if low {
+            "faster processors: 100,000 SYN/s take all of them, service is judged at 40,000"
+        } else {
+            "faster processors: kernel forwarding alone takes all of them"
+        });
+    }
+    Ok(())
+}
+
+/// Floods at `rate` under each way to forward. Returns whether kernel forwarding left enough time to judge how
+/// well the others are served.
+fn attack(report: &mut Report, rate: u32, duration: Duration) -> anyhow::Result<bool> {
+    let plain = flood(None, rate, duration).context("under kernel forwarding")?;
     note(report, "kernel", &plain);
     let strong = plain.idle >= SPARE;
-    if !strong {
-        report.lacks("faster processors: kernel forwarding alone takes all of them");
-    }
     for (name, mode) in [("paired", NicMode::Paired), ("solo", NicMode::Solo)] {
-        let seen = flood(Some(mode), duration).context(name)?;
+        let seen = flood(Some(mode), rate, duration).context(name)?;
         note(report, name, &seen);
         judge_bounds(&seen).context(name)?;
         if strong {
-            judge_service(&seen, &plain, duration).context(name)?;
+            judge_service(&seen, &plain, rate, duration).context(name)?;
         }
     }
-    Ok(())
+    Ok(strong)
 }
 
 /// What must hold on any machine.
@@ -115,8 +129,8 @@ fn judge_bounds(seen: &Seen) -> anyhow::Result<()> {
 }
 
 /// What must hold where there is enough time for both the flood and the daemons.
-fn judge_service(seen: &Seen, plain: &Seen, duration: Duration) -> anyhow::Result<()> {
-    let rate = f64::from(RATE);
+fn judge_service(seen: &Seen, plain: &Seen, rate: u32, duration: Duration) -> anyhow::Result<()> {
+    let rate = f64::from(rate);
     ensure!(seen.rate > 0.9 * rate, "only {:.0} SYN/s arrived: this machine can't make the flood", seen.rate);
     let kept = |seen: &Seen| seen.goodput[1] / seen.goodput[0];
     let least = (1.0 - TRANSIENT.div_duration_f64(duration) - NOISE) * kept(plain).min(1.0);
@@ -176,7 +190,7 @@ fn note(report: &mut Report, name: &str, seen: &Seen) {
     }
 }
 
-fn flood(nics: Option<NicMode>, duration: Duration) -> anyhow::Result<Seen> {
+fn flood(nics: Option<NicMode>, rate: u32, duration: Duration) -> anyhow::Result<Seen> {
     let setting = Setting { arguments: &DAEMONS_FIRST, ..Setting::new(Case::IPS[0], nics) };
     let mut lab = Lab::raise(setting)?;
     route_sources(lab.topology())?;
@@ -189,7 +203,7 @@ fn flood(nics: Option<NicMode>, duration: Duration) -> anyhow::Result<Seen> {
 
     let lan = |lab: &Lab| packets_received(&lab.topology().client_nic, LAN0);
     let far = |lab: &Lab| packets_received(&lab.topology().server, ETH0);
-    let flood = Flood::start(&lab.topology().client, lab.target(), RATE)?;
+    let flood = Flood::start(&lab.topology().client, lab.target(), rate)?;
     let (arrived, reached, began) = (lan(&lab)?, far(&lab)?, Instant::now());
     let processors = ProcessorTime::read()?;
     let stop = AtomicBool::new(false);
