@@ -75,13 +75,10 @@ impl Setup {
     /// Checks the configuration as [`Setup::new`] does, for which no privileges are needed. Returns why the key
     /// file can't be read, if that is for want of them.
     pub(crate) fn check(args: &RunArgs) -> Result<Option<KeyFileError>, Failure> {
-        rules(args)?;
-        interfaces(args)?;
-        let path = args.key_file.as_deref().ok_or(KeyFileError::NotGiven)?;
-        match key_file::read(path) {
+        match Self::keys(args) {
             Ok(_) => Ok(None),
-            Err(error) if error.is_permission_denied() => Ok(Some(error)),
-            Err(error) => Err(error.into()),
+            Err(Failure::KeyFile(error)) if error.is_permission_denied() => Ok(Some(error)),
+            Err(failure) => Err(failure),
         }
     }
 

@@ -327,23 +327,40 @@ impl Drop for Running {
     }
 }
 
+/// A service manager that listens to a daemon.
+struct Manager {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl Manager {
+    /// Waits for no message longer than `patience`.
+    fn new(directory: &TempDir, patience: Duration) -> Result<Self, Failed> {
+        let path = directory.path().join("notify");
+        let socket = UnixDatagram::bind(&path)?;
+        socket.set_read_timeout(Some(patience))?;
+        Ok(Self { socket, path })
+    }
+
+    fn heard(&self) -> std::io::Result<String> {
+        let mut message = [0; 128];
+        let length = self.socket.recv(&mut message)?;
+        Ok(String::from_utf8_lossy(&message[..length]).into_owned())
+    }
+}
+
 fn serves_until_sigterm() -> Result<(), Failed> {
     let Some([namespace]) = namespaces()? else { return Ok(()) };
     let (directory, key) = key_file(KEY, 0o600);
-    let socket = directory.path().join("notify");
-    let manager = UnixDatagram::bind(&socket)?;
-    manager.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let manager = Manager::new(&directory, Duration::from_secs(10))?;
     for signal in [Signal::TERM, Signal::INT] {
         let mut command = run("lo", "10.1.2.0/24:443", &key);
-        let daemon = Running::start(&namespace, command.env("NOTIFY_SOCKET", &socket))?;
-        let mut message = [0; 64];
-        let length = manager.recv(&mut message)?;
-        assert!(message[..length].starts_with(b"READY=1"));
+        let daemon = Running::start(&namespace, command.env("NOTIFY_SOCKET", &manager.path))?;
+        assert!(manager.heard()?.starts_with("READY=1"));
         daemon.signal(signal)?;
         let (code, log) = daemon.end()?;
         assert!(code == Some(0) && log.contains("\"stopped\""), "{signal:?}: {code:?} {log}");
-        let length = manager.recv(&mut message)?;
-        assert!(message[..length].starts_with(b"STOPPING=1"));
+        assert!(manager.heard()?.starts_with("STOPPING=1"));
     }
     Ok(())
 }
@@ -397,25 +414,18 @@ const STANDSTILL: u8 = 3;
 fn watchdog() -> Result<(), Failed> {
     let Some([namespace]) = namespaces()? else { return Ok(()) };
     let (directory, key) = key_file(KEY, 0o600);
-    let socket = directory.path().join("notify");
-    let manager = UnixDatagram::bind(&socket)?;
-    manager.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let manager = Manager::new(&directory, Duration::from_secs(2))?;
     let mut command = run("lo", "10.1.2.0/24:443", &key);
-    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "400000").env(STANDS_STILL, "1");
+    command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "400000").env(STANDS_STILL, "1");
     let daemon = Running::start(&namespace, command.args(["--workers", "2"]))?;
-    let heard = || -> std::io::Result<String> {
-        let mut message = [0; 64];
-        let length = manager.recv(&mut message)?;
-        Ok(String::from_utf8_lossy(&message[..length]).into_owned())
-    };
-    assert!(heard()?.starts_with("READY=1"));
+    assert!(manager.heard()?.starts_with("READY=1"));
     for _ in 0..3 {
-        assert!(heard()?.starts_with("WATCHDOG=1"));
+        assert!(manager.heard()?.starts_with("WATCHDOG=1"));
     }
     std::fs::write(&key, format!("{STANDSTILL} {}\n", "ab".repeat(16)))?;
     daemon.signal(Signal::HUP)?;
     // One sign may still be due for what was answered before.
-    let rest: Vec<String> = std::iter::from_fn(|| heard().ok()).collect();
+    let rest: Vec<String> = std::iter::from_fn(|| manager.heard().ok()).collect();
     let signs = rest.iter().filter(|message| message.starts_with("WATCHDOG=1")).count();
     assert!(signs <= 1, "{rest:?}");
     assert!(rest.iter().any(|message| message.starts_with("READY=1")), "{rest:?}");
@@ -435,20 +445,13 @@ fn wait_for(daemon: &mut Running, expected: &str) -> Result<String, Failed> {
 fn sighup_configuration() -> Result<(), Failed> {
     let Some([namespace]) = namespaces()? else { return Ok(()) };
     let (directory, key) = key_file(KEY, 0o600);
-    let socket = directory.path().join("notify");
-    let manager = UnixDatagram::bind(&socket)?;
-    manager.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let heard = || -> Result<String, Failed> {
-        let mut message = [0; 128];
-        let length = manager.recv(&mut message)?;
-        Ok(String::from_utf8_lossy(&message[..length]).into_owned())
-    };
+    let manager = Manager::new(&directory, Duration::from_secs(10))?;
     let text = "interface = 'lo'\nservice = '10.1.2.0/24:443'\nno-state = true\n";
     let file = config_file(&key, text);
     let mut command = daemon(&["run"]);
-    command.arg("--config").arg(&file).arg("--key-file").arg(&key).env("NOTIFY_SOCKET", &socket);
+    command.arg("--config").arg(&file).arg("--key-file").arg(&key).env("NOTIFY_SOCKET", &manager.path);
     let mut daemon = Running::start(&namespace, &mut command)?;
-    assert!(heard()?.starts_with("READY=1"));
+    assert!(manager.heard()?.starts_with("READY=1"));
     for (text, expected, ready) in [
         (format!("{text}workerz = 2"), "testnic.toml:4:1: unknown key 'workerz'", "stay in use"),
         (format!("{text}workers = 2"), "\"options\":\"workers\"", "need a restart"),
@@ -460,9 +463,9 @@ fn sighup_configuration() -> Result<(), Failed> {
         daemon.signal(Signal::HUP)?;
         let said = wait_for(&mut daemon, ready)?;
         assert!(said.contains(expected), "no {expected} in {said}");
-        let reloading = heard()?;
+        let reloading = manager.heard()?;
         assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
-        assert!(heard()?.starts_with("READY=1"));
+        assert!(manager.heard()?.starts_with("READY=1"));
     }
     daemon.signal(Signal::TERM)?;
     assert_eq!(daemon.end()?.0, Some(0));
@@ -479,12 +482,8 @@ fn sighup() -> Result<(), Failed> {
     {
         std::fs::write(&key, text)?;
         daemon.signal(Signal::HUP)?;
-        let mut seen = Vec::new();
-        while !seen.last().is_some_and(|line: &String| line.contains(expected)) {
-            let line = daemon.log.next().ok_or_else(|| format!("ended without {expected}: {seen:?}"))??;
-            assert!(!line.contains("abab"), "a key in the log: {line}");
-            seen.push(line);
-        }
+        let said = wait_for(&mut daemon, expected)?;
+        assert!(!said.contains("abab"), "a key in the log: {said}");
     }
     daemon.signal(Signal::TERM)?;
     let (code, log) = daemon.end()?;

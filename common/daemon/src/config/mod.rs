@@ -89,8 +89,7 @@ impl Layers {
         let mut command = self.command.clone();
         if let Some(file) = &file {
             for name in CONFIGURED {
-                let subcommand = command.find_subcommand(name).ok_or(()).cloned();
-                let Ok(subcommand) = subcommand else { continue };
+                let Some(subcommand) = command.find_subcommand(name).cloned() else { continue };
                 let filled = file.fill(subcommand, &ORDERS).map_err(Unusable::File)?;
                 command = command.mut_subcommand(name, |_| filled);
             }
