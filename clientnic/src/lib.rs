@@ -93,6 +93,10 @@ impl Nic for Daemon {
         ClientNic::new(gateway, context.keys, Arc::clone(&self.profiles), settings)
     }
 
+    fn profiles(&self) -> Option<Arc<Profiles>> {
+        Some(Arc::clone(&self.profiles))
+    }
+
     fn reload(&mut self, options: Options) {
         self.policy.replace(options.policy());
     }

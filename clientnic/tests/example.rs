@@ -7,5 +7,9 @@ mod example;
 #[test]
 fn the_example_is_right_and_says_what_the_defaults_are() {
     let text = include_str!("../../deploy/clientnic.toml");
-    example::verify(env!("CARGO_BIN_EXE_clientnic"), text, &["cpus", "exclude", "exclude-source"]);
+    example::verify(
+        env!("CARGO_BIN_EXE_clientnic"),
+        text,
+        &["cpus", "control-socket", "exclude", "exclude-source"],
+    );
 }

@@ -135,14 +135,14 @@ fn clients_that_acknowledge_nothing_fill_their_bound_only_and_only_for_a_while()
     for port in 0..100 {
         assert!((1..=2).contains(&give_from(&mut nic, ms(100), 1000 + port, &syn(7))));
     }
-    assert_eq!((nic.half_open(), nic.flows()), (10, 11), "the eleventh has taught, and ended");
+    assert_eq!((nic.gauges().half_open, nic.gauges().flows), (10, 11), "the eleventh has taught, and ended");
     assert_eq!(nic.counters().passed(PassReason::HalfOpenFull), 90);
     // A client that did exist is no longer counted, and has patience on its side.
     let proof = Seg::from_client(ACK, 8, isn_promised_from(1003, 7).wrapping_add(1));
     give_from(&mut nic, ms(150), 1003, &proof);
-    assert_eq!(nic.half_open(), 9);
+    assert_eq!(nic.gauges().half_open, 9);
     pass_time(&mut nic, ms(3200));
-    assert_eq!((nic.half_open(), nic.flows()), (0, 2));
+    assert_eq!((nic.gauges().half_open, nic.gauges().flows), (0, 2));
     assert_eq!(give_from(&mut nic, ms(3300), 2000, &syn(7)), 2, "spoofed again");
 }
 
@@ -157,11 +157,11 @@ fn a_confirmed_flow_of_nobody_is_soon_forgotten() {
         let mut nic = taught(mode, Limits::default());
         give(&mut nic, ms(100), &syn(7));
         give(&mut nic, ms(200), &answer(kind, 7).unwrap());
-        assert_eq!((nic.half_open(), nic.flows()), (1, 1));
+        assert_eq!((nic.gauges().half_open, nic.gauges().flows), (1, 1));
         // The server repeats its SYN-ACK; that does not keep the flow.
         give(&mut nic, ms(1200), &Seg { seq: promised(7), ..syn_ack(7) });
         pass_time(&mut nic, ms(300 + long * 1000));
-        assert_eq!((nic.half_open(), nic.flows()), (0, 0), "{mode:?}");
+        assert_eq!((nic.gauges().half_open, nic.gauges().flows), (0, 0), "{mode:?}");
     }
 }
 
@@ -175,7 +175,7 @@ fn a_refusal_reaches_a_client_that_exists_and_no_other() {
     let sent = give(&mut nic, ms(120), &proof);
     assert_eq!(sent.len(), 1);
     assert_eq!((sent[0].flags, sent[0].seq), (RST | ACK, promised(7).wrapping_add(1)));
-    assert_eq!((nic.counters().happened(Event::Refused), nic.flows()), (1, 0));
+    assert_eq!((nic.counters().happened(Event::Refused), nic.gauges().flows), (1, 0));
     // The next SYN sees the truth.
     assert_eq!(give(&mut nic, ms(130), &syn(8)), [syn(8)]);
 }

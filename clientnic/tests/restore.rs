@@ -68,7 +68,7 @@ fn a_solo_flow_is_translated_on_until_its_end() {
     assert!(matches!(changes(&mut nic)[..], [Change { record: Some(_), .. }]), "closing");
     pass_time(&mut nic, ms(12_000));
     assert!(matches!(changes(&mut nic)[..], [Change { record: None, .. }]), "gone");
-    assert_eq!(nic.flows(), 0);
+    assert_eq!(nic.gauges().flows, 0);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod packets;
 
 use packets::*;
 use rtt0_core::engine::{Engine, Verdict};
+use rtt0_core::gauges::Gauges;
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::{Found, Kind, Offer, Promise};
 use rtt0_core::packet::{Offload, Outbox, Packet};
@@ -155,7 +156,7 @@ fn a_refusal_reaches_the_client_in_its_window() {
     let sent = give(&mut nic, ms(2), &Seg::from_server(RST | ACK, 0, C.wrapping_add(1)));
     let reset = Seg { window: 0, ..Seg::from_server(RST | ACK, s().wrapping_add(1), C.wrapping_add(1)) };
     assert_eq!(sent, [reset]);
-    assert_eq!(nic.flows(), 0);
+    assert_eq!(nic.gauges().flows, 0);
 }
 
 #[test]
@@ -237,7 +238,7 @@ fn what_finds_no_room_to_wait_for_its_offer_passes() {
     let mut nic = ServerNic::new(gateway(), keys(), limits);
     assert_eq!(give(&mut nic, ms(1), &request()), [request()]);
     assert_eq!(nic.counters().passed(PassReason::NoRoomToHold), 1);
-    assert_eq!(nic.flows(), 0);
+    assert_eq!(nic.gauges().flows, 0);
 }
 
 /// The client repeats a SYN that passed unspoofed, and this time it is answered early.
@@ -256,7 +257,7 @@ fn a_rival_that_becomes_a_successor_is_no_rival_of_itself() {
     let sent = give(&mut nic, ms(1000), &data);
     assert_eq!(sent[0].seq, isn_promised(newer).wrapping_add(1), "translated");
     assert_eq!(give(&mut nic, ms(1001), &accepted)[0].seq, isn_promised(newer), "and its SYN-ACK too");
-    assert_eq!(nic.flows(), 1);
+    assert_eq!(nic.gauges().flows, 1);
 }
 
 /// Both ends have closed, but what came before the client's FIN got lost.
@@ -281,7 +282,7 @@ fn data_whose_offer_never_comes_goes_on() {
     assert_eq!(sent.len(), 1);
     assert!(sent[0].0 >= ms(2_001), "it was waited for");
     assert_eq!(sent[0].1, request());
-    assert_eq!((nic.flows(), nic.pending(), nic.held()), (0, 0, 0));
+    assert_eq!(nic.gauges(), Gauges::default());
     let refused = Seg { window: 0, ..Seg::from_server(RST, s().wrapping_add(1), 0) };
     assert_eq!(give(&mut nic, ms(10_001), &refused), [refused]);
 }
@@ -341,7 +342,7 @@ fn somebody_elses_syn_does_not_hurt_a_live_flow() {
     assert_eq!(give(&mut nic, ms(12), &ack)[0].ack, Y + 1);
     // After the hand-shake's time the impostor is forgotten, the flow is not.
     pass_time(&mut nic, ms(20_000));
-    assert_eq!(nic.flows(), 1);
+    assert_eq!(nic.gauges().flows, 1);
     assert_eq!(give(&mut nic, ms(20_001), &ack)[0].ack, Y + 1);
 }
 
@@ -360,7 +361,7 @@ fn an_old_connection_is_reset_once_the_client_has_proven_itself() {
     let accepted = Seg { ack: new.wrapping_add(1), seq: 9, ..syn_ack() };
     let sent = accept(&mut nic, 12, &accepted);
     assert_eq!((sent[0].seq, sent[0].ack), (new.wrapping_add(1), 10));
-    assert_eq!(nic.flows(), 1);
+    assert_eq!(nic.gauges().flows, 1);
 }
 
 #[test]
@@ -377,7 +378,7 @@ fn an_unspoofed_syn_replaces_a_flow_when_both_ends_go_on_with_it() {
     give(&mut nic, ms(12), &plain_syn(new));
     let newer = Seg::from_client(ACK, new.wrapping_add(1), 10).ts(102, 7);
     assert_eq!(give(&mut nic, ms(13), &newer), [newer]);
-    assert_eq!(nic.flows(), 0);
+    assert_eq!(nic.gauges().flows, 0);
 }
 
 #[test]
@@ -391,7 +392,7 @@ fn silence_is_met_with_five_repeats_and_then_given_up() {
     assert_eq!(times.len(), expected.len());
     assert!(times.iter().zip(expected).all(|(at, due)| (due..due + 16).contains(at)), "{times:?}");
     assert!(sent.iter().map(|(_, segment)| segment).eq(twins(C).iter().cycle().take(10)));
-    assert_eq!(nic.flows(), 0);
+    assert_eq!(nic.gauges().flows, 0);
     assert_eq!(nic.counters().happened(Event::TimedOut), 1);
     assert_eq!(nic.next_timeout(), None);
 }
@@ -403,11 +404,11 @@ fn a_handshake_whose_answer_takes_another_route_is_let_go() {
     assert!(give(&mut nic, ms(1), &request()).is_empty(), "held");
     let older = Seg::from_client(ACK, C.wrapping_sub(9), Y.wrapping_add(1));
     give(&mut nic, ms(2), &older);
-    assert_eq!(nic.pending(), 1, "an older connection's");
+    assert_eq!(nic.gauges().pending, 1, "an older connection's");
     // ClientNIC has seen the server's SYN-ACK and translates.
     let translated = Seg::from_client(ACK, C.wrapping_add(6), Y.wrapping_add(1));
     assert_eq!(give(&mut nic, ms(51), &translated), [translated]);
-    assert_eq!((nic.pending(), nic.held()), (0, 0));
+    assert_eq!((nic.gauges().pending, nic.gauges().held), (0, 0));
     assert!(pass_time(&mut nic, ms(30_000)).is_empty(), "the server sees no further SYN");
 }
 
@@ -422,7 +423,7 @@ fn timestamps_refused_after_a_promise_reset_both_sides() {
         [(syn_ack().to, s().wrapping_add(1)), (request().to, C.wrapping_add(1)),]
     );
     assert!(sent.iter().all(|s| s.flags.contains(RST)));
-    assert_eq!(nic.flows(), 0);
+    assert_eq!(nic.gauges().flows, 0);
 }
 
 #[test]
@@ -431,13 +432,13 @@ fn a_closed_flow_leaves_after_its_time_and_a_blind_reset_changes_nothing() {
     let blind = Seg::from_server(RST, Y + 999_999, 0);
     give(&mut nic, ms(3), &blind);
     pass_time(&mut nic, ms(60_000));
-    assert_eq!(nic.flows(), 1);
+    assert_eq!(nic.gauges().flows, 1);
     give(&mut nic, ms(60_000), &Seg::from_server(FIN | ACK, Y + 1, C.wrapping_add(6)));
     give(&mut nic, ms(60_000), &Seg::from_client(FIN | ACK, C.wrapping_add(6), s().wrapping_add(2)));
     pass_time(&mut nic, ms(179_000));
-    assert_eq!(nic.flows(), 1, "the last ACK may have to be repeated");
+    assert_eq!(nic.gauges().flows, 1, "the last ACK may have to be repeated");
     pass_time(&mut nic, ms(181_000));
-    assert_eq!(nic.flows(), 0);
+    assert_eq!(nic.gauges().flows, 0);
 }
 
 #[test]
@@ -471,7 +472,7 @@ fn only_the_data_of_its_own_handshake_waits_for_an_offer() {
     let translated = Seg { ack: Y + 1, ..request() };
     assert_eq!(give(&mut nic, ms(2), &translated), [translated]);
     assert!(pass_time(&mut nic, ms(10_000)).is_empty());
-    assert_eq!((nic.flows(), nic.pending(), nic.held()), (0, 0, 0));
+    assert_eq!(nic.gauges(), Gauges::default());
 }
 
 #[test]
@@ -512,7 +513,7 @@ fn a_flow_that_ended_beside_a_refused_successor_leaves() {
     give(&mut nic, ms(12), &Seg::from_server(FIN | ACK, Y + 1, C.wrapping_add(7)).ts(TSVAL, 0));
     give(&mut nic, ms(13), &Seg::from_server(RST | ACK, 0, 501));
     pass_time(&mut nic, ms(200_000));
-    assert_eq!((nic.flows(), nic.pending()), (0, 0));
+    assert_eq!((nic.gauges().flows, nic.gauges().pending), (0, 0));
 }
 
 #[test]
@@ -607,21 +608,21 @@ fn an_unreachable_server_refuses_and_nobody_says_so_blindly() {
     for code in [0, 1, 13] {
         let mut nic = opening();
         assert_eq!(give_error(&mut nic, 2, unreachable(&plain_syn(C), code)), (false, vec![reset.clone()]));
-        assert_eq!((nic.flows(), nic.counters().happened(Event::Refused)), (0, 1));
+        assert_eq!((nic.gauges().flows, nic.counters().happened(Event::Refused)), (0, 1));
     }
     let mut corrupt = unreachable(&plain_syn(C), 13);
     corrupt[22] ^= 1;
     for other in [unreachable(&plain_syn(C + 1), 13), unreachable(&plain_syn(C), 4), corrupt] {
         let mut nic = opening();
         assert_eq!(give_error(&mut nic, 2, other), (true, vec![]));
-        assert_eq!(nic.pending(), 1);
+        assert_eq!(nic.gauges().pending, 1);
     }
     let mut unproven = engine();
     give(&mut unproven, ms(1), &offered_syn(C));
     assert_eq!(give_error(&mut unproven, 2, unreachable(&plain_syn(C), 13)), (true, vec![]));
     let mut live = established();
     assert_eq!(give_error(&mut live, 3, unreachable(&request(), 13)), (true, vec![]), "a soft error");
-    assert_eq!(live.flows(), 1);
+    assert_eq!(live.gauges().flows, 1);
 }
 
 #[test]
@@ -649,7 +650,7 @@ fn a_blind_syn_does_not_end_a_handshake() {
             let sent = accept(&mut nic, 2, &syn_ack());
             assert_eq!(sent.iter().map(|s| s.payload.len()).collect::<Vec<_>>(), [5, 0], "held, and confirm");
             assert_eq!(nic.counters().happened(Event::Established), 1);
-            assert_eq!(nic.pending(), 0);
+            assert_eq!(nic.gauges().pending, 0);
         }
     }
 }
@@ -675,6 +676,6 @@ fn a_server_that_accepts_the_newer_syn_decides() {
     give(&mut nic, ms(1), &plain_syn(new));
     let accepted = Seg { ack: new.wrapping_add(1), ..syn_ack() };
     assert_eq!(give(&mut nic, ms(2), &accepted), [accepted]);
-    assert_eq!((nic.flows(), nic.pending(), nic.held()), (0, 0, 0));
+    assert_eq!(nic.gauges(), Gauges::default());
     assert_eq!(nic.counters().happened(Event::FlowReplaced), 1);
 }

@@ -10,6 +10,7 @@ use clientnic::engine::{ClientNic, Mode, Settings};
 use endpoint::{Endpoint, Script};
 use packets::*;
 use rtt0_core::engine::{Engine, Verdict};
+use rtt0_core::gauges::Gauges;
 use rtt0_core::limits::Limits;
 use rtt0_core::packet::{Offload, Outbox, Packet};
 use rtt0_core::profile::{ProfileLimits, Profiles};
@@ -251,9 +252,9 @@ impl World {
     fn end(&mut self) {
         let idle = self.now + Duration::from_secs(2 * 3600);
         while self.step(idle) {}
-        assert_eq!((self.client_nic.flows(), self.client_nic.pending(), self.client_nic.held()), (0, 0, 0));
+        assert_eq!(self.client_nic.gauges(), Gauges::default());
         if let Some(nic) = &self.server_nic {
-            assert_eq!((nic.flows(), nic.pending(), nic.held()), (0, 0, 0));
+            assert_eq!(nic.gauges(), Gauges::default());
         }
     }
 }

@@ -171,8 +171,35 @@ impl Nics {
     /// # Errors
     /// If the daemon does not run or does not say so in time.
     pub fn configure(&mut self, daemon: &str, text: &str, answer: &str) -> anyhow::Result<()> {
-        std::fs::write(self.config_file(daemon), text).context("can't write the configuration")?;
+        self.write_configuration(daemon, text)?;
         self.reload(daemon, answer)
+    }
+
+    /// Writes the configuration of `daemon`, which has still to read it.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn write_configuration(&self, daemon: &str, text: &str) -> anyhow::Result<()> {
+        std::fs::write(self.config_file(daemon), text).context("can't write the configuration")
+    }
+
+    /// Runs a subcommand of `daemon` that asks the one that runs, such as `show stats`; returns what it writes.
+    ///
+    /// # Errors
+    /// What it says if it fails.
+    pub fn ask(&self, daemon: &str, words: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(executable()?);
+        command.arg(daemon).args(words).arg("--control-socket").arg(self.control_socket(daemon));
+        let output = command.output().context("can't run the daemon's command line")?;
+        if !output.status.success() {
+            bail!("{} failed: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Returns the path of the control socket of `daemon`.
+    pub fn control_socket(&self, daemon: &str) -> PathBuf {
+        self.folder.path().join("state").join(daemon).with_extension("sock")
     }
 
     fn reload(&self, daemon: &str, answer: &str) -> anyhow::Result<()> {

@@ -20,18 +20,20 @@ pub use phase::{Phase, View};
 use crate::flow::{Flow, Pending, Watched};
 use crate::policy::SharedPolicy;
 use rtt0_core::engine::{Engine, Verdict};
-use rtt0_core::flow::{FlowKey, FlowTable};
+use rtt0_core::flow::{Entry, FlowKey, FlowTable};
 use rtt0_core::gateway::{Admitted, Gateway};
+use rtt0_core::gauges::Gauges;
 use rtt0_core::held::HoldBudget;
 use rtt0_core::journal::{Journal, Slot};
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::Keys;
-use rtt0_core::offload::{FastPath, Offloaded, Offloader};
+use rtt0_core::offload::{FastPath, Offloadable, Offloaded, Offloader};
 use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::profile::Profiles;
 use rtt0_core::reason::{Counters, Event, PassReason};
 use rtt0_core::record::Record;
 use rtt0_core::service::Direction;
+use rtt0_core::survey::{self, Page, Row};
 use rtt0_core::time::Instant;
 use rtt0_core::translated::{Life, Translated};
 use rtt0_core::wire::segment::Segment;
@@ -103,26 +105,6 @@ impl ClientNic {
             journal,
             offloader: Offloader::default(),
         }
-    }
-
-    /// Returns the number of flows known.
-    pub fn flows(&self) -> usize {
-        self.flows.len()
-    }
-
-    /// Returns the number of handshakes pending.
-    pub fn pending(&self) -> usize {
-        self.pending
-    }
-
-    /// Returns the number of clients that were answered and have acknowledged nothing yet.
-    pub fn half_open(&self) -> usize {
-        self.half_open
-    }
-
-    /// Returns how many bytes of early data are held.
-    pub fn held(&self) -> usize {
-        self.budget.used()
     }
 
     fn counters(&self) -> &Counters {
@@ -400,8 +382,25 @@ impl Engine for ClientNic {
         self.standing_back = back;
     }
 
-    fn awaited(&self) -> usize {
-        self.awaited
+    fn gauges(&self) -> Gauges {
+        Gauges {
+            flows: self.flows.len(),
+            pending: self.pending,
+            half_open: self.half_open,
+            awaited: self.awaited,
+            held: self.budget.used(),
+        }
+    }
+
+    fn survey(&self, from: u32) -> Page {
+        let (flows, next) = self.flows.survey(from, survey::LOOKS);
+        let row = |(key, entry): (&FlowKey, &Entry<Flow>)| Row {
+            key: *key,
+            state: Phase::of(&entry.value).label(),
+            in_kernel: entry.value.share().is_some_and(|share| share.is_handed()),
+            deadline: entry.deadline(),
+        };
+        Page { rows: flows.map(row).collect(), next }
     }
 
     fn rekey(&mut self, keys: Keys) {

@@ -33,6 +33,28 @@ impl Phase {
         Self::Translated,
         Self::Watching,
     ];
+
+    /// Returns what operators read: lower case, words joined by `_`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Learning => "learning",
+            Self::OpeningPaired => "opening_paired",
+            Self::OpeningSolo => "opening_solo",
+            Self::Translated => "translated",
+            Self::Watching => "watching",
+        }
+    }
+
+    pub(super) fn of(flow: &Flow) -> Self {
+        match flow {
+            Flow::Learning(_) => Self::Learning,
+            Flow::Opening(pending) if pending.paired => Self::OpeningPaired,
+            Flow::Opening(_) => Self::OpeningSolo,
+            Flow::Translated { .. } => Self::Translated,
+            Flow::Watching(_) => Self::Watching,
+        }
+    }
 }
 
 /// A flow as it stands.
@@ -50,15 +72,12 @@ impl ClientNic {
         let Some(entry) = self.flows.get(key) else {
             return View { phase: Phase::None, client_isn: None };
         };
-        let (phase, isn) = match &entry.value {
-            Flow::Learning(learning) => (Phase::Learning, learning.isn),
-            Flow::Opening(pending) => {
-                let phase = if pending.paired { Phase::OpeningPaired } else { Phase::OpeningSolo };
-                (phase, pending.opening.start().client_isn)
-            }
-            Flow::Translated { flow, .. } => (Phase::Translated, flow.client_isn()),
-            Flow::Watching(watched) => (Phase::Watching, watched.isn),
+        let isn = match &entry.value {
+            Flow::Learning(learning) => learning.isn,
+            Flow::Opening(pending) => pending.opening.start().client_isn,
+            Flow::Translated { flow, .. } => flow.client_isn(),
+            Flow::Watching(watched) => watched.isn,
         };
-        View { phase, client_isn: Some(isn) }
+        View { phase: Phase::of(&entry.value), client_isn: Some(isn) }
     }
 }

@@ -4,7 +4,7 @@ use super::{ClientNic, Mode};
 use crate::flow::{Flow, Learning, Pending, Watched};
 use rtt0_core::engine::Verdict;
 use rtt0_core::flow::FlowKey;
-use rtt0_core::handshake::{Context, FIRST_FLIGHT, Reply, read_syn_ack};
+use rtt0_core::handshake::{Context, FIRST_FLIGHT, Opening, Reply, read_syn_ack};
 use rtt0_core::journal::Kept;
 use rtt0_core::offer::{Found, Kind, Offer, Promise, is_offer};
 use rtt0_core::packet::{Offload, Outbox};
@@ -247,7 +247,7 @@ impl ClientNic {
     fn confirmed(&mut self, now: Instant, key: FlowKey, answer: SynAck) -> Verdict {
         let Some(pending) = self.take_pending(&key) else { return Verdict::Taken };
         self.counters().event(Event::Confirmed);
-        let rtt = (!pending.opening.has_repeated()).then(|| now - pending.opening.began());
+        let rtt = self.saved(now, &pending.opening);
         let offered = pending.opening.start().offered;
         self.remember(now, &key, true, offered, &answer, rtt);
         self.replace(key, Flow::Watching(pending.watched(now, &self.settings.limits)), now);
@@ -265,7 +265,7 @@ impl ClientNic {
         out: &mut Outbox,
     ) -> Verdict {
         let start = pending.opening.start();
-        let rtt = (!pending.opening.has_repeated()).then(|| now - pending.opening.began());
+        let rtt = self.saved(now, &pending.opening);
         let confirmed = self.confirms(&key, start.client_isn, &segment.tcp());
         // A probe that comes back confirmed has found a ServerNIC.
         let known_pair = pending.probed || pending.paired;
@@ -283,6 +283,14 @@ impl ClientNic {
             Err(_) => self.profiles.refuse(&key.server(), now),
         }
         Verdict::Taken
+    }
+
+    /// Returns, and counts, how much earlier the client had its answer than it would have had the server's: one
+    /// RTT of the path beyond. `None` if the SYN was repeated.
+    fn saved(&self, now: Instant, opening: &Opening) -> Option<Duration> {
+        let rtt = (!opening.has_repeated()).then(|| now - opening.began())?;
+        self.counters().saved().add(rtt);
+        Some(rtt)
     }
 
     fn remember(

@@ -13,12 +13,14 @@
 //! An engine owns no socket, reads no clock, draws no random numbers and never panics on any
 //! input.
 
+use crate::gauges::Gauges;
 use crate::journal::{Journal, Slot};
 use crate::offer::Keys;
 use crate::offload::{FastPath, Offloaded};
 use crate::packet::{Outbox, Packet};
 use crate::reason::{Counters, DropReason};
 use crate::record::Record;
+use crate::survey::Page;
 use crate::time::Instant;
 
 /// What becomes of the packet that was handed in.
@@ -89,10 +91,15 @@ pub trait Engine {
     /// go on.
     fn stand_back(&mut self, _back: bool) {}
 
-    /// Returns how many servers have still to answer a handshake made on behalf of a client that
-    /// has proven that it exists. O(1).
-    fn awaited(&self) -> usize {
-        0
+    /// Returns how full the tables are. O(1).
+    fn gauges(&self) -> Gauges {
+        Gauges::default()
+    }
+
+    /// Looks at the flows in [`survey::LOOKS`](crate::survey::LOOKS) places of the table from `from` on, 0 to
+    /// begin with, and changes nothing.
+    fn survey(&self, _from: u32) -> Page {
+        Page::default()
     }
 
     /// Takes new secrets. Flows go on; handshakes under way go on with the keys that are left.

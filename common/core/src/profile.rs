@@ -1,5 +1,9 @@
 //! What is known of a destination: learned from real SYN-ACKs only, forgotten at the first lie.
 
+mod survey;
+
+pub use survey::{Row, Standing};
+
 use crate::offer::Promise;
 use crate::time::Instant;
 use crate::wire::options::SynOptions;
@@ -145,6 +149,20 @@ struct Profile {
     long_leg_rtt: Option<Duration>,
 }
 
+impl Profile {
+    fn standing(&self, now: Instant, limits: &ProfileLimits) -> Standing {
+        if now < self.refused_until {
+            Standing::RefusedLately
+        } else if self.uploads.often_exceed(limits.large_upload) {
+            Standing::LargeUploads
+        } else if self.knowledge.is_some_and(|known| now < known.expires) {
+            Standing::Known
+        } else {
+            Standing::Unknown
+        }
+    }
+}
+
 /// How long things are remembered, and how much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProfileLimits {
@@ -209,14 +227,10 @@ impl Profiles {
     /// Returns what is known of `destination` at `now`.
     pub fn outlook(&self, destination: &Endpoint, now: Instant) -> Outlook {
         let Some(profile) = self.map.get(destination) else { return Outlook::Unknown };
-        if now < profile.refused_until {
-            return Outlook::RefusedLately;
-        }
-        if profile.uploads.often_exceed(self.limits.large_upload) {
-            return Outlook::LargeUploads;
-        }
-        match profile.knowledge {
-            Some(knowledge) if now < knowledge.expires => Outlook::Known(knowledge, profile.long_leg_rtt),
+        match (profile.standing(now, &self.limits), profile.knowledge) {
+            (Standing::RefusedLately, _) => Outlook::RefusedLately,
+            (Standing::LargeUploads, _) => Outlook::LargeUploads,
+            (Standing::Known, Some(knowledge)) => Outlook::Known(knowledge, profile.long_leg_rtt),
             _ => Outlook::Unknown,
         }
     }
@@ -367,6 +381,27 @@ mod tests {
         profiles.uploaded(&SERVER, 300_000);
         profiles.uploaded(&SERVER, 300_000);
         assert_eq!(profiles.outlook(&SERVER, NOW), Outlook::LargeUploads, "two of eight");
+    }
+
+    #[test]
+    fn a_survey_says_what_would_be_done_and_forgetting_undoes_it() {
+        let profiles = learned();
+        let look = || profiles.survey(NOW, 9, |_| true);
+        let row = look().remove(0);
+        assert_eq!((row.destination, row.standing, row.mss), (SERVER, Standing::Known, 1460));
+        assert!(row.options.contains(&"sack") && row.expires_in == Duration::from_secs(600), "{row:?}");
+        assert_eq!(profiles.survey(NOW, 0, |_| true), []);
+        let later = profiles.survey(NOW + Duration::from_secs(601), 9, |_| true).remove(0);
+        assert_eq!((later.standing, later.expires_in), (Standing::Unknown, Duration::ZERO));
+        profiles.uploaded(&SERVER, 2_000_000);
+        assert_eq!(look()[0].standing, Standing::LargeUploads);
+        profiles.refuse(&SERVER, NOW);
+        assert_eq!(look()[0].standing, Standing::RefusedLately);
+        assert_eq!(
+            (profiles.forget(|known| known.1 == 1), profiles.forget(|known| *known == SERVER)),
+            (0, 1)
+        );
+        assert!(profiles.is_empty());
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Why a packet was dropped, passed untouched or acted upon. Every variant is a counter.
 
+use crate::histogram::Histogram;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! reasons {
-    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident => $label:literal,)+ }) => {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident => $label:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(usize)]
-        pub enum $name { $($(#[$vmeta])* $variant,)+ }
+        pub enum $name { $($(#[doc = $doc])+ $variant,)+ }
 
         impl $name {
             /// Every variant, in order.
@@ -16,6 +17,11 @@ macro_rules! reasons {
             /// Returns the metric label: lower case, words joined by `_`.
             pub const fn label(self) -> &'static str {
                 match self { $(Self::$variant => $label,)+ }
+            }
+
+            /// Says what it means, for operators: one sentence or a few.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
             }
         }
     };
@@ -92,7 +98,7 @@ reasons! {
         NoRoomToHold => "no_room_to_hold",
         /// Too many clients have been answered and have not acknowledged it: a flood of SYNs.
         HalfOpenFull => "half_open_full",
-        /// The kernel forwards most SYNs by itself: a flood of SYNs.
+        /// No handshake is begun for now: there is a flood of SYNs, or the operator drains.
         StandingBack => "standing_back",
         /// The profile table is full.
         ProfileTableFull => "profile_table_full",
@@ -219,11 +225,12 @@ pub struct Counters {
     drops: [AtomicU64; DropReason::ALL.len()],
     passes: [AtomicU64; PassReason::ALL.len()],
     events: [AtomicU64; Event::ALL.len()],
+    saved: Histogram,
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        Self { drops: zeros(), passes: zeros(), events: zeros() }
+        Self { drops: zeros(), passes: zeros(), events: zeros(), saved: Histogram::default() }
     }
 }
 
@@ -245,6 +252,13 @@ impl Counters {
     /// Counts something done.
     pub fn event(&self, event: Event) {
         add_one(&self.events[event as usize]);
+    }
+
+    /// Returns how much earlier clients were answered than their servers would have been heard, per
+    /// connection: from the early SYN-ACK to the real one, on ClientNIC. A SYN that had to be repeated is not
+    /// in it, since nobody knows which one was answered (Karn).
+    pub fn saved(&self) -> &Histogram {
+        &self.saved
     }
 
     /// Returns how many packets were dropped for `reason`.

@@ -23,7 +23,7 @@ use rtt0_netio::capture::{CaptureError, Filters};
 use rtt0_netio::fast_path::Switch;
 use rtt0_netio::guard::{Guard, GuardError};
 
-use crate::workers::Workers;
+use crate::workers::{Reason, Workers};
 
 /// How often the SYNs are counted.
 pub(crate) const PERIOD: Duration = Duration::from_millis(100);
@@ -80,8 +80,8 @@ impl SynBypass {
     fn try_look(&mut self, guard: &mut Guard, workers: &Workers) -> Result<(), Refusal> {
         let Some(captures) = &self.captures else { return Ok(()) };
         let total = if self.pace.bypass == Bypass::Nothing { self.passed() } else { guard.bypassed()? };
-        let Some(next) = self.pace.count(total, workers.awaited() == 0) else { return Ok(()) };
-        workers.stand_back(next != Bypass::Nothing);
+        let Some(next) = self.pace.count(total, workers.gauges().awaited == 0) else { return Ok(()) };
+        workers.stand_back(Reason::Flood, next != Bypass::Nothing);
         if next == Bypass::Nothing {
             // Both serve for a moment: a few SYNs are forwarded twice, as if a client had repeated
             // them.
@@ -103,12 +103,18 @@ impl SynBypass {
         Ok(())
     }
 
-    /// Logs how many SYNs the kernel has forwarded, if any.
-    pub(crate) fn report(&self, guard: &mut Guard) {
-        let packets = self.earlier + guard.bypassed().unwrap_or(0);
-        if packets > 0 {
-            tracing::info!(packets, "SYNs left to the kernel");
-        }
+    /// Returns what the kernel forwards by itself now.
+    pub(crate) fn now(&self) -> Bypass {
+        self.pace.bypass
+    }
+
+    /// Returns how many SYNs the kernel has forwarded by itself.
+    pub(crate) fn packets(&self, guard: &mut Guard) -> u64 {
+        let present = match self.pace.bypass {
+            Bypass::Nothing => 0,
+            Bypass::Syns | Bypass::Handshakes => guard.bypassed().unwrap_or(0),
+        };
+        self.earlier + present
     }
 
     fn passed(&self) -> u64 {

@@ -1,5 +1,6 @@
 //! The command line of both daemons.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +8,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rtt0_core::limits::Limits;
 
+use crate::control::Ask;
 use crate::offload::Offloading;
+
+/// Folder for what belongs to a running daemon.
+pub(crate) const STATE_DIR: &str = "/run/rtt0";
 
 /// The whole command line; `O` holds the options that only one of the daemons has.
 #[derive(Debug, Parser)]
@@ -33,6 +38,8 @@ pub(crate) enum Command<O: Args> {
         #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=3))]
         id: u8,
     },
+    #[command(flatten)]
+    Ask(Ask),
 }
 
 /// All options of `run`.
@@ -70,12 +77,20 @@ pub struct RunArgs {
     pub key_file: Option<PathBuf>,
 
     /// Folder, in memory, for the file with established flows, with which they survive a restart
-    #[arg(long, value_name = "DIR", default_value = "/run/rtt0", conflicts_with = "no_state")]
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR, conflicts_with = "no_state")]
     pub state_dir: PathBuf,
 
     /// Keep no such file: a restart then breaks the flows that this daemon translates
     #[arg(long)]
     pub no_state: bool,
+
+    /// Socket for operators, mode 0660 (see show, drain, top); empty for none [default: NAME.sock in the state folder]
+    #[arg(long, value_name = "FILE")]
+    pub control_socket: Option<PathBuf>,
+
+    /// Where Prometheus may ask for metrics, such as 127.0.0.1:9641
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics_address: Option<SocketAddr>,
 
     /// Print the kernel guard and the offload changes, and touch nothing
     #[arg(long)]

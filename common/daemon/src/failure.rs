@@ -15,7 +15,9 @@ use rtt0_netio::store::StoreError;
 use rtt0_netio::worker::WorkerError;
 
 use crate::config::ConfigFileError;
+use crate::control::{AskError, SocketError, TopError};
 use crate::key_file::KeyFileError;
+use crate::metrics::MetricsError;
 
 /// Exit codes, in the manner of sysexits(3head).
 pub mod exit {
@@ -68,6 +70,18 @@ pub enum Failure {
     /// The packet worker has ended though nobody stopped it.
     #[error("the packet worker has ended by itself; please report this")]
     WorkerEnded,
+    /// There can be no control socket.
+    #[error(transparent)]
+    ControlSocket(#[from] SocketError),
+    /// Metrics can't be served.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// A running daemon does not answer, or objects.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// The live view has ended early.
+    #[error(transparent)]
+    Top(#[from] TopError),
     /// The control plane failed.
     #[error("cannot {action}")]
     Control {
@@ -88,9 +102,12 @@ impl Failure {
     /// Returns the exit code that belongs to it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::ConfigFile(_) | Self::Service(_) | Self::KeyFile(_) | Self::Interface(_) => {
-                exit::CONFIGURATION
-            }
+            Self::ConfigFile(_)
+            | Self::Service(_)
+            | Self::KeyFile(_)
+            | Self::Interface(_)
+            | Self::ControlSocket(_)
+            | Self::Metrics(_) => exit::CONFIGURATION,
             Self::State(StoreError::Access { .. }) => exit::FAILURE,
             Self::State(_) => exit::CONFIGURATION,
             Self::Capture(

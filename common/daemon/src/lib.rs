@@ -45,23 +45,28 @@
 mod bypass;
 mod cli;
 mod config;
+mod control;
 mod failure;
 mod forwarding;
 mod key_file;
 mod logging;
+mod metrics;
 mod offload;
 mod program;
 mod reload;
 mod serve;
 mod setup;
 mod state;
+mod stats;
 mod watchdog;
 mod workers;
 
 pub use cli::{Bounds, LogFormat, NoOptions, RunArgs, duration};
 pub use config::ConfigFileError;
+pub use control::{AskError, SocketError, TopError};
 pub use failure::{Failure, exit};
 pub use key_file::{KeyFileError, generate, read};
+pub use metrics::MetricsError;
 pub use offload::Offloading;
 pub use program::{Nic, Program, main};
 pub use serve::Context;

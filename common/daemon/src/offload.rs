@@ -9,11 +9,14 @@ use rtt0_core::engine::Engine;
 use rtt0_netio::capture::CaptureError;
 use rtt0_netio::capture::spread::place;
 use rtt0_netio::clock;
-use rtt0_netio::fast_path::{self, Attach, KernelOffload, OffloadError, OffloadOptions, Served, Switch};
+use rtt0_netio::fast_path::{
+    self, Attach, KernelOffload, OffloadCounts, OffloadError, OffloadOptions, Served, Switch,
+};
 use rtt0_netio::interface::Interface;
 
 use crate::failure::{Failure, chain};
 use crate::setup::Setup;
+use crate::stats::Offloaded;
 
 /// Who forwards established flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -111,10 +114,16 @@ impl Offload {
         Ok(())
     }
 
-    /// Takes leave; returns what the kernel has done, for the last report.
-    pub(crate) fn stop(self) -> Vec<(&'static str, u64)> {
-        let Some(kernel) = self.kernel else { return Vec::new() };
-        let counts = kernel.counts().unwrap_or_default();
+    /// Returns what the kernel has done, if it forwards at all.
+    pub(crate) fn counts(&self) -> Option<Offloaded> {
+        let counts = self.kernel.as_ref()?.counts().unwrap_or_default();
+        let OffloadCounts { packets, bytes, left, forgotten } = counts;
+        Some(Offloaded { packets, bytes, left, forgotten })
+    }
+
+    /// Takes leave; returns how many flows go on in the kernel.
+    pub(crate) fn stop(self) -> usize {
+        let Some(kernel) = self.kernel else { return 0 };
         let folder = kernel.pinned().map(|folder| format!("rm -r {}", folder.display()));
         let attachment = kernel.attachment();
         let flows = kernel.stop();
@@ -127,13 +136,7 @@ impl Offload {
                 removal.join("; ")
             );
         }
-        vec![
-            ("offload.packets", counts.packets),
-            ("offload.bytes", counts.bytes),
-            ("offload.left", counts.left),
-            ("offload.forgotten", counts.forgotten),
-            ("offload.flows", flows as u64),
-        ]
+        flows
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, CommandFactory, FromArgMatches};
 use rtt0_core::engine::Engine;
+use rtt0_core::profile::Profiles;
 
 use crate::cli::{Cli, Command, Settings};
 use crate::config::{Configured, Layers, Unusable};
@@ -12,7 +14,7 @@ use crate::failure::Failure;
 use crate::reload::Reload;
 use crate::serve::Context;
 use crate::setup::Setup;
-use crate::{key_file, logging, serve};
+use crate::{control, key_file, logging, serve};
 
 /// What a daemon is called.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +40,11 @@ pub trait Nic {
 
     /// Makes the engine of a worker.
     fn engine(&mut self, context: Context) -> Self::Engine;
+
+    /// Returns what is known of destinations, if this daemon learns of them.
+    fn profiles(&self) -> Option<Arc<Profiles>> {
+        None
+    }
 
     /// Takes over what may change while the daemon runs. Connections under way go on.
     fn reload(&mut self, _options: Self::Options) {}
@@ -79,7 +86,7 @@ pub(crate) fn read<N: Nic>(layers: &Layers) -> Result<(Cli<N::Options>, Configur
 }
 
 fn run<N: Nic>(
-    program: &str,
+    program: &'static str,
     cli: Cli<N::Options>,
     layers: Layers,
     configured: Configured,
@@ -88,12 +95,13 @@ fn run<N: Nic>(
         Command::Run(settings) => settings,
         Command::CheckConfig(settings) => return check::<N>(program, settings, &configured),
         Command::Keygen { file, id } => return Ok(key_file::generate(&file, id)?),
+        Command::Ask(ask) => return control::run(program, ask),
     };
     if common.print_config {
         print!("{}", configured.show());
         return Ok(());
     }
-    let setup = Setup::new(&common)?;
+    let setup = Setup::new(program, &common)?;
     if common.dry_run {
         print!("{}", setup.describe(program));
         return Ok(());

@@ -13,9 +13,12 @@
 use std::io;
 use std::sync::Arc;
 
+use rtt0_core::claim::Bypass;
 use rtt0_core::gateway::RouterAddresses;
+use rtt0_core::gauges::Gauges;
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::Keys;
+use rtt0_core::profile::Profiles;
 use rtt0_core::reason::Counters;
 use rtt0_core::service::Services;
 use rtt0_netio::emit::{EMIT_MARK, Emitter};
@@ -25,16 +28,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use crate::bypass::{self, Filter, SynBypass};
+use crate::control::{ControlPlane, ControlSocket, Question, Receiver};
 use crate::failure::Failure;
 use crate::forwarding;
 use crate::key_file::KeyFileError;
+use crate::metrics::MetricsSocket;
 use crate::offload::Offload;
 use crate::program::Nic;
-use crate::reload::Reload;
+use crate::reload::{Reload, Reloaded};
 use crate::setup::Setup;
 use crate::state;
+use crate::stats::{Level, Stats, unix_seconds};
 use crate::watchdog::Watchdog;
-use crate::workers::{self, Workers};
+use crate::workers::{self, Reason, Workers};
 
 /// What an engine is made from.
 #[derive(Debug)]
@@ -55,7 +61,7 @@ pub struct Context {
 
 /// Serves until SIGTERM, SIGINT or the worker's death. Needs CAP_NET_RAW and CAP_NET_ADMIN.
 pub(crate) fn serve<N: Nic>(
-    program: &str,
+    program: &'static str,
     setup: Setup,
     mut nic: N,
     mut reload: Reload,
@@ -70,19 +76,26 @@ pub(crate) fn serve<N: Nic>(
     let signals = Signals::watch().map_err(failed("watch signals"))?;
     let (mut service, workers) = Service::start(program, setup, &mut nic)?;
     drop(entered);
-    let again = |workers: &Workers| reload.again(&mut nic, workers);
-    let end =
-        runtime.block_on(wait(signals, &mut service, &workers, again)).map_err(failed("wait for signals"));
-    service.stop(workers, end)
+    let end = runtime
+        .block_on(wait(signals, &mut service, &workers, &mut nic, &mut reload))
+        .map_err(failed("wait for signals"));
+    service.stop(workers, end, &reload)
 }
 
 /// What is in place besides the worker while the daemon serves.
 struct Service {
+    program: &'static str,
+    started: f64,
     guard: Guard,
     bypass: SynBypass,
     offload: Offload,
+    watchdog: Watchdog,
     /// One for each worker.
     counters: Vec<Arc<Counters>>,
+    limits: Limits,
+    profiles: Option<Arc<Profiles>>,
+    control: Option<ControlPlane>,
+    questions: Receiver,
 }
 
 /// Why the wait has ended.
@@ -93,7 +106,7 @@ enum End {
 }
 
 impl Service {
-    fn start<N: Nic>(program: &str, setup: Setup, nic: &mut N) -> Result<(Self, Workers), Failure> {
+    fn start<N: Nic>(program: &'static str, setup: Setup, nic: &mut N) -> Result<(Self, Workers), Failure> {
         for interface in setup.interfaces.iter().filter(|interface| !interface.up) {
             tracing::warn!(
                 interface = interface.name,
@@ -121,6 +134,9 @@ impl Service {
             Some(folder) => state::restore(folder, program, setup.limits.flows, &mut engines)?,
             None => Vec::new(),
         };
+        // The state folder is there by now.
+        let control = setup.control_socket.as_deref().map(ControlSocket::bind).transpose()?;
+        let metrics = setup.metrics_address.map(MetricsSocket::bind).transpose()?;
         let offload = Offload::start(program, &setup, &mut engines);
         let captures = workers::open_captures(&setup, offload.outlet())?;
         let switches = match offload.switch() {
@@ -135,6 +151,14 @@ impl Service {
         let rules: Vec<String> = setup.services.rules().iter().map(ToString::to_string).collect();
         let served = offload.served(setup.workers)?;
         let workers = Workers::spawn(engines, captures, emitters, stores, served, &setup)?;
+        let (socket, address) = (
+            control.as_ref().map_or("-".to_owned(), |socket| socket.path().display().to_string()),
+            metrics.as_ref().map_or("-".to_owned(), |socket| socket.address().to_string()),
+        );
+        let profiles = nic.profiles();
+        // Before this thread is a real-time one: what it starts stays ordinary.
+        let (control, questions) = ControlPlane::start(control, metrics, profiles.clone())
+            .map_err(|source| Failure::Control { action: "start the thread for operators", source })?;
         if setup.realtime_priority != 0 {
             // This thread has little to do, and in a flood it must get to do it. No harm without.
             rtt0_netio::worker::run_at(setup.realtime_priority.saturating_add(1).min(99));
@@ -146,34 +170,137 @@ impl Service {
             untracked = guard.untracked(),
             workers = setup.workers,
             realtime = workers.are_realtime(),
+            control = socket,
+            metrics = address,
             "ready"
         );
         notify(&[NotifyState::Ready]);
-        let bypass = SynBypass::new(switches, counters.clone());
-        Ok((Self { guard, bypass, offload, counters }, workers))
+        let service = Self {
+            program,
+            started: unix_seconds(),
+            guard,
+            bypass: SynBypass::new(switches, counters.clone()),
+            offload,
+            watchdog: Watchdog::from_environment(),
+            counters,
+            limits: setup.limits,
+            profiles,
+            control,
+            questions,
+        };
+        Ok((service, workers))
+    }
+
+    /// Does what is to be done every [`bypass::PERIOD`].
+    fn look(&mut self, workers: &Workers) -> Result<(), Failure> {
+        self.bypass.look(&mut self.guard, workers);
+        self.watchdog.look(workers);
+        self.offload.look()
+    }
+
+    /// Looks at everything.
+    fn stats(&mut self, workers: &Workers, reload: &Reload) -> Stats {
+        let mut stats = Stats {
+            workers: workers.count(),
+            is_alive: self.watchdog.is_alive(),
+            is_draining: workers.are_draining(),
+            levels: self.levels(&workers.gauges()),
+            ..self.totals(reload)
+        };
+        stats.count_io(workers.io());
+        stats
+    }
+
+    /// Looks at everything but the workers.
+    fn totals(&mut self, reload: &Reload) -> Stats {
+        let bypass = match self.bypass.now() {
+            Bypass::Nothing => "nothing",
+            Bypass::Syns => "syns",
+            Bypass::Handshakes => "handshakes",
+        };
+        let guarded = self.guard.dropped().map(|rules| rules.iter().map(|rule| rule.packets).sum());
+        let mut stats = Stats {
+            program: self.program.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            started: self.started,
+            taken: rtt0_netio::clock::now().as_micros() as f64 / 1e6,
+            bypass: bypass.into(),
+            bypassed: self.bypass.packets(&mut self.guard),
+            guarded: guarded
+                .inspect_err(|error| tracing::warn!(%error, "the guard's counters can't be read"))
+                .ok(),
+            offload: self.offload.counts(),
+            reload: reload.outcome(),
+            ..Stats::default()
+        };
+        stats.count_engines(self.counters.iter().map(|counters| &**counters));
+        stats
+    }
+
+    fn levels(&self, gauges: &Gauges) -> Vec<Level> {
+        let limits = &self.limits;
+        let level = |label: &'static str, now: usize, most: usize, meaning: &'static str| Level {
+            label: label.into(),
+            now: now as u64,
+            most: most as u64,
+            meaning: meaning.into(),
+        };
+        let mut levels = vec![
+            level("flows", gauges.flows, limits.flows, "Connections known."),
+            level("pending", gauges.pending, limits.pending, "Handshakes under way."),
+            level(
+                "half_open",
+                gauges.half_open,
+                limits.half_open,
+                "Clients that were answered and have acknowledged nothing yet.",
+            ),
+            level("held_bytes", gauges.held, limits.held_total, "Bytes of early data held."),
+        ];
+        if let Some(profiles) = &self.profiles {
+            levels.push(level("destinations", profiles.len(), profiles.bound(), "Destinations known."));
+        }
+        levels
+    }
+
+    fn answer<N: Nic>(&mut self, question: Question, workers: &Workers, nic: &mut N, reload: &mut Reload) {
+        // Whoever has gone meanwhile wants no answer.
+        match question {
+            Question::Stats(reply) => drop(reply.send(self.stats(workers, reload))),
+            Question::Survey { worker, from, reply } => {
+                workers.survey(worker, from, move |page, now| drop(reply.send((page, now))));
+            }
+            Question::Drain { drain, reply } => {
+                workers.stand_back(Reason::Drain, drain);
+                let _ = reply.send(());
+            }
+            Question::Reload(reply) => drop(reply.send(read_again(workers, nic, reload))),
+        }
     }
 
     /// Ends the service. The guard goes first, so that plain forwarding resumes at once; the
     /// worker then serves what it has captured already.
-    fn stop(mut self, workers: Workers, end: Result<End, Failure>) -> Result<(), Failure> {
+    fn stop(mut self, workers: Workers, end: Result<End, Failure>, reload: &Reload) -> Result<(), Failure> {
         notify(&[NotifyState::Stopping]);
         if let Ok(End::Signal(name)) = end {
             tracing::info!(signal = name, "stopping");
         }
-        self.bypass.report(&mut self.guard);
-        let guarded = self.guard.dropped();
+        if let Some(control) = self.control.take() {
+            control.stop();
+        }
+        let before = self.totals(reload);
         drop(self.guard);
         let (io, worked) = workers.stop();
-        match guarded {
-            Ok(rules) => {
-                let packets: u64 = rules.iter().map(|rule| rule.packets).sum();
-                tracing::info!(packets, "kept from the kernel's forwarding");
-            }
-            Err(error) => tracing::warn!(%error, "the guard's counters can't be read"),
+        let mut stats = Stats { offload: self.offload.counts(), ..before };
+        stats.count_engines(self.counters.iter().map(|counters| &**counters));
+        stats.count_io(io.iter().map(|counters| &**counters));
+        let in_kernel = self.offload.stop();
+        if stats.bypassed > 0 {
+            tracing::info!(packets = stats.bypassed, "SYNs left to the kernel");
         }
-        let kernel = self.offload.stop();
-        let io: Vec<_> = io.into_iter().chain(kernel).collect();
-        report(&io, &self.counters);
+        if let Some(packets) = stats.guarded {
+            tracing::info!(packets, "kept from the kernel's forwarding");
+        }
+        tracing::info!(counters = stats.line(), in_kernel, "stopped");
         worked?;
         match end? {
             End::Signal(_) => Ok(()),
@@ -181,26 +308,6 @@ impl Service {
             End::Device(failure) => Err(failure),
         }
     }
-}
-
-/// Logs the counters that are not zero.
-fn report(io: &[(&'static str, u64)], engines: &[Arc<Counters>]) {
-    let io = io.iter().map(|(label, count)| ((*label).to_owned(), *count));
-    let mut sums: Vec<(String, u64)> = Vec::new();
-    for engine in engines {
-        for (index, (kind, label, count)) in engine.iter().enumerate() {
-            match sums.get_mut(index) {
-                Some((_, sum)) => *sum += count,
-                None => sums.push((format!("{kind}.{label}"), count)),
-            }
-        }
-    }
-    let line: Vec<String> = io
-        .chain(sums)
-        .filter(|(_, count)| *count != 0)
-        .map(|(label, count)| format!("{label}={count}"))
-        .collect();
-    tracing::info!(counters = line.join(" "), "stopped");
 }
 
 struct Signals {
@@ -220,35 +327,42 @@ impl Signals {
     }
 }
 
-/// Waits for a signal to end or for the worker's end, whichever comes first.
-async fn wait(
+/// Waits for a signal to end or for the worker's end, whichever comes first, and meanwhile does what operators want.
+async fn wait<N: Nic>(
     mut signals: Signals,
     service: &mut Service,
     workers: &Workers,
-    mut reload: impl FnMut(&Workers),
+    nic: &mut N,
+    reload: &mut Reload,
 ) -> io::Result<End> {
-    let (mut ended, mut watchdog) = (workers.ended()?, Watchdog::from_environment());
+    let mut ended = workers.ended()?;
     let mut look = tokio::time::interval(bypass::PERIOD);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = signals.terminate.recv() => return Ok(End::Signal("SIGTERM")),
             _ = signals.interrupt.recv() => return Ok(End::Signal("SIGINT")),
-            _ = signals.hangup.recv() => {
-                notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now()?]);
-                reload(workers);
-                notify(&[NotifyState::Ready]);
-            }
+            // What is wrong is in the log.
+            _ = signals.hangup.recv() => drop(read_again(workers, nic, reload)),
+            Some(question) = service.questions.recv() => service.answer(question, workers, nic, reload),
             _ = look.tick() => {
-                service.bypass.look(&mut service.guard, workers);
-                watchdog.look(workers);
-                if let Err(failure) = service.offload.look() {
+                if let Err(failure) = service.look(workers) {
                     return Ok(End::Device(failure));
                 }
             }
             _ = ended.recv() => return Ok(End::WorkerEnded),
         }
     }
+}
+
+/// Reads the configuration again, and tells the service manager so.
+fn read_again<N: Nic>(workers: &Workers, nic: &mut N, reload: &mut Reload) -> Result<Reloaded, String> {
+    if let Ok(now) = NotifyState::monotonic_usec_now() {
+        notify(&[NotifyState::Reloading, now]);
+    }
+    let outcome = reload.again(nic, workers);
+    notify(&[NotifyState::Ready]);
+    outcome
 }
 
 /// Tells systemd, if it wants to know (sd_notify(3)).

@@ -1,6 +1,6 @@
 //! The configuration, checked.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use rtt0_netio::interface::{self, Interface};
 use rtt0_netio::privilege;
 
 use crate::cli::RunArgs;
+use crate::control;
 use crate::failure::Failure;
 use crate::key_file::{self, KeyFileError};
 use crate::offload::Offloading;
@@ -41,13 +42,18 @@ pub(crate) struct Setup {
     pub(crate) cpus: Vec<usize>,
     /// How long they look for packets before they sleep.
     pub(crate) busy_poll: Duration,
+    /// Where operators talk to the daemon, if anywhere.
+    pub(crate) control_socket: Option<PathBuf>,
+    /// Where metrics are served, if anywhere.
+    pub(crate) metrics_address: Option<SocketAddr>,
 }
 
 impl Setup {
     /// Checks the configuration first and then, except for a dry run, the privileges, so that an
     /// unprivileged user learns of every mistake. Changes nothing.
-    pub(crate) fn new(args: &RunArgs) -> Result<Self, Failure> {
+    pub(crate) fn new(program: &str, args: &RunArgs) -> Result<Self, Failure> {
         let (rules, interfaces) = (rules(args)?, interfaces(args)?);
+        let state_dir = (!args.no_state).then(|| args.state_dir.clone());
         let keys = match &args.key_file {
             Some(path) => key_file::read(path).map(Some),
             None if args.dry_run => Ok(None),
@@ -62,13 +68,18 @@ impl Setup {
             services: Services::new(rules, interface::local_addresses()),
             keys: keys?,
             limits: args.bounds.limits(),
-            state_dir: (!args.no_state).then(|| args.state_dir.clone()),
+            state_dir: state_dir.clone(),
             offload: args.offload,
             bpf_dir: args.bpf_dir.clone(),
             realtime_priority: args.realtime_priority,
             workers: args.workers.into(),
             cpus: args.cpus.clone(),
             busy_poll: Duration::from_micros(args.busy_poll.into()),
+            control_socket: match &args.control_socket {
+                Some(path) => Some(path.clone()).filter(|path| !path.as_os_str().is_empty()),
+                None => state_dir.as_deref().map(|folder| control::usual(folder, program)),
+            },
+            metrics_address: args.metrics_address,
         })
     }
 
@@ -195,6 +206,8 @@ mod tests {
             workers: 1,
             cpus: Vec::new(),
             busy_poll: Duration::ZERO,
+            control_socket: None,
+            metrics_address: None,
         };
         let router = setup.router_addresses();
         assert_eq!(router.v4.map(IpAddr::from), Some(address("10.1.0.1")));

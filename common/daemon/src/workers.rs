@@ -1,11 +1,17 @@
 //! All packet workers of a daemon, which share its flows.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use rtt0_core::engine::Engine;
+use rtt0_core::gauges::Gauges;
 use rtt0_core::offer::Keys;
+use rtt0_core::survey::Page;
+use rtt0_core::time::Instant;
 use rtt0_netio::capture::{Capture, CaptureError, CaptureOptions};
+use rtt0_netio::counters::IoCounters;
 use rtt0_netio::emit::Emitter;
 use rtt0_netio::fast_path::Served;
 use rtt0_netio::store::Store;
@@ -28,8 +34,27 @@ pub(crate) fn open_captures(setup: &Setup, outlet: Option<&str>) -> Result<Vec<V
     Ok(captures)
 }
 
+/// Why no handshake may be begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// There is a flood of SYNs.
+    Flood,
+    /// An operator wants it so.
+    Drain,
+}
+
 /// The running workers; at least one.
-pub(crate) struct Workers(Vec<WorkerHandle>);
+pub(crate) struct Workers {
+    handles: Vec<WorkerHandle>,
+    /// Why they stand back, if they do.
+    reasons: Cell<Reasons>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Reasons {
+    flood: bool,
+    drain: bool,
+}
 
 impl Workers {
     /// Starts a worker for each engine. `stores` and `served` are as long as `engines`, or empty.
@@ -52,37 +77,76 @@ impl Workers {
             };
             Worker::spawn(engine, captures, emitter, stores.next(), served.next(), &options)
         };
-        parts.map(spawn).collect::<Result<_, _>>().map(Self)
+        let handles = parts.map(spawn).collect::<Result<_, _>>()?;
+        Ok(Self { handles, reasons: Cell::default() })
     }
 
     pub(crate) fn rekey(&self, keys: &Keys) {
-        self.0.iter().for_each(|worker| worker.rekey(keys.clone()));
+        self.handles.iter().for_each(|worker| worker.rekey(keys.clone()));
     }
 
-    pub(crate) fn stand_back(&self, back: bool) {
-        self.0.iter().for_each(|worker| worker.stand_back(back));
+    /// Has them begin no handshake for as long as there is a reason.
+    pub(crate) fn stand_back(&self, reason: Reason, back: bool) {
+        let mut reasons = self.reasons.get();
+        match reason {
+            Reason::Flood => reasons.flood = back,
+            Reason::Drain => reasons.drain = back,
+        }
+        self.reasons.set(reasons);
+        self.handles.iter().for_each(|worker| worker.stand_back(reasons.flood || reasons.drain));
     }
 
-    /// Returns how many handshakes of all workers wait for their servers.
-    pub(crate) fn awaited(&self) -> usize {
-        self.0.iter().map(WorkerHandle::awaited).sum()
+    /// Tells whether an operator wants no handshake to be begun.
+    pub(crate) fn are_draining(&self) -> bool {
+        self.reasons.get().drain
+    }
+
+    /// Returns how full the tables of all are.
+    pub(crate) fn gauges(&self) -> Gauges {
+        self.handles.iter().fold(Gauges::default(), |mut sum, worker| {
+            sum += worker.gauges();
+            sum
+        })
+    }
+
+    /// Returns how many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.handles.len()
+    }
+
+    /// Returns the counters of each.
+    pub(crate) fn io(&self) -> impl Iterator<Item = &IoCounters> {
+        self.handles.iter().map(|worker| &**worker.stats())
+    }
+
+    /// Has one look at some of its flows, see [`WorkerHandle::survey`]. If there is none of that number, `reply` is
+    /// dropped.
+    pub(crate) fn survey(
+        &self,
+        worker: usize,
+        from: u32,
+        reply: impl FnOnce(Page, Instant) + Send + 'static,
+    ) {
+        if let Some(worker) = self.handles.get(worker) {
+            worker.survey(from, reply);
+        }
     }
 
     /// Tells whether all have gone round their loops since the last call that said so.
     pub(crate) fn are_alive(&self) -> bool {
         // Each is asked, whatever the others have answered.
-        self.0.iter().filter(|worker| !worker.is_alive()).count() == 0
+        self.handles.iter().filter(|worker| !worker.is_alive()).count() == 0
     }
 
     /// Tells whether all run under SCHED_FIFO.
     pub(crate) fn are_realtime(&self) -> bool {
-        self.0.iter().all(WorkerHandle::is_realtime)
+        self.handles.iter().all(WorkerHandle::is_realtime)
     }
 
     /// Returns what says when the first of them has ended. Must be called inside the runtime.
     pub(crate) fn ended(&self) -> io::Result<mpsc::Receiver<()>> {
-        let (tell, ended) = mpsc::channel(self.0.len().max(1));
-        for worker in &self.0 {
+        let (tell, ended) = mpsc::channel(self.handles.len().max(1));
+        for worker in &self.handles {
             // A pipe that hangs up when the worker has ended.
             let pipe = Receiver::from_owned_fd(worker.as_fd().try_clone_to_owned()?)?;
             let tell = tell.clone();
@@ -97,21 +161,12 @@ impl Workers {
     }
 
     /// Has all of them serve what they have captured already, and waits for their ends. Returns
-    /// the sums of their counters, and the first error.
-    pub(crate) fn stop(self) -> (Vec<(&'static str, u64)>, Result<(), WorkerError>) {
-        self.0.iter().for_each(WorkerHandle::stop);
-        let mut sums: Vec<(&'static str, u64)> = Vec::new();
-        let mut outcome = Ok(());
-        for worker in self.0 {
-            let counters = worker.stats().clone();
-            outcome = outcome.and(worker.join());
-            for (index, (label, count)) in counters.iter().enumerate() {
-                match sums.get_mut(index) {
-                    Some((_, sum)) => *sum += count,
-                    None => sums.push((label, count)),
-                }
-            }
-        }
-        (sums, outcome)
+    /// their counters, and the first error.
+    pub(crate) fn stop(self) -> (Vec<Arc<IoCounters>>, Result<(), WorkerError>) {
+        self.handles.iter().for_each(WorkerHandle::stop);
+        let counters = self.handles.iter().map(|worker| worker.stats().clone()).collect();
+        // Each is waited for, whatever has become of the others.
+        let outcomes: Vec<_> = self.handles.into_iter().map(WorkerHandle::join).collect();
+        (counters, outcomes.into_iter().collect())
     }
 }

@@ -5,6 +5,7 @@ use crate::script::{STEP, Step};
 use clientnic::engine::{ClientNic, Mode, Settings};
 use rtt0_core::claim::claims;
 use rtt0_core::engine::{Engine, Verdict};
+use rtt0_core::gauges::Gauges;
 use rtt0_core::limits::Limits;
 use rtt0_core::packet::{Offload, Outbox, Packet};
 use rtt0_core::profile::{ProfileLimits, Profiles};
@@ -27,21 +28,20 @@ pub fn run(data: &[u8]) {
     let Some(&mode) = MODES.get(usize::from(which) % (MODES.len() + 1)) else {
         let mut nic = ServerNic::new(gateway(), keys(), limits);
         feed(&mut nic, script, 1, |nic| {
-            assert!(nic.flows() <= limits.flows && nic.pending() <= limits.pending);
-            assert!(nic.held() <= limits.held_total);
+            assert!(nic.gauges().flows <= limits.flows && nic.gauges().pending <= limits.pending);
+            assert!(nic.gauges().held <= limits.held_total);
         });
-        return assert_eq!((nic.flows(), nic.pending(), nic.held(), nic.awaited()), (0, 0, 0, 0));
+        return assert_eq!(nic.gauges(), Gauges::default());
     };
     let profiles = Arc::new(Profiles::new(ProfileLimits { destinations: 1, ..ProfileLimits::default() }));
     let settings = Settings { policy: mode.into(), mss_clamp: (1000, 1000), limits };
     let mut nic = ClientNic::new(gateway(), keys(), profiles, settings);
     // Of early data it sends on it keeps a copy, which it may send as well.
     feed(&mut nic, script, 2, |nic| {
-        assert!(nic.flows() <= limits.flows && nic.pending() <= limits.pending);
-        assert!(nic.half_open() <= limits.half_open && nic.held() <= limits.held_total);
+        assert!(nic.gauges().flows <= limits.flows && nic.gauges().pending <= limits.pending);
+        assert!(nic.gauges().half_open <= limits.half_open && nic.gauges().held <= limits.held_total);
     });
-    assert_eq!((nic.flows(), nic.pending(), nic.held(), nic.awaited()), (0, 0, 0, 0));
-    assert_eq!(nic.half_open(), 0);
+    assert_eq!(nic.gauges(), Gauges::default());
 }
 
 /// Bounds small enough to be reached.

@@ -3,15 +3,23 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
-    ($($(#[$meta:meta])* $name:ident,)+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
         /// Counters of one worker. It adds; anyone may read at any time from any thread.
         #[derive(Debug, Default)]
-        pub struct IoCounters { $($(#[$meta])* pub $name: Counter,)+ }
+        pub struct IoCounters { $($(#[doc = $doc])+ pub $name: Counter,)+ }
 
         impl IoCounters {
             /// Iterates over `(label, count)` of every counter.
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
                 [$((stringify!($name), self.$name.value()),)+].into_iter()
+            }
+
+            /// Says what the counter `label` counts, for operators; empty if there is none of that label.
+            pub fn meaning(label: &str) -> &'static str {
+                match label {
+                    $(stringify!($name) => concat!($($doc),+).trim_ascii(),)+
+                    _ => "",
+                }
             }
         }
     };

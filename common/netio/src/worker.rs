@@ -23,8 +23,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rtt0_core::engine::{Engine, Verdict};
+use rtt0_core::gauges::{Gauges, SharedGauges};
 use rtt0_core::offer::Keys;
 use rtt0_core::packet::{Offload, Outbox};
+use rtt0_core::survey::Page;
 use rtt0_core::time::Instant;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -114,18 +116,21 @@ pub struct Worker<E> {
     busy_poll: Duration,
     orders: mpsc::Receiver<Order>,
     wake: Arc<OwnedFd>,
-    awaited: Arc<AtomicUsize>,
+    gauges: Arc<SharedGauges>,
     answered: Arc<AtomicUsize>,
 }
 
 /// What the owner wants.
-#[derive(Debug)]
 enum Order {
     Stop,
     Rekey(Keys),
     StandBack(bool),
     Answer(usize),
+    Survey { from: u32, reply: Reply },
 }
+
+/// Takes some of an engine's flows, and the time by the worker's clock.
+type Reply = Box<dyn FnOnce(Page, Instant) + Send>;
 
 /// One packet to emit at the end of a batch.
 #[derive(Debug, Clone, Copy)]
@@ -158,7 +163,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
         let (order, orders) = mpsc::channel();
         let (ended, alive) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| system("pipe2")(e.into()))?;
         let counters = Arc::new(IoCounters::default());
-        let (awaited, answered) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (gauges, answered) = (Arc::new(SharedGauges::default()), Arc::new(AtomicUsize::new(0)));
         let worker = Self {
             engine,
             ready: vec![false; captures.len()],
@@ -175,7 +180,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
             busy_poll: options.busy_poll,
             orders,
             wake: Arc::clone(&wake),
-            awaited: Arc::clone(&awaited),
+            gauges: Arc::clone(&gauges),
             answered: Arc::clone(&answered),
         };
         let (started, start) = mpsc::sync_channel(1);
@@ -193,7 +198,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
         let realtime = start.recv().unwrap_or(false);
         let asked = AtomicUsize::new(0);
         let thread = Some(thread);
-        Ok(WorkerHandle { thread, order, wake, awaited, asked, answered, ended, counters, realtime })
+        Ok(WorkerHandle { thread, order, wake, gauges, asked, answered, ended, counters, realtime })
     }
 }
 
@@ -212,7 +217,7 @@ impl<E: Engine> Worker<E> {
             }
             self.handle_timeouts();
             self.has_handed |= self.engine.settle();
-            self.awaited.store(self.engine.awaited(), Ordering::Relaxed);
+            self.gauges.set(self.engine.gauges());
             self.check()?;
         }
     }
@@ -227,6 +232,7 @@ impl<E: Engine> Worker<E> {
                 Order::Rekey(keys) => self.engine.rekey(keys),
                 Order::StandBack(back) => self.engine.stand_back(back),
                 Order::Answer(question) => self.answered.store(question, Ordering::Relaxed),
+                Order::Survey { from, reply } => reply(self.engine.survey(from), clock::now()),
             }
         }
         false
@@ -373,7 +379,7 @@ pub struct WorkerHandle {
     thread: Option<JoinHandle<Result<(), WorkerError>>>,
     order: mpsc::Sender<Order>,
     wake: Arc<OwnedFd>,
-    awaited: Arc<AtomicUsize>,
+    gauges: Arc<SharedGauges>,
     /// The last question, and the last that was answered.
     asked: AtomicUsize,
     answered: Arc<AtomicUsize>,
@@ -398,10 +404,16 @@ impl WorkerHandle {
         self.tell(Order::StandBack(back));
     }
 
-    /// Returns how many handshakes still wait for their servers
-    /// ([`Engine::awaited`]), as of a moment ago.
-    pub fn awaited(&self) -> usize {
-        self.awaited.load(Ordering::Relaxed)
+    /// Returns how full the engine's tables are ([`Engine::gauges`]), as of a moment ago.
+    pub fn gauges(&self) -> Gauges {
+        self.gauges.get()
+    }
+
+    /// Has the engine look at some of its flows ([`Engine::survey`]). `reply` gets them, and the time by the
+    /// clock of their deadlines; it is called on the packet thread and must not wait. Does not wait. A worker that has
+    /// ended drops `reply`.
+    pub fn survey(&self, from: u32, reply: impl FnOnce(Page, Instant) + Send + 'static) {
+        self.tell(Order::Survey { from, reply: Box::new(reply) });
     }
 
     /// Tells whether the worker has answered the question of the last call, and asks it another if so. Does not

@@ -39,6 +39,32 @@ impl Phase {
         Self::Rivalled,
         Self::Ended,
     ];
+
+    /// Returns what operators read: lower case, words joined by `_`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Orphan => "orphan",
+            Self::Probed => "probed",
+            Self::Opening => "opening",
+            Self::Translated => "translated",
+            Self::Succeeded => "succeeded",
+            Self::Rivalled => "rivalled",
+            Self::Ended => "ended",
+        }
+    }
+
+    pub(super) fn of(flow: &Flow) -> Self {
+        match flow {
+            Flow::Orphan(_) => Self::Orphan,
+            Flow::Probed(_) => Self::Probed,
+            Flow::Opening { .. } => Self::Opening,
+            Flow::Translated { successor: Some(_), .. } => Self::Succeeded,
+            Flow::Translated { rival: Some(_), .. } => Self::Rivalled,
+            Flow::Translated { flow, .. } if flow.has_ended() => Self::Ended,
+            Flow::Translated { .. } => Self::Translated,
+        }
+    }
 }
 
 /// A flow as it stands.
@@ -55,24 +81,20 @@ pub struct View {
 impl ServerNic {
     /// Looks at a flow without touching it.
     pub fn view(&self, key: &FlowKey) -> View {
-        let view = |phase, client_isn, newer_isn| View { phase, client_isn, newer_isn };
-        let Some(entry) = self.flows.get(key) else { return view(Phase::None, None, None) };
-        match &entry.value {
-            Flow::Orphan(_) => view(Phase::Orphan, None, None),
-            Flow::Probed(probe) => view(Phase::Probed, Some(probe.isn), None),
+        let Some(entry) = self.flows.get(key) else {
+            return View { phase: Phase::None, client_isn: None, newer_isn: None };
+        };
+        let (client_isn, newer_isn) = match &entry.value {
+            Flow::Orphan(_) => (None, None),
+            Flow::Probed(probe) => (Some(probe.isn), None),
             Flow::Opening { opening, rival } => {
-                let newer = rival.map(|newer| newer.rival.isn());
-                view(Phase::Opening, Some(opening.start().client_isn), newer)
+                (Some(opening.start().client_isn), rival.map(|newer| newer.rival.isn()))
             }
             Flow::Translated { flow, successor, rival, .. } => {
-                let isn = Some(flow.client_isn());
-                match (successor, rival) {
-                    (Some(next), _) => view(Phase::Succeeded, isn, Some(next.start().client_isn)),
-                    (None, Some(newer)) => view(Phase::Rivalled, isn, Some(newer.rival.isn())),
-                    (None, None) if flow.has_ended() => view(Phase::Ended, isn, None),
-                    (None, None) => view(Phase::Translated, isn, None),
-                }
+                let successor = successor.as_ref().map(|next| next.start().client_isn);
+                (Some(flow.client_isn()), successor.or(rival.map(|newer| newer.rival.isn())))
             }
-        }
+        };
+        View { phase: Phase::of(&entry.value), client_isn, newer_isn }
     }
 }

@@ -305,7 +305,7 @@ impl World {
 
     /// Returns how many flows each NIC knows.
     pub fn flows(&self) -> [usize; 2] {
-        [self.client_nic.flows(), self.server_nic.as_ref().map_or(0, ServerNic::flows)]
+        [self.client_nic.gauges().flows, self.server_nic.as_ref().map_or(0, |nic| nic.gauges().flows)]
     }
 }
 

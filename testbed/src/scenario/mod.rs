@@ -39,6 +39,7 @@ mod malformed;
 mod middlebox;
 mod offloads;
 mod one_armed;
+mod operator;
 mod orderly_close;
 mod port_reuse;
 mod real_programs;
@@ -212,6 +213,7 @@ pub const ALL: &[Scenario] = &[
     simultaneous_open::SCENARIO,
     key_rotation::SCENARIO,
     reload::SCENARIO,
+    operator::SCENARIO,
     sparse_server::SCENARIO,
     stale_profile::SCENARIO,
     late_server::SCENARIO,

@@ -6,6 +6,7 @@ use super::wire::{Addresses, Wire, direction, is_right, ports, tcp};
 use clientnic::engine::ClientNic;
 use rtt0_core::engine::{Engine, Verdict};
 use rtt0_core::flow::FlowKey;
+use rtt0_core::gauges::Gauges;
 use rtt0_core::journal::Slot;
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::Keys;
@@ -34,11 +35,11 @@ impl Brain {
         }
     }
 
-    /// Flows, pending handshakes, bytes held.
-    pub(super) fn load(&self) -> (usize, usize, usize) {
+    /// How full its tables are.
+    pub(super) fn gauges(&self) -> Gauges {
         match self {
-            Self::Client(nic) => (nic.flows(), nic.pending(), nic.held()),
-            Self::Server(nic) => (nic.flows(), nic.pending(), nic.held()),
+            Self::Client(nic) => nic.gauges(),
+            Self::Server(nic) => nic.gauges(),
         }
     }
 
@@ -251,9 +252,8 @@ impl Nic {
 
     /// Every table and every hold stays within its bound.
     fn check_bounds(&self) -> Result<(), String> {
-        let (flows, pending, held) = self.brain.load();
+        let Gauges { flows, pending, half_open, held, .. } = self.brain.gauges();
         let limits = &self.limits;
-        let half_open = if let Brain::Client(nic) = &self.brain { nic.half_open() } else { 0 };
         if half_open > limits.half_open {
             return Err(format!("beyond its bounds: {half_open} half-open clients"));
         }

@@ -160,6 +160,18 @@ impl<V> FlowTable<V> {
         self.entry_mut(number)
     }
 
+    /// Looks at `looks` places of the table from `from` on, and at no more. Returns the flows there, and where to go
+    /// on unless that was the end.
+    pub fn survey(
+        &self,
+        from: u32,
+        looks: u32,
+    ) -> (impl Iterator<Item = (&FlowKey, &Entry<V>)>, Option<u32>) {
+        let end = from.saturating_add(looks).min(self.slots.len() as u32);
+        let flows = (from..end).filter_map(|number| self.entry(number)).map(|entry| (&entry.key, entry));
+        (flows, (end < self.slots.len() as u32).then_some(end))
+    }
+
     /// Brings what will be looked up soon into the processor's caches, for a batch of packets: the
     /// memory accesses of one packet depend on each other, those of a batch do not, so that the
     /// processor makes them at the same time. `touch` reads some of each part of a value. Looks at 64
@@ -340,6 +352,25 @@ mod tests {
         assert_eq!(table.remove(&key(2)), Some('b'));
         assert_eq!(table.insert(key(3), 'c', ms(10)), Ok(None));
         assert_eq!(table.len(), 2);
+    }
+
+    #[test]
+    fn a_survey_finds_each_flow_once_in_bounded_steps() {
+        let mut table = FlowTable::new(9);
+        for n in 1..=7 {
+            table.insert(key(n), n, ms(1000)).unwrap();
+        }
+        table.remove(&key(3));
+        let (mut from, mut found) = (Some(0), Vec::new());
+        while let Some(begin) = from {
+            let (flows, next) = table.survey(begin, 3);
+            let before = found.len();
+            found.extend(flows.map(|(key, entry)| (key.client().1, entry.value)));
+            assert!(found.len() - before <= 3);
+            from = next;
+        }
+        assert_eq!(found, [1, 2, 4, 5, 6, 7].map(|n| (n, n)));
+        assert!(table.survey(u32::MAX, 3).1.is_none(), "whatever was asked for");
     }
 
     #[test]

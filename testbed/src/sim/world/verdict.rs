@@ -7,6 +7,7 @@ use crate::sim::matrix::Matrix;
 use crate::sim::network::Damage;
 use crate::sim::plan::{Incident, Plan, Tcp};
 use crate::sim::script::{App, Fate};
+use rtt0_core::gauges::Gauges;
 use rtt0_core::time::Instant;
 use std::time::Duration;
 
@@ -204,9 +205,9 @@ impl World<'_> {
         let forgotten = self.now.max(self.plan.end) + self.plan.limits.idle + Duration::from_secs(600);
         while self.step(forgotten)? {}
         for (nic, name) in self.nics.iter().zip(["ClientNIC", "ServerNIC"]) {
-            let load = nic.as_ref().map_or((0, 0, 0), |nic| nic.brain.load());
-            if load != (0, 0, 0) {
-                return Err(format!("{name} leaks (flows, pending, bytes held): {load:?}"));
+            let gauges = nic.as_ref().map_or(Gauges::default(), |nic| nic.brain.gauges());
+            if gauges != Gauges::default() {
+                return Err(format!("{name} leaks: {gauges:?}"));
             }
             let in_kernel = nic.as_ref().and_then(|nic| nic.kernel.as_ref()).map_or(0, Kernel::flows_held);
             if in_kernel != 0 {
