@@ -26,6 +26,7 @@ use rtt0_core::gauges::Gauges;
 use rtt0_core::held::HoldBudget;
 use rtt0_core::journal::{Journal, Slot};
 use rtt0_core::limits::Limits;
+use rtt0_core::notice::Notices;
 use rtt0_core::offer::Keys;
 use rtt0_core::offload::{FastPath, Offloadable, Offloaded, Offloader};
 use rtt0_core::packet::{Outbox, Packet};
@@ -225,6 +226,11 @@ impl ClientNic {
         self.gateway.pass(PassReason::NoFlow)
     }
 
+    /// Notes what has happened to a flow, with what the flow is now.
+    fn note(&self, key: &FlowKey, event: Event) {
+        self.gateway.note(key, self.view(key).phase.label(), event);
+    }
+
     /// Learns from the fast path what it knows of a flow before one of its segments is judged.
     fn consult(&mut self, now: Instant, key: &FlowKey, flags: Flags) {
         let idle = now + self.settings.limits.idle;
@@ -390,6 +396,10 @@ impl Engine for ClientNic {
             awaited: self.awaited,
             held: self.budget.used(),
         }
+    }
+
+    fn notices(&mut self) -> Option<&mut Notices> {
+        Some(self.gateway.notices())
     }
 
     fn survey(&self, from: u32) -> Page {

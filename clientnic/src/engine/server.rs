@@ -1,6 +1,6 @@
 //! What comes from the server's side: confirms to consume, SYN-ACKs to learn from, segments to translate.
 
-use super::{ClientNic, Mode};
+use super::{ClientNic, Mode, Phase};
 use crate::flow::{Flow, Learning, Pending, Watched};
 use rtt0_core::engine::Verdict;
 use rtt0_core::flow::FlowKey;
@@ -133,10 +133,12 @@ impl ClientNic {
             Found::Authentic(offer) => offer.kind == Kind::Confirm,
             Found::Forged => {
                 self.counters().event(Event::OfferForged);
+                self.note(key, Event::OfferForged);
                 false
             }
             Found::Unknown => {
                 self.counters().event(Event::OfferUnknown);
+                self.note(key, Event::OfferUnknown);
                 false
             }
             Found::Nothing => false,
@@ -236,6 +238,7 @@ impl ClientNic {
                     && pending.opening.clear_old_connection(reset, &self.settings.limits, out)
                 {
                     self.counters().event(Event::OldConnectionReset);
+                    self.note(&key, Event::OldConnectionReset);
                 }
                 self.gateway.drop(DropReason::StraySegment)
             }
@@ -274,13 +277,17 @@ impl ClientNic {
         }
         if pending.paired {
             self.counters().event(Event::FellBackToSolo);
+            self.gateway.note(&key, Phase::OpeningPaired.label(), Event::FellBackToSolo);
         }
         let limits = self.settings.limits;
         let context = Context { now, limits: &limits, counters: self.gateway.counters() };
         let (proven, rival) = (pending.opening.is_proven(), pending.rival);
         match pending.opening.establish(real, answer, &context, out) {
             Ok(flow) => self.replace(key, Flow::translated(flow, rival, Kept::default(), proven), now),
-            Err(_) => self.profiles.refuse(&key.server(), now),
+            Err(_) => {
+                self.gateway.note(&key, Phase::OpeningSolo.label(), Event::BrokenTimestamps);
+                self.profiles.refuse(&key.server(), now);
+            }
         }
         Verdict::Taken
     }
@@ -342,6 +349,8 @@ impl ClientNic {
     ) {
         self.counters().event(event);
         if pending.opening.is_proven() {
+            let phase = if pending.paired { Phase::OpeningPaired } else { Phase::OpeningSolo };
+            self.gateway.note(key, phase.label(), event);
             self.profiles.refuse(&key.server(), now);
             pending.opening.reset_client(out);
         }

@@ -15,6 +15,7 @@
 
 use crate::gauges::Gauges;
 use crate::journal::{Journal, Slot};
+use crate::notice::Notices;
 use crate::offer::Keys;
 use crate::offload::{FastPath, Offloaded};
 use crate::packet::{Outbox, Packet};
@@ -94,6 +95,11 @@ pub trait Engine {
     /// Returns how full the tables are. O(1).
     fn gauges(&self) -> Gauges {
         Gauges::default()
+    }
+
+    /// Returns what has happened to single connections since it was last taken; `None` if the engine notes nothing.
+    fn notices(&mut self) -> Option<&mut Notices> {
+        None
     }
 
     /// Looks at the flows in [`survey::LOOKS`](crate::survey::LOOKS) places of the table from `from` on, 0 to

@@ -3,6 +3,7 @@
 use crate::claim::{Claim, claims, flow_of};
 use crate::engine::Verdict;
 use crate::flow::FlowKey;
+use crate::notice::{Notice, Notices};
 use crate::packet::{Offload, Outbox, Packet};
 use crate::reason::{Counters, DropReason, Event, PassReason};
 use crate::service::{Direction, Services};
@@ -12,6 +13,7 @@ use crate::wire::icmp::{Complaint, Quote, write_error};
 use crate::wire::ipv4::Ipv4;
 use crate::wire::ipv6::Ipv6;
 use crate::wire::segment::{NotASegment, Segment};
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,12 +47,20 @@ pub struct Gateway {
     counters: Arc<Counters>,
     icmp_second: Instant,
     icmp_sent: u32,
+    notices: RefCell<Notices>,
 }
 
 impl Gateway {
     /// Makes the door for `services`.
     pub fn new(services: Services, addresses: RouterAddresses, counters: Arc<Counters>) -> Self {
-        Self { services, addresses, counters, icmp_second: Instant::ZERO, icmp_sent: 0 }
+        Self {
+            services,
+            addresses,
+            counters,
+            icmp_second: Instant::ZERO,
+            icmp_sent: 0,
+            notices: RefCell::default(),
+        }
     }
 
     /// Returns the counters.
@@ -118,6 +128,16 @@ impl Gateway {
         translation.quote(&mut quote, quoted);
         self.counters.event(Event::IcmpTranslated);
         Verdict::Forward
+    }
+
+    /// Notes that `event` happened to a connection that was in `state`. Counting is another matter.
+    pub fn note(&self, key: &FlowKey, state: &'static str, event: Event) {
+        self.notices.borrow_mut().push(Notice { key: *key, state, event });
+    }
+
+    /// Returns what was noted.
+    pub fn notices(&mut self) -> &mut Notices {
+        self.notices.get_mut()
     }
 
     /// Counts a packet passed untouched.

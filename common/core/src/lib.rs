@@ -12,6 +12,7 @@ pub mod held;
 pub mod histogram;
 pub mod journal;
 pub mod limits;
+pub mod notice;
 pub mod offer;
 pub mod offload;
 pub mod packet;

@@ -100,6 +100,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
+    /// Cut addresses of clients and servers in the log to their networks (24 or 48 bits)
+    #[arg(long)]
+    pub redact_addresses: bool,
+
     /// SCHED_FIFO priority of the packet thread; 0 for ordinary scheduling
     #[arg(long, value_name = "0-99", default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=99))]
     pub realtime_priority: u8,

@@ -48,6 +48,7 @@ mod config;
 mod control;
 mod failure;
 mod forwarding;
+mod incidents;
 mod key_file;
 mod logging;
 mod metrics;

@@ -23,6 +23,7 @@ use rtt0_core::reason::Counters;
 use rtt0_core::service::Services;
 use rtt0_netio::emit::{EMIT_MARK, Emitter};
 use rtt0_netio::guard::Guard;
+use rtt0_netio::privilege::{self, Duty};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
@@ -31,6 +32,7 @@ use crate::bypass::{self, Filter, SynBypass};
 use crate::control::{ControlPlane, ControlSocket, Question, Receiver};
 use crate::failure::Failure;
 use crate::forwarding;
+use crate::incidents::Incidents;
 use crate::key_file::KeyFileError;
 use crate::metrics::MetricsSocket;
 use crate::offload::Offload;
@@ -90,6 +92,7 @@ struct Service {
     bypass: SynBypass,
     offload: Offload,
     watchdog: Watchdog,
+    incidents: Incidents,
     /// One for each worker.
     counters: Vec<Arc<Counters>>,
     limits: Limits,
@@ -150,7 +153,8 @@ impl Service {
         let guard = Guard::install(&interfaces, &setup.services, EMIT_MARK, offload.is_on())?;
         let rules: Vec<String> = setup.services.rules().iter().map(ToString::to_string).collect();
         let served = offload.served(setup.workers)?;
-        let workers = Workers::spawn(engines, captures, emitters, stores, served, &setup)?;
+        let (incidents, notices) = Incidents::new(setup.is_redacted);
+        let workers = Workers::spawn(engines, captures, emitters, stores, served, &notices, &setup)?;
         let (socket, address) = (
             control.as_ref().map_or("-".to_owned(), |socket| socket.path().display().to_string()),
             metrics.as_ref().map_or("-".to_owned(), |socket| socket.address().to_string()),
@@ -162,6 +166,9 @@ impl Service {
         if setup.realtime_priority != 0 {
             // This thread has little to do, and in a flood it must get to do it. No harm without.
             rtt0_netio::worker::run_at(setup.realtime_priority.saturating_add(1).min(99));
+        }
+        if let Err(error) = privilege::confine(Duty::Control) {
+            tracing::warn!(%error, "the daemon keeps its capabilities");
         }
         tracing::info!(
             interfaces = interfaces.join(","),
@@ -182,6 +189,7 @@ impl Service {
             bypass: SynBypass::new(switches, counters.clone()),
             offload,
             watchdog: Watchdog::from_environment(),
+            incidents,
             counters,
             limits: setup.limits,
             profiles,
@@ -195,6 +203,7 @@ impl Service {
     fn look(&mut self, workers: &Workers) -> Result<(), Failure> {
         self.bypass.look(&mut self.guard, workers);
         self.watchdog.look(workers);
+        self.incidents.look();
         self.offload.look()
     }
 
@@ -290,6 +299,7 @@ impl Service {
         let before = self.totals(reload);
         drop(self.guard);
         let (io, worked) = workers.stop();
+        self.incidents.look();
         let mut stats = Stats { offload: self.offload.counts(), ..before };
         stats.count_engines(self.counters.iter().map(|counters| &**counters));
         stats.count_io(io.iter().map(|counters| &**counters));

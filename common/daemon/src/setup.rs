@@ -42,6 +42,8 @@ pub(crate) struct Setup {
     pub(crate) cpus: Vec<usize>,
     /// How long they look for packets before they sleep.
     pub(crate) busy_poll: Duration,
+    /// Whether the log cuts addresses of clients and servers to their networks.
+    pub(crate) is_redacted: bool,
     /// Where operators talk to the daemon, if anywhere.
     pub(crate) control_socket: Option<PathBuf>,
     /// Where metrics are served, if anywhere.
@@ -75,6 +77,7 @@ impl Setup {
             workers: args.workers.into(),
             cpus: args.cpus.clone(),
             busy_poll: Duration::from_micros(args.busy_poll.into()),
+            is_redacted: args.redact_addresses,
             control_socket: match &args.control_socket {
                 Some(path) => Some(path.clone()).filter(|path| !path.as_os_str().is_empty()),
                 None => state_dir.as_deref().map(|folder| control::usual(folder, program)),
@@ -206,6 +209,7 @@ mod tests {
             workers: 1,
             cpus: Vec::new(),
             busy_poll: Duration::ZERO,
+            is_redacted: false,
             control_socket: None,
             metrics_address: None,
         };

@@ -4,9 +4,11 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
 use rtt0_core::engine::Engine;
 use rtt0_core::gauges::Gauges;
+use rtt0_core::notice::Notice;
 use rtt0_core::offer::Keys;
 use rtt0_core::survey::Page;
 use rtt0_core::time::Instant;
@@ -64,6 +66,7 @@ impl Workers {
         emitters: Vec<Emitter>,
         stores: Vec<Store>,
         served: Vec<Served>,
+        notices: &SyncSender<Notice>,
         setup: &Setup,
     ) -> Result<Self, WorkerError> {
         let (mut stores, mut served) = (stores.into_iter(), served.into_iter());
@@ -73,6 +76,7 @@ impl Workers {
                 name: format!("packets-{index}"),
                 realtime_priority: Some(setup.realtime_priority).filter(|priority| *priority != 0),
                 processor: setup.cpus.iter().cycle().nth(index).copied(),
+                notices: Some(notices.clone()),
                 busy_poll: setup.busy_poll,
             };
             Worker::spawn(engine, captures, emitter, stores.next(), served.next(), &options)

@@ -60,6 +60,8 @@ counters! {
     send_failed,
     /// Changes of flows written into the state file.
     state_written,
+    /// Lines for the log about single connections that found no room.
+    notices_lost,
     /// Changes that could not be written: those flows will not survive a restart.
     state_failed,
 }

@@ -18,12 +18,14 @@ use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rtt0_core::engine::{Engine, Verdict};
 use rtt0_core::gauges::{Gauges, SharedGauges};
+use rtt0_core::notice::Notice;
 use rtt0_core::offer::Keys;
 use rtt0_core::packet::{Offload, Outbox};
 use rtt0_core::survey::Page;
@@ -37,6 +39,7 @@ use crate::clock;
 use crate::counters::IoCounters;
 use crate::emit::Emitter;
 use crate::fast_path::Served;
+use crate::privilege::{self, Duty};
 use crate::store::Store;
 
 /// Batches taken from each capture in turn before time-outs and orders are looked at.
@@ -61,6 +64,9 @@ pub struct WorkerOptions {
     pub realtime_priority: Option<u8>,
     /// The processor it runs on, or `None` for any. One that does not exist is as none.
     pub processor: Option<usize>,
+    /// Whom to tell what happens to single connections ([`Engine::notices`]), if anybody. What finds no room is
+    /// counted.
+    pub notices: Option<SyncSender<Notice>>,
     /// For how long it looks for packets without sleeping before it waits for them. Zero spares the
     /// processor; a millisecond spares a packet the microseconds of waking up.
     pub busy_poll: Duration,
@@ -72,6 +78,7 @@ impl Default for WorkerOptions {
             name: "packets".to_owned(),
             realtime_priority: None,
             processor: None,
+            notices: None,
             busy_poll: Duration::ZERO,
         }
     }
@@ -114,6 +121,7 @@ pub struct Worker<E> {
     has_handed: bool,
     check_due: Option<Instant>,
     busy_poll: Duration,
+    notices_to: Option<SyncSender<Notice>>,
     orders: mpsc::Receiver<Order>,
     wake: Arc<OwnedFd>,
     gauges: Arc<SharedGauges>,
@@ -142,7 +150,8 @@ enum Step {
 }
 
 impl<E: Engine + Send + 'static> Worker<E> {
-    /// Starts the loop on a thread of its own and returns once it runs. What the engine notes of
+    /// Starts the loop on a thread of its own, which keeps none of the caller's capabilities but what
+    /// [`Duty::Packets`] needs, and returns once it runs. What the engine notes of
     /// flows is written to `store`, if there is one. How far it has come is told to `served`, if there is a single
     /// capture.
     ///
@@ -178,6 +187,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
             has_handed: false,
             check_due: None,
             busy_poll: options.busy_poll,
+            notices_to: options.notices.clone(),
             orders,
             wake: Arc::clone(&wake),
             gauges: Arc::clone(&gauges),
@@ -190,8 +200,12 @@ impl<E: Engine + Send + 'static> Worker<E> {
             .spawn(move || {
                 // Dropped when the thread ends in whatever way, which hangs up the other end.
                 let _alive = alive;
+                let is_realtime = prepare_thread(priority, processor);
+                if let Err(error) = privilege::confine(Duty::Packets) {
+                    tracing::warn!(%error, "a packet worker keeps its capabilities");
+                }
                 // The owner waits for this; if it is gone there is nobody to tell.
-                let _ = started.send(prepare_thread(priority, processor));
+                let _ = started.send(is_realtime);
                 worker.run()
             })
             .map_err(system("clone"))?;
@@ -218,6 +232,7 @@ impl<E: Engine> Worker<E> {
             self.handle_timeouts();
             self.has_handed |= self.engine.settle();
             self.gauges.set(self.engine.gauges());
+            self.tell_notices();
             self.check()?;
         }
     }
@@ -317,6 +332,16 @@ impl<E: Engine> Worker<E> {
             // No answer to an answer.
             emitter.send(notices.iter(), counters, |_, _| {});
             notices.clear();
+        }
+    }
+
+    /// Passes on what has happened to single connections, or counts what nobody takes.
+    fn tell_notices(&mut self) {
+        let (Some(tell), Some(notices)) = (&self.notices_to, self.engine.notices()) else { return };
+        let mut lost = 0;
+        let missed = notices.take(|notice| lost += u64::from(tell.try_send(notice).is_err()));
+        if lost + missed > 0 {
+            self.counters.notices_lost.add(lost + missed);
         }
     }
 

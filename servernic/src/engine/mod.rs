@@ -25,6 +25,7 @@ use rtt0_core::handshake::Opening;
 use rtt0_core::held::HoldBudget;
 use rtt0_core::journal::{Journal, Slot};
 use rtt0_core::limits::Limits;
+use rtt0_core::notice::Notices;
 use rtt0_core::offer::Keys;
 use rtt0_core::offload::{FastPath, Offloadable, Offloaded, Offloader};
 use rtt0_core::packet::{Outbox, Packet};
@@ -159,6 +160,11 @@ impl ServerNic {
         }
     }
 
+    /// Notes what has happened to a flow, with what the flow is now.
+    fn note(&self, key: &FlowKey, event: Event) {
+        self.gateway.note(key, self.view(key).phase.label(), event);
+    }
+
     /// Learns from the fast path what it knows of a flow before one of its segments is judged.
     fn consult(&mut self, now: Instant, key: &FlowKey, flags: Flags) {
         let idle = now + self.limits.idle;
@@ -224,6 +230,7 @@ impl ServerNic {
         }
         // ClientNIC has waited as long and tells the client.
         self.counters().event(Event::TimedOut);
+        self.note(&key, Event::TimedOut);
         self.take_opening(now, key);
     }
 }
@@ -330,6 +337,10 @@ impl Engine for ServerNic {
             awaited: self.awaited,
             held: self.budget.used(),
         }
+    }
+
+    fn notices(&mut self) -> Option<&mut Notices> {
+        Some(self.gateway.notices())
     }
 
     fn survey(&self, from: u32) -> Page {

@@ -1,6 +1,6 @@
 //! What the server sends: answers to our handshakes, SYN-ACKs to confirm, segments to translate.
 
-use super::ServerNic;
+use super::{Phase, ServerNic};
 use crate::flow::{Flow, Newer, Probe};
 use rtt0_core::engine::Verdict;
 use rtt0_core::flow::FlowKey;
@@ -187,6 +187,7 @@ impl ServerNic {
                 if let Some(opening) = self.take_opening(now, key) {
                     opening.reset_client(out);
                     self.counters().event(Event::Refused);
+                    self.gateway.note(&key, Phase::Opening.label(), Event::Refused);
                 }
                 Verdict::Taken
             }
@@ -194,6 +195,7 @@ impl ServerNic {
                 let opening = self.flows.get_mut(&key).and_then(|entry| entry.value.opening_mut());
                 if opening.is_some_and(|opening| opening.clear_old_connection(reset, &self.limits, out)) {
                     self.counters().event(Event::OldConnectionReset);
+                    self.note(&key, Event::OldConnectionReset);
                 }
                 self.gateway.drop(DropReason::StraySegment)
             }
@@ -225,7 +227,10 @@ impl ServerNic {
         let rest = if proven { self.limits.idle } else { self.limits.unacknowledged };
         // The client's data first: the confirm is in nobody's way.
         let context = Context { now, limits: &self.limits, counters: self.gateway.counters() };
-        let Ok(flow) = opening.establish(isn, answer, &context, out) else { return Verdict::Taken };
+        let Ok(flow) = opening.establish(isn, answer, &context, out) else {
+            self.gateway.note(&key, Phase::Opening.label(), Event::BrokenTimestamps);
+            return Verdict::Taken;
+        };
         self.confirm(key, client_isn, offer, promised.get(), &answer, out);
         // It takes the place of the handshake.
         let _ = self.insert(now, key, Flow::translated(flow, rival, Kept::default(), proven), now + rest);

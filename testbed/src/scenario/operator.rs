@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "operator",
@@ -33,6 +33,7 @@ fn operated(case: Case, report: &mut Report) -> anyhow::Result<()> {
         lab.fetch(&lab.request())?;
     }
     let mut nics = lab.take_nics().context("no daemons")?;
+    nics.ids().into_iter().try_for_each(|(daemon, id)| is_confined(id).context(daemon))?;
     shows(&lab, &nics)?;
     let saved = metrics(&lab, &nics, report)?;
     drains(&lab, &nics)?;
@@ -40,10 +41,30 @@ fn operated(case: Case, report: &mut Report) -> anyhow::Result<()> {
     reloads(&lab, &mut nics)?;
     let top = nics.ask("clientnic", &["top", "--interval", "0.2"])?;
     ensure!(top.contains("connections/s") && top.contains("RTT saved"), "top says:\n{top}");
+    tells(&mut lab, &nics)?;
     let socket = nics.control_socket("clientnic");
     nics.stop()?;
     ensure!(!socket.exists(), "the control socket is left behind");
     report.note(format!("{case}: every order was carried out; RTT saved {saved:.1} ms a connection"));
+    Ok(())
+}
+
+/// Bits of CAP_NET_ADMIN and CAP_BPF (linux/capability.h).
+const KEPT: u64 = 1 << 12 | 1 << 39;
+
+/// No thread of a daemon that serves has a capability that it does not need, or can get one.
+fn is_confined(id: u32) -> anyhow::Result<()> {
+    for task in std::fs::read_dir(format!("/proc/{id}/task"))? {
+        let status = std::fs::read_to_string(task?.path().join("status"))?;
+        let of = |field: &str| -> anyhow::Result<u64> {
+            let value = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+            Ok(u64::from_str_radix(value.with_context(|| format!("no {field}"))?.trim(), 16)?)
+        };
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            ensure!(of(set)? & !KEPT == 0, "it keeps {set} {:x}: {status}", of(set)?);
+        }
+        ensure!(of("NoNewPrivs")? == 1, "it could get new ones: {status}");
+    }
     Ok(())
 }
 
@@ -140,6 +161,11 @@ fn lint(text: &str, report: &mut Report) -> anyhow::Result<()> {
     let output = child.wait_with_output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success() && said.is_empty(), "promtool says: {said}");
+    let folder = tempfile::tempdir()?;
+    let rules = folder.path().join("alerts.yml");
+    std::fs::write(&rules, include_str!("../../../deploy/alerts.yml"))?;
+    let output = Command::new("promtool").args(["check", "rules"]).arg(&rules).output()?;
+    ensure!(output.status.success(), "promtool says: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 
@@ -191,6 +217,29 @@ fn reloads(lab: &Lab, nics: &mut Nics) -> anyhow::Result<()> {
     nics.write_configuration("clientnic", "mode = \"paired\"\n")?;
     nics.ask("clientnic", &["reload"])?;
     takes(lab, 1.0).context("mode paired")
+}
+
+/// A connection that fares badly is in both logs, by the same name; one that does well never is.
+fn tells(lab: &mut Lab, nics: &Nics) -> anyhow::Result<()> {
+    let refused = "reason=\"refused\"";
+    ensure!(!nics.log("clientnic").contains(refused), "something was refused before");
+    lab.stop_server();
+    let fetched = lab.try_fetch(&lab.request())?;
+    ensure!(fetched.is_err(), "there is no server, and yet: {fetched:?}");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let flow_of = |daemon| {
+        let log = nics.log(daemon);
+        let line = log.lines().find(|line| line.contains(refused))?;
+        Some(line.split_once("flow_id=")?.1.split_whitespace().next()?.to_owned())
+    };
+    loop {
+        if let (Some(client), Some(server)) = (flow_of("clientnic"), flow_of("servernic")) {
+            ensure!(client == server, "one connection is {client} to ClientNIC and {server} to ServerNIC");
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "the log does not say what happened: {}", nics.log("servernic"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Makes a connection and looks how many round trips its first byte takes.

@@ -31,6 +31,7 @@ use std::thread::JoinHandle;
 use rtt0_core::profile::Profiles;
 use rtt0_core::survey::Page;
 use rtt0_core::time::Instant;
+use rtt0_netio::privilege::{self, Duty};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::metrics::{self, MetricsSocket};
@@ -94,6 +95,9 @@ impl ControlPlane {
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+            if let Err(error) = privilege::confine(Duty::Nothing) {
+                tracing::warn!(%error, "the thread for operators keeps its capabilities");
+            }
             runtime.block_on(async {
                 if let Some(socket) = control {
                     tokio::spawn(server::serve(socket, questions.clone(), profiles));

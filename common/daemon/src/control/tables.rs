@@ -43,6 +43,7 @@ pub(crate) fn is_loss(label: &str) -> bool {
             | "sent_bytes"
             | "resegmented"
             | "state_written"
+            | "notices_lost"
     )
 }
 

@@ -94,6 +94,11 @@ fn families(stats: &Stats) -> Vec<MetricFamily> {
         ),
         by("event", "rtt0_events_total", "What was done.", MetricType::COUNTER, labelled(&stats.events)),
         counter(
+            "rtt0_unlogged_notices_total",
+            "Lines about single connections that found no room.",
+            io("notices_lost"),
+        ),
+        counter(
             "rtt0_bypassed_syns_total",
             "SYNs that the kernel has forwarded by itself in floods.",
             stats.bypassed,
@@ -209,7 +214,7 @@ fn saved(saved: &Saved) -> MetricFamily {
 mod tests {
     use super::*;
     use crate::stats::{Level, Offloaded};
-    use rtt0_core::reason::{Counters, DropReason};
+    use rtt0_core::reason::{Counters, DropReason, PassReason};
     use rtt0_netio::counters::IoCounters;
     use std::collections::HashSet;
     use std::time::Duration;
@@ -267,6 +272,50 @@ mod tests {
         }
     }
 
+    /// Returns what stands between `start` and the first character that `ends`, everywhere in `text`.
+    fn all_after<'a>(text: &'a str, start: &str, ends: impl Fn(char) -> bool) -> Vec<&'a str> {
+        text.split(start).skip(1).map(|rest| rest.split(&ends).next().unwrap_or_default()).collect()
+    }
+
+    /// Dashboard and alerting rules ask only for what there is.
+    #[test]
+    fn what_is_deployed_asks_for_metrics_that_are_exported() {
+        let families = families(&stats());
+        let exported: HashSet<&str> = families.iter().map(|family| family.name()).collect();
+        let labels = |name: &str| -> HashSet<&str> {
+            let metrics = families.iter().flat_map(|family| family.get_metric());
+            let pairs = metrics.flat_map(|metric| metric.get_label());
+            pairs.filter(|pair| pair.name() == name).map(|pair| pair.value()).collect()
+        };
+        let dashboard = include_str!("../../../../deploy/grafana.json");
+        let alerts = include_str!("../../../../deploy/alerts.yml");
+        for text in [dashboard, alerts] {
+            let asked =
+                all_after(text, "rtt0_", |c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
+            assert!(asked.len() > 10);
+            for name in asked.into_iter().map(|name| format!("rtt0_{name}")) {
+                let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+                let is_there =
+                    exported.contains(&*name) || family.is_some_and(|family| exported.contains(family));
+                assert!(is_there, "{name} is not exported");
+            }
+            for label in ["reason", "event", "table", "way"] {
+                for operator in ["=~", "!~", "="] {
+                    // Within JSON the quotes are escaped.
+                    let text = text.replace("\\\"", "\"");
+                    for values in all_after(&text, &format!("{label}{operator}\""), |c| c == '"') {
+                        for value in values.split('|') {
+                            assert!(labels(label).contains(value), "there is no {label} {value}");
+                        }
+                    }
+                }
+            }
+        }
+        let untouched: Vec<&str> =
+            PassReason::ALL.iter().filter(|reason| reason.is_of_syn()).map(|reason| reason.label()).collect();
+        assert!(dashboard.contains(&untouched.join("|")), "new connections are: {}", untouched.join("|"));
+    }
+
     #[test]
     fn every_counter_between_kernel_and_engine_is_exported() {
         let text = write(&stats()).unwrap().0;
@@ -274,6 +323,7 @@ mod tests {
         let left_out = ["joined", "resegmented", "state_written"];
         for (label, _) in IoCounters::default().iter().filter(|(label, _)| !left_out.contains(label)) {
             let name = match label {
+                "notices_lost" => "rtt0_unlogged_notices_total".to_owned(),
                 "received" => "rtt0_received_packets_total".to_owned(),
                 "sent" => "way=\"single\"".to_owned(),
                 "sent_whole" => "way=\"whole\"".to_owned(),

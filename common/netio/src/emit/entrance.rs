@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crate::device::{self, Device, DeviceError, Parameters, Way};
 use crate::links::Links;
+use crate::privilege::{self, Duty};
 use crate::sysctl;
 
 /// The IPv4 dummy address (RFC 7600 §4.8). The loose reverse path check (`rp_filter` 2) refuses
@@ -72,6 +73,9 @@ impl Entrance {
         let (end, ended) = mpsc::channel();
         let (name, seen) = (device.name().to_owned(), Arc::clone(&shared));
         let look = move || {
+            if let Err(error) = privilege::confine(Duty::Control) {
+                tracing::warn!(%error, "the thread that keeps a device's settings keeps its capabilities");
+            }
             while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(PERIOD) {
                 let now = usable(&name);
                 if now != last {
