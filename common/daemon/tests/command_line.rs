@@ -82,13 +82,14 @@ fn main() -> ExitCode {
         let program = Program { name: "testnic", about: "Forwards everything" };
         return rtt0_daemon::main::<TestNic>(&program, std::env::args_os());
     }
-    let tests: [(&str, Test); 16] = [
+    let tests: [(&str, Test); 17] = [
         ("usage_errors_end_with_2", usage_errors),
         ("configuration_errors_end_with_78", configuration_errors),
         ("a_missing_capability_ends_with_77", missing_capabilities),
         ("a_dry_run_needs_no_privilege", dry_run),
         ("keygen_writes_a_key_that_run_accepts", keygen),
         ("serves_until_sigterm", serves_until_sigterm),
+        ("operators_ask_by_the_socket_and_by_http", operators),
         ("check_config_says_what_run_would_refuse", check_config),
         ("print_config_tells_who_has_set_what", print_config),
         ("sighup_reads_the_key_file_again", sighup),
@@ -272,6 +273,59 @@ fn keygen() -> Result<(), Failed> {
     expect_code(&daemon(&arguments).output()?, 0)?;
     let again = expect_code(&daemon(&["keygen", path]).output()?, 78)?;
     expect_line(&again, &[path, "never overwritten"])
+}
+
+fn operators() -> Result<(), Failed> {
+    let folder = TempDir::new()?;
+    let socket = folder.path().join("none.sock");
+    let socket = socket.to_str().unwrap();
+    for words in [&["show", "stats"][..], &["drain"], &["flush"], &["reload"], &["top"]] {
+        let output = daemon(&[words, &["--control-socket", socket]].concat()).output()?;
+        expect_line(&expect_code(&output, 1)?, &[socket, "is it running"])?;
+    }
+    expect_code(&daemon(&["forget", "10.1.2.0:x"]).output()?, 2)?;
+    let Some([namespace]) = namespaces()? else { return Ok(()) };
+    Links::open(&namespace)?.bring_up("lo")?;
+    let (_directory, key) = key_file(KEY, 0o600);
+    let mut command = run("lo", "10.1.2.0/24:443", &key);
+    command.args(["--metrics-address", "127.0.0.1:9641"]);
+    let running = Running::start(&namespace, &mut command)?;
+    let socket = state_dir(&key).join("testnic.sock");
+    let ask = |words: &[&str]| daemon(words).arg("--control-socket").arg(&socket).output();
+    for words in
+        [&["show", "stats"][..], &["show", "flows"], &["show", "drops"], &["top", "--interval", "0.1"]]
+    {
+        let output = ask(words)?;
+        expect_code(&output, 0)?;
+        if output.stdout.is_empty() {
+            return Err(format!("{words:?} says nothing").into());
+        }
+    }
+    let profiles = ask(&["show", "profiles"])?;
+    expect_line(&expect_code(&profiles, 1)?, &["this daemon keeps no profiles"])?;
+    // Neither takes a place that is taken.
+    let (_other, other_key) = key_file(KEY, 0o600);
+    let second = |option: &str, value: &Path| -> Result<String, Failed> {
+        let mut command = run("lo", "10.1.2.0/24:443", &other_key);
+        command.arg(option).arg(value).args(["--log-format", "json"]);
+        let output = namespace.enter(|| command.output())??;
+        expect_code(&output, 78)
+    };
+    let refused = second("--control-socket", &socket)?;
+    let taken = second("--metrics-address", Path::new("127.0.0.1:9641"))?;
+    for (text, words) in
+        [(refused, "another daemon answers"), (taken, "cannot serve metrics at 127.0.0.1:9641")]
+    {
+        if !text.contains(words) {
+            return Err(format!("{words} is missing in {text}").into());
+        }
+    }
+    running.signal(Signal::TERM)?;
+    let (code, log) = running.end()?;
+    if code != Some(0) {
+        return Err(format!("ended with {code:?}: {log}").into());
+    }
+    if socket.exists() { Err("the control socket is left behind".into()) } else { Ok(()) }
 }
 
 /// Makes `count` namespaces, or none where that is not allowed.
