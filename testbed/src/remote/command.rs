@@ -46,6 +46,9 @@ pub struct RemoteArgs {
     /// Measured connections in each mode, one after the other
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1000))]
     connections: u32,
+    /// Port of the server, the stack's ServicePort
+    #[arg(long, default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
     /// The testbed to install on the hosts: built for their architecture and C library [default: this one]
     #[arg(long, value_name = "FILE")]
     executable: Option<PathBuf>,
@@ -74,6 +77,7 @@ enum TransportKind {
 pub fn command(args: RemoteArgs) -> anyhow::Result<ExitCode> {
     let this = || std::env::current_exe().context("can't find this executable");
     let plan = Plan {
+        port: args.port,
         connections: args.connections,
         rtt: args.rtt.map(|ms| Duration::from_secs_f64(ms / 1e3)),
         executable: args.executable.clone().map_or_else(this, Ok)?,

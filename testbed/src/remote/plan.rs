@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Port of the server.
-pub(super) const PORT: u16 = 8080;
 /// Congestion control of client and server.
 pub(super) const CONGESTION: &str = "cubic";
 /// Connections that are captured in each mode, besides those that are measured: recording costs time that no measured
@@ -16,6 +14,8 @@ pub(super) const PACKETS: u64 = 20_000;
 /// What the user asked for.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// Port of the server.
+    pub port: u16,
     /// Measured connections in each mode.
     pub connections: u32,
     /// Round-trip time to give the leg between the NICs, if the hosts are to.

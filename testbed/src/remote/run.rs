@@ -2,7 +2,7 @@
 
 use super::interrupt::Interrupt;
 use super::outcome::Outcome;
-use super::plan::{CAPTURED, CONGESTION, PACKETS, PORT, Plan};
+use super::plan::{CAPTURED, CONGESTION, PACKETS, Plan};
 use super::script::{self, BPF_FOLDER, Detached};
 use super::site::{Role, Site};
 use super::station::{Measured, RECORDING};
@@ -40,12 +40,11 @@ pub fn run(transport: &mut dyn Transport, plan: &Plan, interrupt: &Interrupt) ->
     let ended = run.end();
     let (results, mut environment) = match (measured, ended) {
         (Ok(measured), Ok(())) => measured,
-        (Err(error), Ok(())) => {
+        (Err(error), Ok(())) if run.site.is_some() => {
             let logs = plan.out.join("logs");
-            return Err(
-                error.context(format!("the hosts are as before; their logs are in {}", logs.display()))
-            );
+            return Err(error.context(format!("all is stopped, with logs in {}", logs.display())));
         }
+        (Err(error), Ok(())) => return Err(error),
         (Ok(_), Err(left)) => return Err(left),
         (Err(error), Err(left)) => return Err(anyhow!("{left:#}; before that: {error:#}")),
     };
@@ -156,13 +155,11 @@ impl Run<'_> {
     }
 
     fn start_daemon(&mut self, role: Role) -> anyhow::Result<()> {
-        let folder = self.transport.folder(role);
         let drawer = tempfile::tempdir().context("can't make a folder for the configuration")?;
         let file = drawer.path().join("daemon.toml");
         report::write(&file, &self.configuration(role)?)?;
         self.transport.put(&[role], &file, "daemon.toml", 0o600)?;
         let name = format!("{role}-daemon");
-        let _ = folder;
         self.start(role, &name, &format!("{role} run --config daemon.toml"), "ready")
     }
 
@@ -171,9 +168,10 @@ impl Run<'_> {
         let devices: Vec<_> = self.devices_of(role).iter().map(|device| format!("{device:?}")).collect();
         let mode = if role == Role::ClientNic { "mode = \"paired\"\n" } else { "" };
         Ok(format!(
-            "interface = [{}]\nservice = [\"{}/32:{PORT}\"]\nkey-file = {:?}\nstate-dir = {:?}\nbpf-dir = {BPF_FOLDER:?}\n{mode}",
+            "interface = [{}]\nservice = [\"{}/32:{}\"]\nkey-file = {:?}\nstate-dir = {:?}\nbpf-dir = {BPF_FOLDER:?}\n{mode}",
             devices.join(", "),
             self.site()?.server,
+            self.plan.port,
             format!("{folder}/key"),
             format!("{folder}/state"),
         ))
@@ -329,7 +327,7 @@ impl Run<'_> {
     }
 
     fn server(&self) -> anyhow::Result<String> {
-        Ok(format!("{}:{PORT}", self.site()?.server))
+        Ok(format!("{}:{}", self.site()?.server, self.plan.port))
     }
 
     fn devices_of(&self, role: Role) -> &[String] {

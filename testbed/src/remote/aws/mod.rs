@@ -134,7 +134,7 @@ impl Transport for Aws<'_> {
     }
 
     fn folder(&self, role: Role) -> String {
-        format!("{}/rtt0-testbed/{role}", self.options.folder.trim_end_matches('/'))
+        format!("{}/rtt0-testbed-{role}", self.options.folder.trim_end_matches('/'))
     }
 
     fn wants_delay(&self) -> bool {
