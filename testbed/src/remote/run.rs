@@ -9,6 +9,7 @@ use super::station::{Measured, RECORDING};
 use super::transport::{Transport, Unreachable};
 use crate::compare::choice::{ClientKind, IpVersion, Mode, ServerKind};
 use crate::compare::counters::{HostCounters, Snapshot};
+use crate::compare::environment::Environment;
 use crate::compare::measurement::Measurement;
 use crate::compare::plan::{Step, WARM_UP};
 use crate::compare::statistics::thousandth;
@@ -33,8 +34,15 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// If a step fails, if the user interrupts, or if something is left running.
 pub fn run(transport: &mut dyn Transport, plan: &Plan, interrupt: &Interrupt) -> anyhow::Result<bool> {
     let description = transport.description();
-    let mut run =
-        Run { transport, plan, interrupt, site: None, devices: Default::default(), started: Vec::new() };
+    let mut run = Run {
+        transport,
+        plan,
+        interrupt,
+        site: None,
+        devices: Default::default(),
+        started: Vec::new(),
+        rtt: plan.rtt,
+    };
     let measured = run.all();
     interrupt.set_aside();
     let ended = run.end();
@@ -76,9 +84,12 @@ struct Run<'a> {
     /// The devices of each host's interfaces, in the order of [`Role::ALL`] and [`Site::interfaces`].
     devices: [Vec<String>; 4],
     started: Vec<Wanted>,
+    /// By which both modes are compared: as asked for, else as first measured.
+    rtt: Option<Duration>,
 }
 
-type Results = (Vec<Measurement>, crate::compare::environment::Environment);
+/// What both modes measured, and where.
+type Results = (Vec<Measurement>, Environment);
 
 impl Run<'_> {
     fn all(&mut self) -> anyhow::Result<Results> {
@@ -178,10 +189,7 @@ impl Run<'_> {
     }
 
     /// Measures a mode, then captures some more of its connections.
-    fn mode(
-        &mut self,
-        mode: Mode,
-    ) -> anyhow::Result<(Measurement, crate::compare::environment::Environment)> {
+    fn mode(&mut self, mode: Mode) -> anyhow::Result<(Measurement, Environment)> {
         say("measuring", mode.name());
         let before = self.counters()?;
         let measured = self.connect(&format!("{}.json", mode.name()), WARM_UP, self.plan.connections)?;
@@ -193,9 +201,8 @@ impl Run<'_> {
             client: ClientKind::Builtin,
             server: ServerKind::Builtin,
             ip: IpVersion::V4,
-            rtt_ms: self.plan.rtt.unwrap_or(rtt).as_secs_f64() * 1e3,
+            rtt_ms: thousandth(self.rtt.get_or_insert(rtt).as_secs_f64() * 1e3),
         };
-        let step = Step { rtt_ms: thousandth(step.rtt_ms), ..step };
         let measurement = Measurement::new(step, rtt, measured.collected(), counted);
         self.capture(mode)?;
         Ok((measurement, measured.environment))

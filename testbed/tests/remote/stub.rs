@@ -246,14 +246,14 @@ impl Stub<'_> {
         let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
         let testbed = std::env::var(TESTBED).unwrap();
         Command::new("setsid")
-            .args(["sh", "-c", AGENT, "agent", &testbed, "exec", host, "--", "sh"])
+            .args(["--fork", "sh", "-c", AGENT, "agent", &testbed, "exec", host, "--", "sh"])
             .arg(command.join("script"))
             .env("COMMAND", &command)
             .env("PATH", path)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .spawn()
+            .status()
             .unwrap();
     }
 
