@@ -22,7 +22,11 @@ const BY_SIGNAL: i32 = 128;
 ///
 /// # Errors
 /// If it can't be started, or does not end within `bound` or before an interrupt; then the group is killed.
-pub(super) fn run(mut command: Command, bound: Duration, interrupt: &Interrupt) -> anyhow::Result<Output> {
+pub(super) fn run(
+    mut command: Command,
+    bound: Duration,
+    interrupt: Option<&Interrupt>,
+) -> anyhow::Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().with_context(|| format!("can't run {name}"))?;
@@ -33,7 +37,8 @@ pub(super) fn run(mut command: Command, bound: Duration, interrupt: &Interrupt) 
     outcome.with_context(|| format!("{name} was ended"))
 }
 
-fn wait(child: &mut Child, bound: Duration, interrupt: &Interrupt) -> anyhow::Result<Output> {
+fn wait(child: &mut Child, bound: Duration, interrupt: Option<&Interrupt>) -> anyhow::Result<Output> {
+    let check = || interrupt.map_or(Ok(()), Interrupt::check);
     let deadline = Instant::now() + bound;
     let stdout = child.stdout.take().context("the output is not piped")?;
     let stderr = child.stderr.take().context("the output is not piped")?;
@@ -43,7 +48,7 @@ fn wait(child: &mut Child, bound: Duration, interrupt: &Interrupt) -> anyhow::Re
     let mut said = [String::new(), String::new()];
     for _ in 0..said.len() {
         let (which, text) = loop {
-            interrupt.check()?;
+            check()?;
             match texts.recv_timeout(PERIOD) {
                 Ok(read) => break read,
                 Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
@@ -59,7 +64,7 @@ fn wait(child: &mut Child, bound: Duration, interrupt: &Interrupt) -> anyhow::Re
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        interrupt.check()?;
+        check()?;
         if Instant::now() >= deadline {
             bail!("it did not end within {bound:.0?}");
         }
@@ -104,7 +109,7 @@ mod tests {
     fn shell(script: &str, bound: Duration) -> anyhow::Result<Output> {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        run(command, bound, &Interrupt::watch().unwrap())
+        run(command, bound, None)
     }
 
     #[test]
@@ -127,7 +132,7 @@ mod tests {
     #[test]
     fn a_missing_program_is_named() {
         let command = Command::new("/absent/aws");
-        let error = run(command, Duration::from_secs(1), &Interrupt::watch().unwrap()).unwrap_err();
+        let error = run(command, Duration::from_secs(1), None).unwrap_err();
         assert!(error.to_string().contains("/absent/aws"), "{error}");
     }
 }

@@ -68,7 +68,7 @@ impl Transport for Local<'_> {
     fn run(&self, role: Role, _purpose: &str, script: &str, bound: Duration) -> anyhow::Result<Output> {
         let mut command = self.host(role).command("sh");
         command.args(["-c", script]);
-        bounded::run(command, bound, self.interrupt)
+        bounded::run(command, bound, Some(self.interrupt))
     }
 
     fn put(&self, roles: &[Role], from: &Path, name: &str, mode: u32) -> anyhow::Result<()> {
@@ -105,5 +105,9 @@ impl Transport for Local<'_> {
 
     fn wants_delay(&self) -> bool {
         false
+    }
+
+    fn finish(&self) -> anyhow::Result<()> {
+        Ok(())
     }
 }

@@ -279,26 +279,33 @@ impl Run<'_> {
             return Ok(());
         }
         say("stopping", "");
-        let mut failures = Vec::new();
-        // The client first, and then against the way of its packets.
+        let (mut failures, mut stopped) = (Vec::new(), Vec::new());
         for role in Role::ALL {
-            let stopped = self.on(role, "stop", &script::stop(&self.transport.folder(role), ""), SHORT);
-            failures.extend(stopped.err().map(|error| format!("{error:#}")));
+            match self.on(role, "stop", &script::stop(&self.transport.folder(role), ""), SHORT) {
+                Ok(_) => stopped.push(role),
+                Err(error) => failures.push(format!("{error:#}")),
+            }
         }
-        let all_stopped = failures.is_empty();
         for wanted in std::mem::take(&mut self.started) {
             failures.extend(self.fetch(&wanted).err().map(|error| format!("{error:#}")));
         }
         for (index, role) in Role::ALL.into_iter().enumerate() {
+            // By what lies in its folder the next run ends what this one could not.
+            if !stopped.contains(&role) {
+                continue;
+            }
             let nic = matches!(role, Role::ClientNic | Role::ServerNic);
             let devices = if nic { self.devices[index].as_slice() } else { &[] };
             let delayed = self.plan.rtt.is_some() && self.transport.wants_delay();
             let script = script::clear(&self.transport.folder(role), devices, delayed);
             failures.extend(self.on(role, "clear", &script, SHORT).err().map(|error| format!("{error:#}")));
         }
+        failures.extend(self.transport.finish().err().map(|error| format!("{error:#}")));
         match failures.as_slice() {
             [] => Ok(()),
-            _ if all_stopped => bail!("everything is stopped, but: {}", failures.join("; ")),
+            _ if stopped.len() == Role::ALL.len() => {
+                bail!("everything is stopped, but: {}", failures.join("; "))
+            }
             _ => bail!("something may still run on the hosts: {}", failures.join("; ")),
         }
     }

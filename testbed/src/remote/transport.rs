@@ -42,6 +42,12 @@ pub trait Transport {
 
     /// Tells whether the NICs have to delay the middle leg themselves, should it have a round-trip time.
     fn wants_delay(&self) -> bool;
+
+    /// Removes what files have left on the way, should one of them not have arrived.
+    ///
+    /// # Errors
+    /// If something may be left.
+    fn finish(&self) -> anyhow::Result<()>;
 }
 
 /// What a script has said.

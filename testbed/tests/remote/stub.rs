@@ -29,6 +29,7 @@ const HOSTS: [(&str, &[&str]); 4] = [
 /// Runs a script on a host and writes down its output and status, the latter at last.
 const AGENT: &str = r#"
 cd "$COMMAND"
+echo $$ >agent
 { { "$@" 2>&3 3>&-; echo $? >code; } | cat >stdout 3>&-; } 3>&1 | cat >stderr
 mv code status
 "#;
@@ -117,11 +118,9 @@ impl Stub<'_> {
             "ec2 describe-instances" => self.describe_instances(),
             "ssm describe-instance-information" => self.describe_information(),
             "ssm get-command-invocation" => self.invocation(),
-            "ssm cancel-command" => Ok(String::new()),
+            "ssm cancel-command" => self.cancel(),
             "s3 cp" => self.copy(),
-            "s3 rm" => fs::remove_file(self.object(&self.call.arguments[2]).unwrap())
-                .map(|()| String::new())
-                .map_err(|error| error.to_string()),
+            "s3 rm" => self.remove(),
             other => Err(format!("the stub does not know {other}")),
         }
     }
@@ -270,6 +269,30 @@ impl Stub<'_> {
         Ok(json!({ "Status": word, "StatusDetails": word, "ResponseCode": code,
             "StandardOutputContent": read("stdout"), "StandardErrorContent": read("stderr") })
         .to_string())
+    }
+
+    /// Ends a command, but not what has left its session.
+    fn cancel(&self) -> Answer {
+        let command = self.folder.join("commands").join(self.call.option("--command-id").unwrap());
+        if let Ok(session) = fs::read_to_string(command.join("agent")) {
+            let group = format!("-{}", session.trim());
+            Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status().unwrap();
+        }
+        Ok(String::new())
+    }
+
+    fn remove(&self) -> Answer {
+        let object = self.object(&self.call.arguments[2]).unwrap();
+        let recursive = self.call.arguments.iter().any(|argument| argument == "--recursive");
+        let of_call = |path: &Path| match recursive {
+            true => path.to_str().unwrap().starts_with(object.to_str().unwrap()),
+            false => path == object,
+        };
+        let objects = fs::read_dir(self.folder.join("bucket")).unwrap().flatten().map(|entry| entry.path());
+        for path in objects.filter(|path| of_call(path)) {
+            fs::remove_file(path).map_err(|error| error.to_string())?;
+        }
+        Ok(String::new())
     }
 
     /// Where an object lies, if this names one: its slashes are no folders here.

@@ -28,6 +28,20 @@ impl<'a> Cli<'a> {
 
     /// Makes a call and returns what it says, whether it succeeds or not.
     pub(super) fn call(&self, arguments: &[&str], bound: Duration) -> anyhow::Result<Output> {
+        self.make(arguments, bound, Some(self.interrupt))
+    }
+
+    /// Makes a call that the user's interrupt does not keep from being made.
+    pub(super) fn call_regardless(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        self.make(arguments, CALL, None)
+    }
+
+    fn make(
+        &self,
+        arguments: &[&str],
+        bound: Duration,
+        interrupt: Option<&Interrupt>,
+    ) -> anyhow::Result<Output> {
         let mut command = Command::new(&self.program);
         command.args(arguments).args(["--output", "json"]);
         if let Some(region) = &self.region {
@@ -35,7 +49,7 @@ impl<'a> Cli<'a> {
         }
         // Version 2 would have a pager show the answer.
         command.env("AWS_PAGER", "");
-        match bounded::run(command, bound, self.interrupt) {
+        match bounded::run(command, bound, interrupt) {
             Err(error) if is_missing(&error) => Err(error).context(
                 "the AWS CLI is missing: install it, or name it with --aws-program (RTT0_AWS_PROGRAM)",
             ),

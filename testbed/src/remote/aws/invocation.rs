@@ -61,7 +61,7 @@ pub(super) fn run(
     let outcome = wait(cli, interrupt, (role, instance), &id, bound);
     if outcome.as_ref().is_err_and(|error| !error.is::<Unreachable>()) {
         // What nobody waits for is not to go on; if it has ended, that is no harm.
-        let _ = cli.call(&["ssm", "cancel-command", "--command-id", &id], CALL);
+        let _ = cli.call_regardless(&["ssm", "cancel-command", "--command-id", &id]);
     }
     outcome
 }

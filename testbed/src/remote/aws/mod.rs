@@ -140,4 +140,9 @@ impl Transport for Aws<'_> {
     fn wants_delay(&self) -> bool {
         true
     }
+
+    fn finish(&self) -> anyhow::Result<()> {
+        let objects = self.object("")?;
+        self.cli.text(&["s3", "rm", &objects, "--recursive", "--only-show-errors"], CARRYING).map(drop)
+    }
 }
