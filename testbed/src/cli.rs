@@ -7,6 +7,7 @@ use crate::nic::{self, NicMode, Nics};
 use crate::privilege::{self, PrivilegeError};
 use crate::process::Process;
 use crate::program::server::{Server, ServerConfig};
+use crate::remote::{self, RemoteArgs, station::StationCommand};
 use crate::scenario::{self, RunOptions};
 use crate::sim;
 use crate::topology::{Topology, TopologyConfig};
@@ -47,6 +48,11 @@ enum Command {
     Exec(ExecArgs),
     /// Remove the topology that is up
     Down,
+    /// Compare kernel forwarding and both NICs on four VMs, or on namespaces in their place
+    Remote(RemoteArgs),
+    /// What `remote` has its hosts do
+    #[command(hide = true, subcommand)]
+    Station(StationCommand),
     /// Serve HTTP until killed
     #[command(hide = true)]
     Serve(ServeArgs),
@@ -153,6 +159,9 @@ struct ServeArgs {
     /// Accept data with the SYN, with this many such connections pending
     #[arg(long, value_name = "QUEUE")]
     fastopen: Option<u32>,
+    /// Let the serving threads run before ordinary ones, where allowed
+    #[arg(long)]
+    realtime: bool,
 }
 
 #[derive(Debug, Args)]
@@ -168,7 +177,7 @@ impl DaemonArgs {
 }
 
 /// Reads an RTT. Beyond 10 s even a handshake would time out.
-fn rtt_ms(text: &str) -> Result<f64, String> {
+pub(crate) fn rtt_ms(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(ms) if ms > 0.0 && ms <= 10_000.0 => Ok(ms),
         _ => Err("an RTT is a number of milliseconds above 0, at most 10000".to_owned()),
@@ -214,11 +223,16 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             let config = ServerConfig {
                 congestion: args.congestion,
                 fastopen_queue: args.fastopen,
+                realtime: args.realtime,
                 ..ServerConfig::new(args.address)
             };
-            Server::start(config)?.wait();
+            let server = Server::start(config)?;
+            println!("listening on {}", server.address());
+            server.wait();
             Ok(ExitCode::FAILURE)
         }
+        Command::Remote(args) => remote::command(args),
+        Command::Station(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Clientnic(args) => Ok(clientnic::main_from(args.with_program("clientnic"))),
         Command::Servernic(args) => Ok(servernic::main_from(args.with_program("servernic"))),
         Command::Run(args) => {

@@ -13,6 +13,7 @@ pub mod privilege;
 pub mod process;
 pub mod program;
 pub mod record;
+pub mod remote;
 pub mod report;
 pub mod scenario;
 pub mod scratch;

@@ -284,7 +284,8 @@ impl Nics {
 pub struct Counts(Vec<(String, u64)>);
 
 impl Counts {
-    fn read(log: &str) -> Self {
+    /// Reads them from a log; without any if it does not say.
+    pub(crate) fn read(log: &str) -> Self {
         let line = log.lines().rev().find_map(|line| line.split_once("counters=\"")).map_or("", |(_, c)| c);
         let pairs = line.trim_end_matches('"').split_whitespace();
         Self(

@@ -21,6 +21,7 @@ use pcap_file::pcapng::blocks::interface_description::{
 };
 use pcap_file::pcapng::blocks::interface_statistics::{InterfaceStatisticsBlock, InterfaceStatisticsOption};
 use rtt0_netio::links::Links;
+use rtt0_netio::netns::Namespace;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use crate::host::Host;
@@ -80,7 +81,7 @@ impl Recorder {
     ) -> anyhow::Result<Self> {
         let name = format!("{}:{interface}", host.name());
         let sink = Memory { interface: name, snaplen, filter, records: Vec::new(), bytes: 0 };
-        Ok(Self { worker: Worker::start(host, interface, sink)? })
+        Ok(Self { worker: Worker::start_on(host, interface, sink)? })
     }
 
     /// Stops, and returns the packets in the order the kernel handed them over.
@@ -123,11 +124,23 @@ pub fn record_all(topology: &Topology, directory: &Path) -> anyhow::Result<Recor
     let start = |(host, device): (&Host, &str)| -> anyhow::Result<(PathBuf, Worker<Capture>)> {
         let path = directory.join(format!("{}-{device}.pcapng", host.name()));
         let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        let capture = Capture::new(file, &format!("{}:{device}", host.name()))?;
-        Ok((path, Worker::start(host, device, capture)?))
+        let capture = Capture::new(file, &format!("{}:{device}", host.name()), u64::MAX)?;
+        Ok((path, Worker::start_on(host, device, capture)?))
     };
     let workers = topology.devices().into_iter().map(start).collect::<anyhow::Result<_>>()?;
     Ok(Recording { workers })
+}
+
+/// Records the first `packets` packets that pass `device` of the calling thread's network namespace into a pcapng file.
+/// When this returns, packets are being recorded.
+///
+/// # Errors
+/// As [`record_all`], or if there is no such device.
+pub fn record_here(device: &str, path: &Path, packets: u64) -> anyhow::Result<Recording> {
+    let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
+    let capture = Capture::new(file, device, packets)?;
+    let worker = Worker::start(&Namespace::current()?, device, capture)?;
+    Ok(Recording { workers: vec![(path.to_owned(), worker)] })
 }
 
 /// Where frames go. A frame has a vnet header in front.
@@ -196,10 +209,12 @@ impl Sink for Memory {
 /// Writes Ethernet frames into a pcapng file.
 struct Capture {
     writer: PcapNgWriter<BufWriter<File>>,
+    /// How many it still takes.
+    room: u64,
 }
 
 impl Capture {
-    fn new(file: File, interface: &str) -> anyhow::Result<Self> {
+    fn new(file: File, interface: &str, room: u64) -> anyhow::Result<Self> {
         let mut writer = PcapNgWriter::new(BufWriter::new(file)).context("cannot begin the file")?;
         let description = InterfaceDescriptionBlock {
             linktype: DataLink::ETHERNET,
@@ -210,7 +225,7 @@ impl Capture {
             ],
         };
         writer.write_pcapng_block(description).context("cannot begin the file")?;
-        Ok(Self { writer })
+        Ok(Self { writer, room })
     }
 }
 
@@ -225,6 +240,8 @@ impl Sink for Capture {
 
     fn keep(&mut self, frame: &[u8], received: &Received) -> anyhow::Result<()> {
         let Some(ethernet) = frame.get(VNET_HEADER..) else { return Ok(()) };
+        let Some(room) = self.room.checked_sub(1) else { return Ok(()) };
+        self.room = room;
         // Bits 0–1 of epb_flags: 1 is inbound, 2 outbound.
         let direction = if received.outgoing { 2 } else { 1 };
         let packet = EnhancedPacketBlock {
@@ -258,10 +275,14 @@ struct Worker<S: Sink> {
 }
 
 impl<S: Sink> Worker<S> {
-    fn start(host: &Host, device: &str, sink: S) -> anyhow::Result<Self> {
-        let index = Links::open(host.namespace())?.index(device)?;
-        let socket = PacketSocket::open(host.namespace(), index, Ear::Both)
-            .with_context(|| format!("cannot listen on {device} of {}", host.name()))?;
+    fn start_on(host: &Host, device: &str, sink: S) -> anyhow::Result<Self> {
+        Self::start(host.namespace(), device, sink).with_context(|| format!("on {}", host.name()))
+    }
+
+    fn start(namespace: &Namespace, device: &str, sink: S) -> anyhow::Result<Self> {
+        let index = Links::open(namespace)?.index(device)?;
+        let socket = PacketSocket::open(namespace, index, Ear::Both)
+            .with_context(|| format!("cannot listen on {device}"))?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
         let stopped = stop.try_clone()?;
         let thread = thread::Builder::new()

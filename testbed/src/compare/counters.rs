@@ -3,7 +3,7 @@
 use crate::host::Host;
 use crate::topology::Topology;
 use anyhow::Context;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::ops::Sub;
 
 // Not /proc/net, which shows the namespace of the process's main thread.
@@ -12,7 +12,7 @@ const NETSTAT: &str = "/proc/thread-self/net/netstat";
 const SNMP6: &str = "/proc/thread-self/net/snmp6";
 
 /// Counters of one host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct HostCounters {
     /// TCP segments sent again, SYN and SYN-ACK included.
     pub retrans_segs: u64,
@@ -39,9 +39,16 @@ impl HostCounters {
     /// # Errors
     /// If proc is not mounted or lacks a counter.
     pub fn read(host: &Host) -> anyhow::Result<Self> {
+        host.enter(Self::here)?
+    }
+
+    /// Reads the counters of the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// As [`HostCounters::read`].
+    pub fn here() -> anyhow::Result<Self> {
         let read = |path: &str| std::fs::read_to_string(path).with_context(|| format!("can't read {path}"));
-        let (snmp, netstat, snmp6) =
-            host.enter(|| -> anyhow::Result<_> { Ok((read(SNMP)?, read(NETSTAT)?, read(SNMP6)?)) })??;
+        let (snmp, netstat, snmp6) = (read(SNMP)?, read(NETSTAT)?, read(SNMP6)?);
         let of = |table, protocol, name| {
             field(table, protocol, name)
                 .with_context(|| format!("the kernel does not count {protocol} {name}"))
@@ -90,11 +97,13 @@ impl Snapshot {
     /// # Errors
     /// As [`HostCounters::read`].
     pub fn take(topology: &Topology) -> anyhow::Result<Self> {
-        Ok(Self {
-            client: HostCounters::read(&topology.client)?,
-            nics: [HostCounters::read(&topology.client_nic)?, HostCounters::read(&topology.server_nic)?],
-            server: HostCounters::read(&topology.server)?,
-        })
+        let [client, client_nic, server_nic, server] = topology.hosts().map(HostCounters::read);
+        Ok(Self::of([client?, client_nic?, server_nic?, server?]))
+    }
+
+    /// Takes counters that were read already, of the hosts from client to server.
+    pub fn of([client, client_nic, server_nic, server]: [HostCounters; 4]) -> Self {
+        Self { client, nics: [client_nic, server_nic], server }
     }
 
     /// Returns the client's counters, and the server's.

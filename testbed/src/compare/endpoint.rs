@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Bound of a single exchange. A lost SYN costs 1 s, a second loss 2 s more.
-const TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(15);
 /// Connections with early data that may wait; sequential clients never need more than one.
 const FASTOPEN_QUEUE: u32 = 64;
 
@@ -104,27 +104,9 @@ impl<'a> ClientUnderTest<'a> {
     pub fn connect(&self, count: u32, after_each: &(dyn Fn() + Sync)) -> anyhow::Result<Collected> {
         match self.kind {
             // One thread makes them all: a fresh thread per connection would start with cold caches.
-            ClientKind::Builtin => self.host.enter(|| self.connect_builtin(count, after_each)),
+            ClientKind::Builtin => self.host.enter(|| connect_each(&self.request, count, after_each)),
             ClientKind::Curl => self.connect_curl(count, after_each),
         }
-    }
-
-    fn connect_builtin(&self, count: u32, after_each: &(dyn Fn() + Sync)) -> Collected {
-        realtime::run_first();
-        let mut collected = Collected::default();
-        for _ in 0..count {
-            match client::fetch(&self.request) {
-                Ok(exchange) if exchange.status == 200 => {
-                    let (connect, first_byte) = (exchange.connect, exchange.first_byte);
-                    collected.samples.push(Sample { connect, first_byte });
-                    collected.client_tcp = Some(exchange.tcp);
-                }
-                Ok(exchange) => collected.errors.push(format!("the server answered {}", exchange.status)),
-                Err(FetchError { stage, source, .. }) => collected.errors.push(format!("{stage}: {source}")),
-            }
-            after_each();
-        }
-        collected
     }
 
     fn connect_curl(&self, count: u32, after_each: &(dyn Fn() + Sync)) -> anyhow::Result<Collected> {
@@ -141,4 +123,24 @@ impl<'a> ClientUnderTest<'a> {
         }
         Ok(collected)
     }
+}
+
+/// Has the built-in client make `count` connections one after the other from the calling thread, which runs before
+/// ordinary ones from then on, where that is allowed.
+pub(crate) fn connect_each(request: &Request, count: u32, after_each: &(dyn Fn() + Sync)) -> Collected {
+    realtime::run_first();
+    let mut collected = Collected::default();
+    for _ in 0..count {
+        match client::fetch(request) {
+            Ok(exchange) if exchange.status == 200 => {
+                let (connect, first_byte) = (exchange.connect, exchange.first_byte);
+                collected.samples.push(Sample { connect, first_byte });
+                collected.client_tcp = Some(exchange.tcp);
+            }
+            Ok(exchange) => collected.errors.push(format!("the server answered {}", exchange.status)),
+            Err(FetchError { stage, source, .. }) => collected.errors.push(format!("{stage}: {source}")),
+        }
+        after_each();
+    }
+    collected
 }

@@ -3,12 +3,12 @@
 use super::plan::Installed;
 use crate::program::{installed, realtime};
 use crate::wan::Backend;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The machine and its settings.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
     /// Release of the running kernel.
     pub kernel: String,
@@ -26,7 +26,8 @@ pub struct Environment {
     pub realtime_endpoints: bool,
     /// What delays the long leg.
     pub wan: String,
-    /// Versions of the programs that took part.
+    /// Versions of the programs that took part. Not read back: whoever reads knows its own.
+    #[serde(skip_deserializing)]
     pub versions: BTreeMap<&'static str, String>,
     /// When the comparison began, RFC 3339, UTC.
     pub date: String,

@@ -36,7 +36,7 @@ pub use fate::{Fate, Saboteur};
 pub use line::{Counters, Lateness};
 pub(crate) use packet::{Ear, PacketSocket, Received};
 pub(crate) use port::VNET_HEADER;
-pub(crate) use rtt::measure as measure_rtt;
+pub(crate) use rtt::{measure as measure_rtt, measure_here as measure_rtt_here};
 
 use line::Line;
 use packet::PacketPort;

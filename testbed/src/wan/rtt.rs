@@ -35,7 +35,12 @@ const ECHO: usize = 8;
 /// # Errors
 /// The socket cannot be made, or too few probes come back.
 pub(crate) fn measure(client: &Host, address: IpAddr) -> anyhow::Result<Duration> {
-    let pinger = client.enter(|| Pinger::open(address))?.context("cannot open a socket for ICMP echoes")?;
+    client.enter(|| measure_here(address))?
+}
+
+/// As [`measure`], from the calling thread's network namespace.
+pub(crate) fn measure_here(address: IpAddr) -> anyhow::Result<Duration> {
+    let pinger = Pinger::open(address).context("cannot open a socket for ICMP echoes")?;
     // The first round resolves neighbours and wakes caches; it is not counted.
     let samples = pinger.volley(0, 3).and_then(|_| pinger.volley(3, PROBES));
     let mut samples = samples.context("the RTT probe failed")?;
