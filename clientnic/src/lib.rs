@@ -4,19 +4,25 @@
 pub mod engine;
 mod flow;
 mod policy;
+mod prewarm;
 mod spoof;
 
 pub use policy::{Policy, SharedPolicy};
 
+use arc_swap::ArcSwap;
 use clap::Args;
 use engine::{ClientNic, Mode, Settings};
+use prewarm::Prewarm;
 use rtt0_core::exclusions::Exclusions;
 use rtt0_core::gateway::Gateway;
+use rtt0_core::offer::Keys;
 use rtt0_core::profile::{ProfileLimits, Profiles};
 use rtt0_core::service::{Prefix, Service};
 use rtt0_core::wire::{ipv4, ipv6, tcp};
 use rtt0_daemon::{Context, Nic, Program, duration};
 use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -38,6 +44,11 @@ pub struct Options {
     /// Clients whose connections are to be made without the middlebox; likewise
     #[arg(long, value_name = "PREFIX", value_delimiter = ',')]
     exclude_source: Vec<Prefix>,
+
+    /// Destination that is learned of at the start, and again before what is known of it expires, so that even the first
+    /// connection is answered early; repeat it or separate addresses by commas, 64 at most
+    #[arg(long, value_name = "ADDRESS:PORT", value_delimiter = ',')]
+    prewarm: Vec<SocketAddr>,
 
     /// Destinations known at a time; connections to further ones pass without a short cut
     #[arg(long, value_name = "NUMBER", default_value_t = ProfileLimits::default().destinations as u32, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
@@ -74,6 +85,10 @@ pub struct Daemon {
     policy: SharedPolicy,
     /// What one worker learns of a destination all know.
     profiles: Arc<Profiles>,
+    options: Options,
+    /// What the thread that learns beforehand signs with.
+    keys: Option<Arc<ArcSwap<Keys>>>,
+    prewarm: Option<Prewarm>,
 }
 
 impl Nic for Daemon {
@@ -83,7 +98,8 @@ impl Nic for Daemon {
     const RELOADED: &'static [&'static str] = &["mode", "exclude", "exclude-source"];
 
     fn new(options: Options) -> Self {
-        Self { policy: options.policy().into(), profiles: Arc::new(Profiles::new(options.profile_limits())) }
+        let profiles = Arc::new(Profiles::new(options.profile_limits()));
+        Self { policy: options.policy().into(), profiles, options, keys: None, prewarm: None }
     }
 
     fn engine(&mut self, context: Context) -> ClientNic {
@@ -91,6 +107,36 @@ impl Nic for Daemon {
         let settings = Settings { policy, mss_clamp, limits: context.limits };
         let gateway = Gateway::new(context.services, context.router, context.counters);
         ClientNic::new(gateway, context.keys, Arc::clone(&self.profiles), settings)
+    }
+
+    fn begin(&mut self, keys: &Keys, mtu: u16) -> io::Result<()> {
+        let destinations = self.options.prewarm.clone();
+        if destinations.is_empty() {
+            return Ok(());
+        }
+        if destinations.len() > prewarm::MOST {
+            tracing::warn!(
+                most = prewarm::MOST,
+                "of the destinations to learn beforehand the last are left out"
+            );
+        }
+        let keys = Arc::new(ArcSwap::from_pointee(keys.clone()));
+        let settings = prewarm::Settings {
+            destinations,
+            policy: self.policy.clone(),
+            keys: Arc::clone(&keys),
+            profiles: Arc::clone(&self.profiles),
+            mss: mss_clamp(mtu),
+            lifetime: self.options.profile_limits().lifetime,
+        };
+        (self.keys, self.prewarm) = (Some(keys), Some(Prewarm::start(settings)?));
+        Ok(())
+    }
+
+    fn rekey(&mut self, keys: &Keys) {
+        if let Some(own) = &self.keys {
+            own.store(Arc::new(keys.clone()));
+        }
     }
 
     fn profiles(&self) -> Option<Arc<Profiles>> {

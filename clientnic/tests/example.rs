@@ -10,6 +10,6 @@ fn the_example_is_right_and_says_what_the_defaults_are() {
     example::verify(
         env!("CARGO_BIN_EXE_clientnic"),
         text,
-        &["cpus", "control-socket", "exclude", "exclude-source"],
+        &["cpus", "control-socket", "pcap", "exclude", "exclude-source", "prewarm"],
     );
 }

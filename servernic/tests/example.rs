@@ -7,5 +7,5 @@ mod example;
 #[test]
 fn the_example_is_right_and_says_what_the_defaults_are() {
     let text = include_str!("../../deploy/servernic.toml");
-    example::verify(env!("CARGO_BIN_EXE_servernic"), text, &["cpus", "control-socket"]);
+    example::verify(env!("CARGO_BIN_EXE_servernic"), text, &["cpus", "control-socket", "pcap"]);
 }

@@ -20,7 +20,7 @@ pub use phase::{Phase, View};
 use crate::flow::{Flow, Pending, Watched};
 use crate::policy::SharedPolicy;
 use rtt0_core::engine::{Engine, Verdict};
-use rtt0_core::flow::{Entry, FlowKey, FlowTable};
+use rtt0_core::flow::{FlowKey, FlowTable};
 use rtt0_core::gateway::{Admitted, Gateway};
 use rtt0_core::gauges::Gauges;
 use rtt0_core::held::HoldBudget;
@@ -34,7 +34,7 @@ use rtt0_core::profile::Profiles;
 use rtt0_core::reason::{Counters, Event, PassReason};
 use rtt0_core::record::Record;
 use rtt0_core::service::Direction;
-use rtt0_core::survey::{self, Page, Row};
+use rtt0_core::survey::{self, Page};
 use rtt0_core::time::Instant;
 use rtt0_core::translated::{Life, Translated};
 use rtt0_core::wire::segment::Segment;
@@ -403,14 +403,9 @@ impl Engine for ClientNic {
     }
 
     fn survey(&self, from: u32) -> Page {
-        let (flows, next) = self.flows.survey(from, survey::LOOKS);
-        let row = |(key, entry): (&FlowKey, &Entry<Flow>)| Row {
-            key: *key,
-            state: Phase::of(&entry.value).label(),
-            in_kernel: entry.value.share().is_some_and(|share| share.is_handed()),
-            deadline: entry.deadline(),
-        };
-        Page { rows: flows.map(row).collect(), next }
+        survey::page(&self.flows, from, |flow| {
+            (Phase::of(flow).label(), flow.share().is_some_and(|share| share.is_handed()))
+        })
     }
 
     fn rekey(&mut self, keys: Keys) {

@@ -1,6 +1,6 @@
 //! Looking through an engine's flows, some at a time, while it serves.
 
-use crate::flow::FlowKey;
+use crate::flow::{FlowKey, FlowTable};
 use crate::time::Instant;
 
 /// Places in the table that are looked at in one call, taken or not: some 10 µs.
@@ -29,4 +29,14 @@ pub struct Page {
     /// Where to go on; `None` at the end. Flows that come or go meanwhile may be missed, none is told twice
     /// unless it came again.
     pub next: Option<u32>,
+}
+
+/// Looks at [`LOOKS`] places of a table from `from` on. `look` tells a flow's state and whether the kernel forwards it.
+pub fn page<V>(flows: &FlowTable<V>, from: u32, look: impl Fn(&V) -> (&'static str, bool)) -> Page {
+    let (found, next) = flows.survey(from, LOOKS);
+    let rows = found.map(|(key, entry)| {
+        let (state, in_kernel) = look(&entry.value);
+        Row { key: *key, state, in_kernel, deadline: entry.deadline() }
+    });
+    Page { rows: rows.collect(), next }
 }

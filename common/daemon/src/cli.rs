@@ -100,6 +100,14 @@ pub struct RunArgs {
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 
+    /// New file, pcapng, for what becomes of each packet and why, in comments that Wireshark shows; slows all of them down
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+
+    /// Packets that it takes; of each the headers and a glimpse of the payload, 160 bytes in all
+    #[arg(long, value_name = "NUMBER", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub pcap_packets: u64,
+
     /// Cut addresses of clients and servers in the log to their networks (24 or 48 bits)
     #[arg(long)]
     pub redact_addresses: bool,

@@ -12,6 +12,7 @@ use rtt0_netio::guard::GuardError;
 use rtt0_netio::interface::UnknownInterface;
 use rtt0_netio::privilege::PrivilegeError;
 use rtt0_netio::store::StoreError;
+use rtt0_netio::trace::TraceError;
 use rtt0_netio::worker::WorkerError;
 
 use crate::config::ConfigFileError;
@@ -76,6 +77,9 @@ pub enum Failure {
     /// Metrics can't be served.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    /// What becomes of packets can't be written.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     /// A running daemon does not answer, or objects.
     #[error(transparent)]
     Ask(#[from] AskError),
@@ -107,7 +111,8 @@ impl Failure {
             | Self::KeyFile(_)
             | Self::Interface(_)
             | Self::ControlSocket(_)
-            | Self::Metrics(_) => exit::CONFIGURATION,
+            | Self::Metrics(_)
+            | Self::Trace(_) => exit::CONFIGURATION,
             Self::State(StoreError::Access { .. }) => exit::FAILURE,
             Self::State(_) => exit::CONFIGURATION,
             Self::Capture(

@@ -1,11 +1,13 @@
 //! From command line to exit code.
 
 use std::ffi::OsString;
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, CommandFactory, FromArgMatches};
 use rtt0_core::engine::Engine;
+use rtt0_core::offer::Keys;
 use rtt0_core::profile::Profiles;
 
 use crate::cli::{Cli, Command, Settings};
@@ -40,6 +42,18 @@ pub trait Nic {
 
     /// Makes the engine of a worker.
     fn engine(&mut self, context: Context) -> Self::Engine;
+
+    /// Starts what works beside the packets, once all is in place and before capabilities are given up. `mtu` is the
+    /// smallest of the named interfaces, in bytes.
+    ///
+    /// # Errors
+    /// The kernel's; the daemon then ends.
+    fn begin(&mut self, _keys: &Keys, _mtu: u16) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Takes new secrets, which the engines have taken already.
+    fn rekey(&mut self, _keys: &Keys) {}
 
     /// Returns what is known of destinations, if this daemon learns of them.
     fn profiles(&self) -> Option<Arc<Profiles>> {

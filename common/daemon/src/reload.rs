@@ -88,6 +88,7 @@ impl Reload {
         let Command::Run(settings) = cli.command else { return Err("this is not run".to_owned()) };
         let keys = Setup::keys(&settings.common).map_err(|failure| failure.line())?;
         workers.rekey(&keys);
+        nic.rekey(&keys);
         nic.reload(settings.own);
         let is_reloaded = |name: &&str| RELOADED.contains(name) || N::RELOADED.contains(name);
         let (changed, waiting): (Vec<&str>, Vec<&str>) =

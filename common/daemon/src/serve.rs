@@ -24,6 +24,7 @@ use rtt0_core::service::Services;
 use rtt0_netio::emit::{EMIT_MARK, Emitter};
 use rtt0_netio::guard::Guard;
 use rtt0_netio::privilege::{self, Duty};
+use rtt0_netio::trace::TraceFile;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
@@ -42,7 +43,7 @@ use crate::setup::Setup;
 use crate::state;
 use crate::stats::{Level, Stats, unix_seconds};
 use crate::watchdog::Watchdog;
-use crate::workers::{self, Reason, Workers};
+use crate::workers::{self, Reason, Tell, Workers};
 
 /// What an engine is made from.
 #[derive(Debug)]
@@ -93,6 +94,8 @@ struct Service {
     offload: Offload,
     watchdog: Watchdog,
     incidents: Incidents,
+    /// Written to its end when this is dropped, after the workers.
+    trace: Option<TraceFile>,
     /// One for each worker.
     counters: Vec<Arc<Counters>>,
     limits: Limits,
@@ -154,7 +157,10 @@ impl Service {
         let rules: Vec<String> = setup.services.rules().iter().map(ToString::to_string).collect();
         let served = offload.served(setup.workers)?;
         let (incidents, notices) = Incidents::new(setup.is_redacted);
-        let workers = Workers::spawn(engines, captures, emitters, stores, served, &notices, &setup)?;
+        let trace =
+            setup.trace.as_ref().map(|(file, packets)| TraceFile::create(file, *packets)).transpose()?;
+        let tell = Tell { notices, trace: trace.as_ref().and_then(TraceFile::trace) };
+        let workers = Workers::spawn(engines, captures, emitters, stores, served, &tell, &setup)?;
         let (socket, address) = (
             control.as_ref().map_or("-".to_owned(), |socket| socket.path().display().to_string()),
             metrics.as_ref().map_or("-".to_owned(), |socket| socket.address().to_string()),
@@ -163,6 +169,8 @@ impl Service {
         // Before this thread is a real-time one: what it starts stays ordinary.
         let (control, questions) = ControlPlane::start(control, metrics, profiles.clone())
             .map_err(|source| Failure::Control { action: "start the thread for operators", source })?;
+        nic.begin(&keys, mtu)
+            .map_err(|source| Failure::Control { action: "start what works beside the packets", source })?;
         if setup.realtime_priority != 0 {
             // This thread has little to do, and in a flood it must get to do it. No harm without.
             rtt0_netio::worker::run_at(setup.realtime_priority.saturating_add(1).min(99));
@@ -190,6 +198,7 @@ impl Service {
             offload,
             watchdog: Watchdog::from_environment(),
             incidents,
+            trace,
             counters,
             limits: setup.limits,
             profiles,
@@ -303,6 +312,7 @@ impl Service {
         let mut stats = Stats { offload: self.offload.counts(), ..before };
         stats.count_engines(self.counters.iter().map(|counters| &**counters));
         stats.count_io(io.iter().map(|counters| &**counters));
+        drop(self.trace);
         let in_kernel = self.offload.stop();
         if stats.bypassed > 0 {
             tracing::info!(packets = stats.bypassed, "SYNs left to the kernel");

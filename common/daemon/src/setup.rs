@@ -42,6 +42,8 @@ pub(crate) struct Setup {
     pub(crate) cpus: Vec<usize>,
     /// How long they look for packets before they sleep.
     pub(crate) busy_poll: Duration,
+    /// Where what becomes of each packet is written, if anywhere, and how many packets.
+    pub(crate) trace: Option<(PathBuf, u64)>,
     /// Whether the log cuts addresses of clients and servers to their networks.
     pub(crate) is_redacted: bool,
     /// Where operators talk to the daemon, if anywhere.
@@ -77,6 +79,7 @@ impl Setup {
             workers: args.workers.into(),
             cpus: args.cpus.clone(),
             busy_poll: Duration::from_micros(args.busy_poll.into()),
+            trace: args.pcap.clone().map(|file| (file, args.pcap_packets)),
             is_redacted: args.redact_addresses,
             control_socket: match &args.control_socket {
                 Some(path) => Some(path.clone()).filter(|path| !path.as_os_str().is_empty()),
@@ -209,6 +212,7 @@ mod tests {
             workers: 1,
             cpus: Vec::new(),
             busy_poll: Duration::ZERO,
+            trace: None,
             is_redacted: false,
             control_socket: None,
             metrics_address: None,

@@ -17,6 +17,7 @@ use rtt0_netio::counters::IoCounters;
 use rtt0_netio::emit::Emitter;
 use rtt0_netio::fast_path::Served;
 use rtt0_netio::store::Store;
+use rtt0_netio::trace::Trace;
 use rtt0_netio::worker::{Worker, WorkerError, WorkerHandle, WorkerOptions};
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
@@ -45,6 +46,14 @@ pub(crate) enum Reason {
     Drain,
 }
 
+/// Whom workers tell what they see.
+pub(crate) struct Tell {
+    /// What happens to single connections.
+    pub(crate) notices: SyncSender<Notice>,
+    /// What becomes of each packet, if that is wanted.
+    pub(crate) trace: Option<Trace>,
+}
+
 /// The running workers; at least one.
 pub(crate) struct Workers {
     handles: Vec<WorkerHandle>,
@@ -66,7 +75,7 @@ impl Workers {
         emitters: Vec<Emitter>,
         stores: Vec<Store>,
         served: Vec<Served>,
-        notices: &SyncSender<Notice>,
+        tell: &Tell,
         setup: &Setup,
     ) -> Result<Self, WorkerError> {
         let (mut stores, mut served) = (stores.into_iter(), served.into_iter());
@@ -76,7 +85,8 @@ impl Workers {
                 name: format!("packets-{index}"),
                 realtime_priority: Some(setup.realtime_priority).filter(|priority| *priority != 0),
                 processor: setup.cpus.iter().cycle().nth(index).copied(),
-                notices: Some(notices.clone()),
+                notices: Some(tell.notices.clone()),
+                trace: tell.trace.clone(),
                 busy_poll: setup.busy_poll,
             };
             Worker::spawn(engine, captures, emitter, stores.next(), served.next(), &options)

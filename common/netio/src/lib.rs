@@ -23,6 +23,8 @@ pub mod links;
 pub mod netns;
 pub mod offload;
 pub mod privilege;
+pub mod probe;
 pub mod store;
 pub mod sysctl;
+pub mod trace;
 pub mod worker;

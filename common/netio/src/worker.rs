@@ -41,6 +41,7 @@ use crate::emit::Emitter;
 use crate::fast_path::Served;
 use crate::privilege::{self, Duty};
 use crate::store::Store;
+use crate::trace::{Trace, Tracer};
 
 /// Batches taken from each capture in turn before time-outs and orders are looked at.
 const ROUNDS: usize = 8;
@@ -67,6 +68,8 @@ pub struct WorkerOptions {
     /// Whom to tell what happens to single connections ([`Engine::notices`]), if anybody. What finds no room is
     /// counted.
     pub notices: Option<SyncSender<Notice>>,
+    /// Where to tell what becomes of each packet, if anywhere. It costs some microseconds a packet.
+    pub trace: Option<Trace>,
     /// For how long it looks for packets without sleeping before it waits for them. Zero spares the
     /// processor; a millisecond spares a packet the microseconds of waking up.
     pub busy_poll: Duration,
@@ -79,6 +82,7 @@ impl Default for WorkerOptions {
             realtime_priority: None,
             processor: None,
             notices: None,
+            trace: None,
             busy_poll: Duration::ZERO,
         }
     }
@@ -122,6 +126,7 @@ pub struct Worker<E> {
     check_due: Option<Instant>,
     busy_poll: Duration,
     notices_to: Option<SyncSender<Notice>>,
+    tracer: Option<Tracer>,
     orders: mpsc::Receiver<Order>,
     wake: Arc<OwnedFd>,
     gauges: Arc<SharedGauges>,
@@ -188,6 +193,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
             check_due: None,
             busy_poll: options.busy_poll,
             notices_to: options.notices.clone(),
+            tracer: options.trace.clone().map(Tracer::new),
             orders,
             wake: Arc::clone(&wake),
             gauges: Arc::clone(&gauges),
@@ -304,7 +310,15 @@ impl<E: Engine> Worker<E> {
         self.engine.look_ahead(&mut (0..).map_while(|index| Some(capture.packet(index)?.0)));
         for (index, mut packet) in capture.packets_mut().enumerate() {
             let queued = self.outbox.len();
-            if let Verdict::Forward = self.engine.handle(now, &mut packet, &mut self.outbox) {
+            if let Some(tracer) = &mut self.tracer {
+                tracer.before(packet.bytes, self.engine.counters());
+            }
+            let verdict = self.engine.handle(now, &mut packet, &mut self.outbox);
+            if let Some(tracer) = &self.tracer {
+                let made = (queued..).map_while(|index| Some(self.outbox.get(index)?.0));
+                tracer.after(verdict, packet.bytes, made, self.engine.counters());
+            }
+            if verdict == Verdict::Forward {
                 self.plan.push(Step::Captured { index, offload: packet.offload });
             }
             self.plan.extend((queued..self.outbox.len()).map(Step::Queued));
@@ -363,7 +377,13 @@ impl<E: Engine> Worker<E> {
             if self.engine.next_timeout().is_none_or(|due| due > now) {
                 break;
             }
+            if let Some(tracer) = &mut self.tracer {
+                tracer.begin(self.engine.counters());
+            }
             self.engine.handle_timeout(now, &mut self.outbox);
+            if let Some(tracer) = &self.tracer {
+                tracer.due(self.outbox.iter().map(|(packet, _)| packet), self.engine.counters());
+            }
             self.plan.extend((0..self.outbox.len()).map(Step::Queued));
             self.emit(now, None);
         }

@@ -5,9 +5,13 @@ use super::{Case, Lab, Report, Scenario, Setting};
 use crate::host::Host;
 use crate::nic::{NicMode, Nics};
 use anyhow::{Context, bail, ensure};
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
+use pcap_file::pcapng::blocks::opt_common::CommonOption;
+use pcap_file::pcapng::{Block, PcapNgReader};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -39,13 +43,19 @@ fn operated(case: Case, report: &mut Report) -> anyhow::Result<()> {
     drains(&lab, &nics)?;
     forgets(&lab, &nics)?;
     reloads(&lab, &mut nics)?;
+    let folder = tempfile::tempdir()?;
+    let packets = folder.path().join("clientnic.pcapng");
+    prewarms(&lab, &mut nics, &packets)?;
     let top = nics.ask("clientnic", &["top", "--interval", "0.2"])?;
     ensure!(top.contains("connections/s") && top.contains("RTT saved"), "top says:\n{top}");
     tells(&mut lab, &nics)?;
     let socket = nics.control_socket("clientnic");
     nics.stop()?;
     ensure!(!socket.exists(), "the control socket is left behind");
-    report.note(format!("{case}: every order was carried out; RTT saved {saved:.1} ms a connection"));
+    let told = traced(&packets)?;
+    report.note(format!(
+        "{case}: every order was carried out; RTT saved {saved:.1} ms a connection; {told} packets with reasons"
+    ));
     Ok(())
 }
 
@@ -217,6 +227,60 @@ fn reloads(lab: &Lab, nics: &mut Nics) -> anyhow::Result<()> {
     nics.write_configuration("clientnic", "mode = \"paired\"\n")?;
     nics.ask("clientnic", &["reload"])?;
     takes(lab, 1.0).context("mode paired")
+}
+
+/// A destination that is learned of beforehand is answered early from the first connection on, and again once it was
+/// forgotten.
+fn prewarms(lab: &Lab, nics: &mut Nics, packets: &Path) -> anyhow::Result<()> {
+    let target = lab.target().to_string();
+    nics.client().take().context("ClientNIC does not run")?.terminate()?;
+    let settings = format!("mode = \"paired\"\nprewarm = [\"{target}\"]\npcap = \"{}\"\n", packets.display());
+    nics.write_configuration("clientnic", &settings)?;
+    nics.start_client(&lab.topology().client_nic)?;
+    for spoofed in 1..=2 {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let known = json(nics, "clientnic", &["show", "profiles"])?;
+            let first = &known["profiles"][0];
+            if first["destination"] == target.as_str() && first["paired"] == true {
+                break;
+            }
+            let log = nics.log("clientnic");
+            ensure!(Instant::now() < deadline, "nothing is learned beforehand: {known}; {log}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        lab.fetch(&lab.request())?;
+        let stats = json(nics, "clientnic", &["show", "stats"])?;
+        let counts = [count(&stats, "events", "spoofed_paired"), count(&stats, "passes", "learning")];
+        ensure!(counts == [Some(spoofed), Some(0)], "answered early and learned from: {counts:?}");
+        if spoofed == 1 {
+            nics.ask("clientnic", &["flush"])?;
+        }
+    }
+    Ok(())
+}
+
+/// What became of packets is in the file, with the reasons. Returns how many there are.
+fn traced(packets: &Path) -> anyhow::Result<usize> {
+    let mut reader = PcapNgReader::new(std::fs::File::open(packets).context("there is no file of packets")?)?;
+    let mut comments = Vec::new();
+    while let Some(block) = reader.next_block() {
+        if let (Block::EnhancedPacket(packet), _) = block? {
+            comments.extend(packet.options.iter().filter_map(|option| match option {
+                EnhancedPacketOption::Common(CommonOption::Comment(comment)) => Some(comment.to_string()),
+                _ => None,
+            }));
+        }
+    }
+    for wanted in [
+        "taken: answered, or held for later: event spoofed_paired",
+        "made of the packet before: event spoofed_paired",
+        "dropped: drop confirm, event confirmed, event learned",
+        "sent on as it came: pass no_flow",
+    ] {
+        ensure!(comments.iter().any(|comment| comment == wanted), "{wanted} is not among {comments:#?}");
+    }
+    Ok(comments.len())
 }
 
 /// A connection that fares badly is in both logs, by the same name; one that does well never is.

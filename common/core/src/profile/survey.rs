@@ -81,6 +81,11 @@ impl Profiles {
         rows.take(most).map(|entry| row(entry.pair())).collect()
     }
 
+    /// Returns until when what `destination` has answered is believed; `None` if nothing is known.
+    pub fn known_until(&self, destination: &Endpoint) -> Option<Instant> {
+        Some(self.map.get(destination)?.knowledge?.expires)
+    }
+
     /// Forgets the destinations of which `wanted` is true; returns how many. Their next connections are learned from.
     /// Connections under way go on.
     pub fn forget(&self, wanted: impl Fn(&Endpoint) -> bool) -> usize {
