@@ -21,8 +21,8 @@ man: # Manual pages and shell completions: target/dist
 
 deb: man # Debian packages of both daemons: target/debian
 	@command -v cargo-deb >/dev/null || { echo "cargo-deb is missing: cargo install cargo-deb --locked" >&2; exit 1; }
-	cargo deb --locked --package clientnic
-	cargo deb --locked --package servernic
+	cargo deb --quiet --strip --locked --package clientnic
+	cargo deb --quiet --strip --locked --package servernic
 
 bench-quick: # How much sooner the first byte comes, as two minutes tell
 	cargo run --release --locked --package testbed -- compare --rtt 10,50 --connections 10

@@ -34,11 +34,12 @@ fn main() -> ExitCode {
 }
 
 fn tests() -> ExitCode {
-    let tests: [(&str, Test); 6] = [
+    let tests: [(&str, Test); 7] = [
         ("the_units_differ_in_names_only", units::differ_in_names_only),
         ("systemd_finds_nothing_wrong_with_the_units", units::verified),
         ("the_units_start_reload_restart_and_stop", units::live),
         ("keys_may_be_a_credential", units::credential),
+        ("two_capabilities_are_enough", units::two_capabilities),
         ("the_sandbox_refuses_what_it_should", sandbox::refuses),
         ("the_packages_install_run_and_go", deb::packages),
     ];

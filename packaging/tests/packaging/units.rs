@@ -8,8 +8,9 @@ use libtest_mimic::{Completion, Failed};
 use crate::machine::{self, Files, Machine, Network};
 use crate::{DAEMONS, Outcome, is_installed, repository, skipped};
 
-/// The capabilities that the unit gives, as /proc shows them.
+/// The capabilities that the unit gives, as /proc shows them, and the first two of them.
 const CAPABILITIES: &str = "000000c000003000";
+const NETWORK_CAPABILITIES: &str = "0000000000003000";
 
 pub(crate) fn differ_in_names_only() -> Outcome {
     let text = |name: &str, kind: &str| {
@@ -105,7 +106,9 @@ fn runs_confined_and_serves(machine: &Machine, network: &Network) -> Result<(), 
         println!("not shown: what is pinned outlives a restart: lacks BPF in the kernel");
     }
     if !log.contains("realtime=true") {
-        println!("not shown: real-time threads: this systemd can't raise limits (CAP_SYS_RESOURCE)");
+        println!(
+            "not shown: real-time threads by LimitRTPRIO: this systemd can't raise limits (CAP_SYS_RESOURCE)"
+        );
     }
     assert!(log.contains("way=Tun"), "{log}");
     // The first connection teaches, the second is answered early, as solo.
@@ -142,11 +145,14 @@ fn reloads(machine: &Machine) -> Result<(), Failed> {
 
 fn restarts_by_itself(machine: &Machine, network: &Network) -> Result<(), Failed> {
     let mut open = network.connect()?;
-    // Sooner than in earnest.
+    // Sooner than in earnest; and real-time threads by capability, where they can't be had by the limit.
     machine.sh("mkdir -p /run/systemd/system/clientnic.service.d
-         printf '[Service]\\nWatchdogSec=2s\\nTimeoutAbortSec=1s\\nRestartSec=100ms\\n' \\
+         printf '%s\\n' '[Service]' WatchdogSec=2s TimeoutAbortSec=1s RestartSec=100ms \
+             AmbientCapabilities=CAP_SYS_NICE CapabilityBoundingSet=CAP_SYS_NICE \
              > /run/systemd/system/clientnic.service.d/soon.conf
          systemctl daemon-reload && systemctl restart clientnic")?;
+    let log = machine.log("clientnic")?;
+    assert!(log.contains("realtime=true"), "{log}");
     open.say(1000)?;
     for (signal, result) in [("KILL", "signal"), ("STOP", "watchdog")] {
         let process = main_process(machine)?;
@@ -190,5 +196,31 @@ pub(crate) fn credential() -> Outcome {
     assert!(shown.contains("/run/credentials/clientnic.service/key"), "{shown}");
     let secret = key.split_whitespace().nth(1).unwrap_or_default();
     assert!(secret.len() == 32 && !shown.contains(secret), "a key is shown");
+    Ok(Completion::Completed)
+}
+
+pub(crate) fn two_capabilities() -> Outcome {
+    if let Some(lack) = machine::lacks() {
+        return skipped(lack);
+    }
+    let drop_in = repository("deploy/systemd/drop-ins/no-offload.conf");
+    let files =
+        Files::new()?.installed()?.add("/etc/systemd/system/clientnic.service.d/no-offload.conf", drop_in)?;
+    let machine = files.start()?;
+    let network = machine.network()?;
+    machine.sh("clientnic keygen /etc/rtt0/key && chown rtt0: /etc/rtt0/key")?;
+    machine.sh("echo 'offload = \"off\"' >> /etc/rtt0/clientnic.toml")?;
+    machine.start("clientnic")?;
+    let process = main_process(&machine)?;
+    let status = machine.sh(&format!("cat /proc/{process}/status"))?;
+    for set in ["CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        let line = format!("{set}:\t{NETWORK_CAPABILITIES}");
+        assert!(status.contains(&line), "no {line} in {status}");
+    }
+    let log = machine.log("clientnic")?;
+    assert!(log.contains("forwarded in user space") && log.contains("way=Tun"), "{log}");
+    for _ in 0..2 {
+        network.connect()?.close()?;
+    }
     Ok(Completion::Completed)
 }
