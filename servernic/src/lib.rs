@@ -32,6 +32,11 @@ impl Nic for Daemon {
     }
 }
 
+/// Returns the definition of the command line.
+pub fn command() -> clap::Command {
+    rtt0_daemon::command::<Daemon>(&PROGRAM)
+}
+
 /// Runs the daemon with `args`, of which the first is the program's name; returns its exit code
 /// (see [`rtt0_daemon`]).
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {

@@ -60,7 +60,9 @@ pub enum KeyFileError {
         mode: u32,
     },
     /// Somebody else owns it, and so can change it.
-    #[error("key file '{path}' belongs to user {owner}; run: chown {expected} {path}")]
+    #[error(
+        "key file '{path}' belongs to user {owner}; do this as that user, or run: chown {expected} {path}"
+    )]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -115,6 +117,16 @@ impl KeyFileError {
 /// # Errors
 /// [`KeyFileError`].
 pub fn read(path: &Path) -> Result<Keys, KeyFileError> {
+    read_with(path, std::env::var_os("CREDENTIALS_DIRECTORY").as_deref().map(Path::new))
+}
+
+/// Permission bits of others. systemd may let the service's user read a credential by an access list (acl(5)), of which
+/// the group's bits then show the mask; nobody else gets into that folder.
+fn bits_of_others(path: &Path, credentials: Option<&Path>) -> u32 {
+    if credentials.is_some() && path.parent() == credentials { 0o037 } else { 0o077 }
+}
+
+fn read_with(path: &Path, credentials: Option<&Path>) -> Result<Keys, KeyFileError> {
     let unreadable = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => KeyFileError::Missing { path: path.to_owned() },
         _ => KeyFileError::Unreadable { path: path.to_owned(), source },
@@ -128,7 +140,7 @@ pub fn read(path: &Path) -> Result<Keys, KeyFileError> {
         return Err(KeyFileError::NotAFile { path: path.to_owned() });
     }
     let mode = metadata.mode() & 0o7777;
-    if mode & 0o077 != 0 {
+    if mode & bits_of_others(path, credentials) != 0 {
         return Err(KeyFileError::Exposed { path: path.to_owned(), mode });
     }
     let (owner, expected) = (metadata.uid(), rustix::process::geteuid().as_raw());
@@ -233,6 +245,16 @@ mod tests {
         assert_eq!(one, Keys::new((2, bytes), None).unwrap());
         let two = outcome(&format!("0 {}\n2 {KEY}", "ff".repeat(16))).unwrap();
         assert_eq!(two, Keys::new((0, [0xff; 16]), Some((2, bytes))).unwrap());
+    }
+
+    #[test]
+    fn a_credential_may_have_an_access_list() {
+        for (mode, is_accepted) in [(0o400, true), (0o440, true), (0o460, false), (0o444, false)] {
+            let (directory, path) = file(&format!("0 {KEY}"), mode);
+            assert_eq!(read_with(&path, Some(directory.path())).is_ok(), is_accepted, "{mode:o}");
+            assert_eq!(read_with(&path, None).is_ok(), mode == 0o400, "{mode:o}");
+            assert_eq!(read_with(&path, Some(Path::new("/run"))).is_ok(), mode == 0o400, "{mode:o}");
+        }
     }
 
     #[test]

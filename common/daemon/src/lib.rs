@@ -69,5 +69,5 @@ pub use failure::{Failure, exit};
 pub use key_file::{KeyFileError, generate, read};
 pub use metrics::MetricsError;
 pub use offload::Offloading;
-pub use program::{Nic, Program, main};
+pub use program::{Nic, Program, command, main};
 pub use serve::Context;

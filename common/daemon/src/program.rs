@@ -64,16 +64,17 @@ pub trait Nic {
     fn reload(&mut self, _options: Self::Options) {}
 }
 
+/// Returns the definition of the daemon's command line, from which manual pages and completions are made.
+pub fn command<N: Nic>(program: &Program) -> clap::Command {
+    Cli::<N::Options>::command().name(program.name).about(program.about).version(env!("CARGO_PKG_VERSION"))
+}
+
 /// Runs the daemon: reads `args` (the first is the program's name), environment and configuration file, does
 /// what they say, and returns the exit code (see the [crate's table](crate)).
 ///
 /// Errors are written to standard error, one line each.
 pub fn main<N: Nic>(program: &Program, args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let command = Cli::<N::Options>::command()
-        .name(program.name)
-        .about(program.about)
-        .version(env!("CARGO_PKG_VERSION"));
-    let layers = Layers::new(command, args.into_iter().collect());
+    let layers = Layers::new(command::<N>(program), args.into_iter().collect());
     let outcome = match read::<N>(&layers) {
         Ok((cli, configured)) => run::<N>(program.name, cli, layers, configured),
         Err(Unusable::Arguments(error)) => {

@@ -65,11 +65,11 @@ type Flows = HashMap<MapData, Key, Value>;
 #[derive(Debug, thiserror::Error)]
 pub enum OffloadError {
     /// The kernel refuses BPF, or the object.
-    #[error("the kernel does not take the BPF programs (they need CAP_BPF and CAP_NET_ADMIN)")]
+    #[error("the kernel does not take the BPF programs (they need CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN)")]
     Load(#[from] EbpfError),
     /// A program can't be loaded or attached.
     #[error(
-        "the kernel does not take the BPF program '{name}' (it needs CAP_BPF and CAP_NET_ADMIN, and either \
+        "the kernel does not take the BPF program '{name}' (it needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and either \
          tcx, Linux 6.6, or the clsact qdisc with cls_bpf)"
     )]
     Program {
