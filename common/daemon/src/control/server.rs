@@ -21,8 +21,8 @@ use super::{ControlSocket, Question, Questions};
 
 /// Conversations at a time; further ones wait to be accepted.
 const CONVERSATIONS: usize = 16;
-/// How long a conversation may be silent, and how long its end may take to read a reply.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a conversation may be silent, and how long its end may take to read a reply: longer than `top` ever waits.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// What is said to those who ask while the daemon ends.
 const STOPPING: &str = "the daemon is stopping";
 
