@@ -28,7 +28,7 @@ use rtt0_core::journal::{Journal, Slot};
 use rtt0_core::limits::Limits;
 use rtt0_core::notice::Notices;
 use rtt0_core::offer::Keys;
-use rtt0_core::offload::{FastPath, Offloadable, Offloaded, Offloader};
+use rtt0_core::offload::{FastPath, Offloaded, Offloader};
 use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::profile::Profiles;
 use rtt0_core::reason::{Counters, Event, PassReason};
@@ -226,8 +226,9 @@ impl ClientNic {
         self.gateway.pass(PassReason::NoFlow)
     }
 
-    /// Notes what has happened to a flow, with what the flow is now.
-    fn note(&self, key: &FlowKey, event: Event) {
+    /// Counts and notes what has happened to a flow, with what the flow is now.
+    fn happened(&self, key: &FlowKey, event: Event) {
+        self.counters().event(event);
         self.gateway.note(key, self.view(key).phase.label(), event);
     }
 
@@ -403,9 +404,7 @@ impl Engine for ClientNic {
     }
 
     fn survey(&self, from: u32) -> Page {
-        survey::page(&self.flows, from, |flow| {
-            (Phase::of(flow).label(), flow.share().is_some_and(|share| share.is_handed()))
-        })
+        survey::page(&self.flows, from, |flow| Phase::of(flow).label())
     }
 
     fn rekey(&mut self, keys: Keys) {

@@ -1,7 +1,7 @@
 //! What a flow is at a moment: the rows of the table above, for whoever watches the engine.
 
 use super::ClientNic;
-use crate::flow::Flow;
+use crate::flow::{Flow, Pending};
 use rtt0_core::flow::FlowKey;
 use rtt0_core::seq::{Client, Seq};
 
@@ -46,11 +46,14 @@ impl Phase {
         }
     }
 
+    pub(super) fn of_pending(pending: &Pending) -> Self {
+        if pending.paired { Self::OpeningPaired } else { Self::OpeningSolo }
+    }
+
     pub(super) fn of(flow: &Flow) -> Self {
         match flow {
             Flow::Learning(_) => Self::Learning,
-            Flow::Opening(pending) if pending.paired => Self::OpeningPaired,
-            Flow::Opening(_) => Self::OpeningSolo,
+            Flow::Opening(pending) => Self::of_pending(pending),
             Flow::Translated { .. } => Self::Translated,
             Flow::Watching(_) => Self::Watching,
         }

@@ -132,13 +132,11 @@ impl ClientNic {
         match Offer::find(tcp.options(), &self.keys, key, isn) {
             Found::Authentic(offer) => offer.kind == Kind::Confirm,
             Found::Forged => {
-                self.counters().event(Event::OfferForged);
-                self.note(key, Event::OfferForged);
+                self.happened(key, Event::OfferForged);
                 false
             }
             Found::Unknown => {
-                self.counters().event(Event::OfferUnknown);
-                self.note(key, Event::OfferUnknown);
+                self.happened(key, Event::OfferUnknown);
                 false
             }
             Found::Nothing => false,
@@ -237,8 +235,7 @@ impl ClientNic {
                 if let Some(Flow::Opening(pending)) = self.flows.get_mut(&key).map(|e| &mut e.value)
                     && pending.opening.clear_old_connection(reset, &self.settings.limits, out)
                 {
-                    self.counters().event(Event::OldConnectionReset);
-                    self.note(&key, Event::OldConnectionReset);
+                    self.happened(&key, Event::OldConnectionReset);
                 }
                 self.gateway.drop(DropReason::StraySegment)
             }
@@ -349,8 +346,7 @@ impl ClientNic {
     ) {
         self.counters().event(event);
         if pending.opening.is_proven() {
-            let phase = if pending.paired { Phase::OpeningPaired } else { Phase::OpeningSolo };
-            self.gateway.note(key, phase.label(), event);
+            self.gateway.note(key, Phase::of_pending(pending).label(), event);
             self.profiles.refuse(&key.server(), now);
             pending.opening.reset_client(out);
         }

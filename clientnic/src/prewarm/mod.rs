@@ -76,9 +76,7 @@ impl Prewarm {
         let targets = settings.destinations.iter().take(MOST).filter_map(open).collect();
         let (end, ended) = mpsc::channel();
         std::thread::Builder::new().name("prewarm".to_owned()).spawn(move || {
-            if let Err(error) = privilege::confine(Duty::Nothing) {
-                tracing::warn!(%error, "the thread that asks servers keeps its capabilities");
-            }
+            privilege::confine(Duty::Nothing);
             keep_warm(targets, &settings, &ended);
         })?;
         Ok(Self { _end: end })

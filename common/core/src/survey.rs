@@ -1,6 +1,7 @@
 //! Looking through an engine's flows, some at a time, while it serves.
 
 use crate::flow::{FlowKey, FlowTable};
+use crate::offload::Offloadable;
 use crate::time::Instant;
 
 /// Places in the table that are looked at in one call, taken or not: some 10 µs.
@@ -31,12 +32,14 @@ pub struct Page {
     pub next: Option<u32>,
 }
 
-/// Looks at [`LOOKS`] places of a table from `from` on. `look` tells a flow's state and whether the kernel forwards it.
-pub fn page<V>(flows: &FlowTable<V>, from: u32, look: impl Fn(&V) -> (&'static str, bool)) -> Page {
+/// Looks at [`LOOKS`] places of a table from `from` on; `state` is a flow's.
+pub fn page<F: Offloadable>(flows: &FlowTable<F>, from: u32, state: impl Fn(&F) -> &'static str) -> Page {
     let (found, next) = flows.survey(from, LOOKS);
-    let rows = found.map(|(key, entry)| {
-        let (state, in_kernel) = look(&entry.value);
-        Row { key: *key, state, in_kernel, deadline: entry.deadline() }
+    let rows = found.map(|(key, entry)| Row {
+        key: *key,
+        state: state(&entry.value),
+        in_kernel: entry.value.is_handed(),
+        deadline: entry.deadline(),
     });
     Page { rows: rows.collect(), next }
 }

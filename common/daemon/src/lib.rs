@@ -50,6 +50,7 @@ mod failure;
 mod forwarding;
 mod incidents;
 mod key_file;
+mod listen;
 mod logging;
 mod metrics;
 mod offload;

@@ -49,7 +49,7 @@ changed, but need a restart: {}\n",
 
 impl Reload {
     pub(crate) fn new(layers: Layers, running: Configured) -> Self {
-        Self { layers, running, outcome: Reloads::default() }
+        Self { layers, running, outcome: Reloads { has_succeeded: true, read: unix_seconds() } }
     }
 
     /// Returns how the last one went.

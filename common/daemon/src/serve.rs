@@ -30,7 +30,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use crate::bypass::{self, Filter, SynBypass};
-use crate::control::{ControlPlane, ControlSocket, Question, Receiver};
+use crate::control::{ControlPlane, ControlSocket, Health, Known, Question, Receiver};
 use crate::failure::Failure;
 use crate::forwarding;
 use crate::incidents::Incidents;
@@ -166,8 +166,9 @@ impl Service {
             metrics.as_ref().map_or("-".to_owned(), |socket| socket.address().to_string()),
         );
         let profiles = nic.profiles();
+        let known = Known { workers: setup.workers, profiles: profiles.clone() };
         // Before this thread is a real-time one: what it starts stays ordinary.
-        let (control, questions) = ControlPlane::start(control, metrics, profiles.clone())
+        let (control, questions) = ControlPlane::start(control, metrics, known)
             .map_err(|source| Failure::Control { action: "start the thread for operators", source })?;
         nic.begin(&keys, mtu)
             .map_err(|source| Failure::Control { action: "start what works beside the packets", source })?;
@@ -175,9 +176,7 @@ impl Service {
             // This thread has little to do, and in a flood it must get to do it. No harm without.
             rtt0_netio::worker::run_at(setup.realtime_priority.saturating_add(1).min(99));
         }
-        if let Err(error) = privilege::confine(Duty::Control) {
-            tracing::warn!(%error, "the daemon keeps its capabilities");
-        }
+        privilege::confine(Duty::Control);
         tracing::info!(
             interfaces = interfaces.join(","),
             services = rules.join(","),
@@ -283,6 +282,10 @@ impl Service {
     fn answer<N: Nic>(&mut self, question: Question, workers: &Workers, nic: &mut N, reload: &mut Reload) {
         // Whoever has gone meanwhile wants no answer.
         match question {
+            Question::Health(reply) => {
+                let (is_alive, is_draining) = (self.watchdog.is_alive(), workers.are_draining());
+                let _ = reply.send(Health { is_alive, is_draining });
+            }
             Question::Stats(reply) => drop(reply.send(self.stats(workers, reload))),
             Question::Survey { worker, from, reply } => {
                 workers.survey(worker, from, move |page, now| drop(reply.send((page, now))));

@@ -93,18 +93,12 @@ pub(crate) struct Saved {
 }
 
 /// How reloads went.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Reloads {
     /// Whether the last one did; true before the first.
     pub(crate) has_succeeded: bool,
     /// When the configuration in use was read, in seconds since 1970.
     pub(crate) read: f64,
-}
-
-impl Default for Reloads {
-    fn default() -> Self {
-        Self { has_succeeded: true, read: unix_seconds() }
-    }
 }
 
 impl Stats {

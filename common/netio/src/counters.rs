@@ -66,6 +66,24 @@ counters! {
     state_failed,
 }
 
+impl IoCounters {
+    /// Tells whether the counter `label` is one of something that failed.
+    pub fn is_failure(label: &str) -> bool {
+        !matches!(
+            label,
+            "received"
+                | "received_bytes"
+                | "sent"
+                | "sent_whole"
+                | "joined"
+                | "sent_bytes"
+                | "resegmented"
+                | "state_written"
+                | "notices_lost"
+        )
+    }
+}
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);

@@ -65,10 +65,15 @@ impl Duty {
 
 /// Gives up, for good, all capabilities of the calling thread but those that `duty` needs; also those that a program it
 /// started would get. What is open stays open: sockets go on to capture and to send.
-///
-/// # Errors
-/// [`PrivilegeError::Unreadable`] if the kernel refuses, which it has no reason to.
-pub fn confine(duty: Duty) -> Result<(), PrivilegeError> {
+/// The kernel has no reason to refuse; if it does, the log says so and the thread goes on.
+pub fn confine(duty: Duty) {
+    if let Err(error) = try_confine(duty) {
+        let thread = std::thread::current();
+        tracing::warn!(%error, thread = thread.name().unwrap_or("-"), "a thread keeps its capabilities");
+    }
+}
+
+fn try_confine(duty: Duty) -> Result<(), PrivilegeError> {
     let kept = duty.capabilities();
     let permitted: CapsHashSet = caps::read(None, CapSet::Permitted)?.intersection(&kept).copied().collect();
     // A program it started would get them by its file or its user.
@@ -87,10 +92,10 @@ mod tests {
     fn what_was_given_up_does_not_come_back() {
         let before = caps::read(None, CapSet::Permitted).unwrap();
         let confined = || {
-            confine(Duty::Control).unwrap();
+            try_confine(Duty::Control).unwrap();
             let held = caps::read(None, CapSet::Permitted).unwrap();
             assert!(held.is_subset(&Duty::Control.capabilities()) && held.is_subset(&before));
-            confine(Duty::Nothing).unwrap();
+            try_confine(Duty::Nothing).unwrap();
             assert!(caps::read(None, CapSet::Permitted).unwrap().is_empty());
             assert!(check().is_err());
             assert!(caps::raise(None, CapSet::Effective, Capability::CAP_NET_RAW).is_err());

@@ -207,9 +207,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
                 // Dropped when the thread ends in whatever way, which hangs up the other end.
                 let _alive = alive;
                 let is_realtime = prepare_thread(priority, processor);
-                if let Err(error) = privilege::confine(Duty::Packets) {
-                    tracing::warn!(%error, "a packet worker keeps its capabilities");
-                }
+                privilege::confine(Duty::Packets);
                 // The owner waits for this; if it is gone there is nobody to tell.
                 let _ = started.send(is_realtime);
                 worker.run()

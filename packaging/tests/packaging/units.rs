@@ -181,14 +181,18 @@ fn stops(machine: &Machine) -> Result<(), Failed> {
     Ok(())
 }
 
+/// Starts a machine with one of the shipped drop-ins in effect.
+fn with_drop_in(name: &str) -> Result<Machine, Failed> {
+    let drop_in = repository(&format!("deploy/systemd/drop-ins/{name}"));
+    let place = format!("/etc/systemd/system/clientnic.service.d/{name}");
+    Files::new()?.installed()?.add(&place, drop_in)?.start()
+}
+
 pub(crate) fn credential() -> Outcome {
     if let Some(lack) = machine::lacks() {
         return skipped(lack);
     }
-    let drop_in = repository("deploy/systemd/drop-ins/credential.conf");
-    let files =
-        Files::new()?.installed()?.add("/etc/systemd/system/clientnic.service.d/key.conf", drop_in)?;
-    let machine = files.start()?;
+    let machine = with_drop_in("credential.conf")?;
     let _network = machine.network()?;
     // The file is root's alone.
     machine.sh("clientnic keygen /etc/rtt0/key && test $(stat --format %U%a /etc/rtt0/key) = root600")?;
@@ -207,10 +211,7 @@ pub(crate) fn two_capabilities() -> Outcome {
     if let Some(lack) = machine::lacks() {
         return skipped(lack);
     }
-    let drop_in = repository("deploy/systemd/drop-ins/no-offload.conf");
-    let files =
-        Files::new()?.installed()?.add("/etc/systemd/system/clientnic.service.d/no-offload.conf", drop_in)?;
-    let machine = files.start()?;
+    let machine = with_drop_in("no-offload.conf")?;
     let network = machine.network()?;
     machine.sh("clientnic keygen /etc/rtt0/key && chown rtt0: /etc/rtt0/key")?;
     machine.sh("echo 'offload = \"off\"' >> /etc/rtt0/clientnic.toml")?;

@@ -178,8 +178,7 @@ impl ServerNic {
             found => {
                 // An option of ours that proves nothing: the server must not see it either.
                 let event = if found == Found::Unknown { Event::OfferUnknown } else { Event::OfferForged };
-                self.counters().event(event);
-                self.note(&key, event);
+                self.happened(&key, event);
                 self.plain_syn(now, key, Newer { rival: Rival::new(isn), probe: None }, out);
                 self.forward_stripped(segment, out)
             }

@@ -27,7 +27,7 @@ use rtt0_core::journal::{Journal, Slot};
 use rtt0_core::limits::Limits;
 use rtt0_core::notice::Notices;
 use rtt0_core::offer::Keys;
-use rtt0_core::offload::{FastPath, Offloadable, Offloaded, Offloader};
+use rtt0_core::offload::{FastPath, Offloaded, Offloader};
 use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::reason::{Counters, Event, PassReason};
 use rtt0_core::record::Record;
@@ -160,8 +160,9 @@ impl ServerNic {
         }
     }
 
-    /// Notes what has happened to a flow, with what the flow is now.
-    fn note(&self, key: &FlowKey, event: Event) {
+    /// Counts and notes what has happened to a flow, with what the flow is now.
+    fn happened(&self, key: &FlowKey, event: Event) {
+        self.counters().event(event);
         self.gateway.note(key, self.view(key).phase.label(), event);
     }
 
@@ -229,8 +230,7 @@ impl ServerNic {
             return;
         }
         // ClientNIC has waited as long and tells the client.
-        self.counters().event(Event::TimedOut);
-        self.note(&key, Event::TimedOut);
+        self.happened(&key, Event::TimedOut);
         self.take_opening(now, key);
     }
 }
@@ -344,9 +344,7 @@ impl Engine for ServerNic {
     }
 
     fn survey(&self, from: u32) -> Page {
-        survey::page(&self.flows, from, |flow| {
-            (Phase::of(flow).label(), flow.share().is_some_and(|share| share.is_handed()))
-        })
+        survey::page(&self.flows, from, |flow| Phase::of(flow).label())
     }
 
     fn rekey(&mut self, keys: Keys) {

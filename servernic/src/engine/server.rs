@@ -194,8 +194,7 @@ impl ServerNic {
             Reply::OldConnection { reset } => {
                 let opening = self.flows.get_mut(&key).and_then(|entry| entry.value.opening_mut());
                 if opening.is_some_and(|opening| opening.clear_old_connection(reset, &self.limits, out)) {
-                    self.counters().event(Event::OldConnectionReset);
-                    self.note(&key, Event::OldConnectionReset);
+                    self.happened(&key, Event::OldConnectionReset);
                 }
                 self.gateway.drop(DropReason::StraySegment)
             }

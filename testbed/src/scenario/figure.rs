@@ -3,7 +3,7 @@
 use super::Lab;
 use crate::program::client::{self, Exchange, FetchError, Request};
 use crate::program::stream;
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
@@ -36,6 +36,14 @@ impl From<&Exchange> for Answer {
 /// Returns a time in round trips.
 pub(super) fn rtts(time: Duration, rtt: Duration) -> f64 {
     time.as_secs_f64() / rtt.as_secs_f64()
+}
+
+/// Demands that a time is about so many round trips. A busy machine makes it later, and nothing makes it sooner.
+pub(super) fn takes(time: Duration, rtt: Duration, trips: f64) -> anyhow::Result<()> {
+    let seen = rtts(time, rtt);
+    let is_right = if trips > 1.0 { seen > trips - 0.4 } else { seen < trips + 0.4 };
+    ensure!(is_right, "a first byte took {seen:.2} RTT, not {trips}");
+    Ok(())
 }
 
 /// Returns a time in milliseconds.

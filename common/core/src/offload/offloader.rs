@@ -12,6 +12,11 @@ pub trait Offloadable {
     /// Returns who forwards it; `None` while that can only be the engine.
     fn share(&self) -> Option<&Share>;
 
+    /// Tells whether it was handed to a fast path.
+    fn is_handed(&self) -> bool {
+        self.share().is_some_and(|share| share.is_handed())
+    }
+
     /// Returns who forwards it, to be changed.
     fn share_mut(&mut self) -> Option<&mut Share>;
 
@@ -66,7 +71,7 @@ impl Offloader {
         for key in self.waiting.drain(..) {
             // It may have been taken back, or more may have become open about it.
             let Some(flow) = flows.get_mut(&key).map(|entry| &mut entry.value) else { continue };
-            if !is_handed(flow) {
+            if !flow.is_handed() {
                 continue;
             }
             let outcome = flow.offloaded(key).map(|offloaded| fast_path.hand(&offloaded));
@@ -94,7 +99,7 @@ impl Offloader {
         counters: &Counters,
     ) {
         let Some(fast_path) = &mut self.fast_path else { return };
-        let Some(entry) = flows.get_mut(key).filter(|entry| is_handed(&entry.value)) else { return };
+        let Some(entry) = flows.get_mut(key).filter(|entry| entry.value.is_handed()) else { return };
         let is_recalled = flags.intersects(Flags::SYN | Flags::FIN | Flags::RST);
         let progress = if is_recalled { fast_path.recall(key) } else { fast_path.look(key) };
         if let Some(progress) = &progress {
@@ -117,7 +122,7 @@ impl Offloader {
         idle: Duration,
     ) -> bool {
         let Some(fast_path) = &mut self.fast_path else { return false };
-        if !flows.get(key).is_some_and(|entry| is_handed(&entry.value)) {
+        if !flows.get(key).is_some_and(|entry| entry.value.is_handed()) {
             return false;
         }
         let Some(progress) = fast_path.look(key) else { return false };
@@ -153,12 +158,8 @@ impl Offloader {
 
     /// Takes a flow back that leaves the table.
     pub fn forget(&mut self, key: &FlowKey, flow: &impl Offloadable) {
-        if let Some(fast_path) = self.fast_path.as_mut().filter(|_| is_handed(flow)) {
+        if let Some(fast_path) = self.fast_path.as_mut().filter(|_| flow.is_handed()) {
             let _ = fast_path.recall(key);
         }
     }
-}
-
-fn is_handed(flow: &impl Offloadable) -> bool {
-    flow.share().is_some_and(|share| share.is_handed())
 }

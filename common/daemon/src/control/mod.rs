@@ -22,7 +22,6 @@ pub use client::AskError;
 pub(crate) use commands::{Ask, run};
 pub use socket::SocketError;
 pub(crate) use socket::{ControlSocket, usual};
-pub(crate) use tables::is_loss;
 pub use top::TopError;
 
 use std::sync::Arc;
@@ -41,9 +40,29 @@ use crate::stats::Stats;
 /// Questions that wait for the control loop at a time; those who ask more have to wait.
 const QUEUE: usize = 16;
 
+/// What can be answered without the control loop.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    /// How many packet threads there are.
+    pub(crate) workers: usize,
+    /// What is known of destinations, if anything is.
+    pub(crate) profiles: Option<Arc<Profiles>>,
+}
+
+/// How a daemon does, in two words.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Health {
+    /// Whether every packet thread goes round its loop.
+    pub(crate) is_alive: bool,
+    /// Whether it begins no connection because an operator wants it so.
+    pub(crate) is_draining: bool,
+}
+
 /// What only the control loop can answer.
 #[derive(Debug)]
 pub(crate) enum Question {
+    /// Whether the daemon is well.
+    Health(oneshot::Sender<Health>),
     /// What the daemon knows of itself.
     Stats(oneshot::Sender<Stats>),
     /// Some of a worker's flows, and the time by the clock of their deadlines.
@@ -85,7 +104,7 @@ impl ControlPlane {
     pub(crate) fn start(
         control: Option<ControlSocket>,
         metrics: Option<MetricsSocket>,
-        profiles: Option<Arc<Profiles>>,
+        known: Known,
     ) -> std::io::Result<(Option<Self>, Receiver)> {
         let (questions, receiver) = mpsc::channel(QUEUE);
         if control.is_none() && metrics.is_none() {
@@ -95,12 +114,10 @@ impl ControlPlane {
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
-            if let Err(error) = privilege::confine(Duty::Nothing) {
-                tracing::warn!(%error, "the thread for operators keeps its capabilities");
-            }
+            privilege::confine(Duty::Nothing);
             runtime.block_on(async {
                 if let Some(socket) = control {
-                    tokio::spawn(server::serve(socket, questions.clone(), profiles));
+                    tokio::spawn(server::serve(socket, questions.clone(), known));
                 }
                 if let Some(socket) = metrics {
                     tokio::spawn(metrics::serve(socket, questions));
@@ -133,7 +150,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = usual(folder.path(), "testnic");
         let socket = ControlSocket::bind(&path).unwrap();
-        let (plane, mut questions) = ControlPlane::start(Some(socket), None, None).unwrap();
+        let (plane, mut questions) = ControlPlane::start(Some(socket), None, Known::default()).unwrap();
         let answering = std::thread::spawn(move || {
             let mut is_draining = false;
             while let Some(question) = questions.blocking_recv() {
@@ -143,7 +160,7 @@ mod tests {
                         is_draining = drain;
                         let _ = reply.send(());
                     }
-                    Question::Survey { .. } | Question::Reload(_) => {}
+                    Question::Health(_) | Question::Survey { .. } | Question::Reload(_) => {}
                 }
             }
         });

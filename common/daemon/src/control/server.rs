@@ -1,7 +1,7 @@
 //! The daemon's end of the control socket.
 
 use std::io;
-use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use rtt0_core::profile::Profiles;
@@ -11,13 +11,13 @@ use rtt0_netio::clock;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::protocol::{
     Done, FlowRow, Flows, Forgotten, LONGEST, MOST_ROWS, ProfileRow, Profiles as ProfileRows, Reply, Request,
 };
-use super::{ControlSocket, Question, Questions};
+use super::{ControlSocket, Known, Question, Questions};
+use crate::listen::serve_each;
 
 /// Conversations at a time; further ones wait to be accepted.
 const CONVERSATIONS: usize = 16;
@@ -27,29 +27,18 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const STOPPING: &str = "the daemon is stopping";
 
 /// Serves all who connect, until the runtime ends.
-pub(super) async fn serve(socket: ControlSocket, questions: Questions, profiles: Option<Arc<Profiles>>) {
+pub(super) async fn serve(socket: ControlSocket, questions: Questions, known: Known) {
     let listener = match socket.listener.try_clone().and_then(UnixListener::from_std) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the control socket can't be served"),
     };
-    let places = Arc::new(Semaphore::new(CONVERSATIONS));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let answerer = Answerer { questions: questions.clone(), profiles: profiles.clone() };
-                tokio::spawn(async move {
-                    // Whoever breaks off, or says nothing, is told nothing.
-                    let _ = converse(stream, &answerer).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a conversation can't be accepted");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        }
-    }
+    let accept = |context: &mut Context<'_>| listener.poll_accept(context).map_ok(|(stream, _)| stream);
+    serve_each(CONVERSATIONS, accept, |stream| {
+        let answerer = Answerer { questions: questions.clone(), known: known.clone() };
+        // Whoever breaks off, or says nothing, is told nothing.
+        async move { drop(converse(stream, &answerer).await) }
+    })
+    .await;
 }
 
 async fn converse(stream: UnixStream, answerer: &Answerer) -> io::Result<()> {
@@ -101,7 +90,7 @@ fn write_down<T: Serialize>(reply: Reply<T>) -> Vec<u8> {
 
 struct Answerer {
     questions: Questions,
-    profiles: Option<Arc<Profiles>>,
+    known: Known,
 }
 
 impl Answerer {
@@ -133,7 +122,10 @@ impl Answerer {
     }
 
     fn profiles(&self) -> Reply<&Profiles> {
-        self.profiles.as_deref().ok_or_else(|| "this daemon keeps no profiles; ClientNIC does".to_owned())
+        self.known
+            .profiles
+            .as_deref()
+            .ok_or_else(|| "this daemon keeps no profiles; ClientNIC does".to_owned())
     }
 
     fn forget(&self, destination: &str) -> Reply<Forgotten> {
@@ -149,9 +141,8 @@ impl Answerer {
 
     /// Looks through the flows of all workers, a page at a time: between two pages packets are served.
     async fn flows(&self, limit: usize, wanted: &Wanted) -> Reply<Flows> {
-        let stats = self.questions.ask(Question::Stats).await.ok_or_else(|| STOPPING.to_owned())?;
         let mut found = Flows { flows: Vec::new(), total: 0 };
-        for worker in 0..stats.workers {
+        for worker in 0..self.known.workers {
             let mut next = Some(0);
             while let Some(from) = next {
                 let page = self.questions.ask(|reply| Question::Survey { worker, from, reply }).await;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width};
+use rtt0_netio::counters::IoCounters;
 use serde::Serialize;
 
 use super::protocol::{Flows, Profiles};
@@ -26,25 +27,10 @@ pub(super) struct Lost<'a> {
 impl<'a> Lost<'a> {
     pub(super) fn new(stats: &'a Stats) -> Self {
         let seen = |counts: &'a [Count]| counts.iter().filter(|count| count.count > 0).collect();
-        let io = stats.io.iter().filter(|count| count.count > 0 && is_loss(&count.label)).collect();
+        let io =
+            stats.io.iter().filter(|count| count.count > 0 && IoCounters::is_failure(&count.label)).collect();
         Self { drops: seen(&stats.drops), io, passes: seen(&stats.passes) }
     }
-}
-
-/// Tells whether a counter between kernel and engine is one of something that failed.
-pub(crate) fn is_loss(label: &str) -> bool {
-    !matches!(
-        label,
-        "received"
-            | "received_bytes"
-            | "sent"
-            | "sent_whole"
-            | "joined"
-            | "sent_bytes"
-            | "resegmented"
-            | "state_written"
-            | "notices_lost"
-    )
 }
 
 pub(super) fn drops(lost: &Lost<'_>) -> String {

@@ -12,6 +12,7 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::Line;
 use ratatui::widgets::{Bar, BarChart, BarGroup, Block, Gauge, Paragraph, Row, Sparkline, Table};
+use rtt0_netio::counters::IoCounters;
 use serde::Serialize;
 
 use super::client::AskError;
@@ -85,7 +86,7 @@ impl View {
             ("passed", &before.passes, &now.passes),
         ] {
             let counted = now.iter().filter(|count| count.count > 0);
-            let counted = counted.filter(|count| kind != "failed" || tables::is_loss(&count.label));
+            let counted = counted.filter(|count| kind != "failed" || IoCounters::is_failure(&count.label));
             reasons.extend(counted.map(|count| {
                 (kind, count.label.clone(), rate(old(before, &count.label), count.count), count.count)
             }));

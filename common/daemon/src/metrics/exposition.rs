@@ -5,8 +5,8 @@
 
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{TEXT_FORMAT, TextEncoder};
+use rtt0_netio::counters::IoCounters;
 
-use crate::control::is_loss;
 use crate::stats::{Count, Saved, Stats};
 
 /// Writes all metrics; returns them with their content type.
@@ -20,7 +20,7 @@ pub(super) fn write(stats: &Stats) -> Result<(String, &'static str), prometheus:
 fn families(stats: &Stats) -> Vec<MetricFamily> {
     let flag = |set: bool| f64::from(u8::from(set));
     let io = |label: &str| stats.io.iter().find(|count| count.label == label).map_or(0, |count| count.count);
-    let lost: Vec<&Count> = stats.io.iter().filter(|count| is_loss(&count.label)).collect();
+    let lost: Vec<&Count> = stats.io.iter().filter(|count| IoCounters::is_failure(&count.label)).collect();
     let build = [("program", &*stats.program), ("version", &*stats.version)];
     let mut families = vec![
         gauges("rtt0_build_info", "Which daemon this is; always 1.", [(&build[..], 1.0)]),
@@ -215,7 +215,6 @@ mod tests {
     use super::*;
     use crate::stats::{Level, Offloaded};
     use rtt0_core::reason::{Counters, DropReason, PassReason};
-    use rtt0_netio::counters::IoCounters;
     use std::collections::HashSet;
     use std::time::Duration;
 

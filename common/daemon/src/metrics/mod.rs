@@ -11,7 +11,7 @@ mod exposition;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -21,10 +21,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Semaphore;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::control::{Question, Questions};
+use crate::control::{Health, Question, Questions};
+use crate::listen::serve_each;
 use crate::stats::Stats;
 
 /// Connections at a time; further ones wait to be accepted.
@@ -77,28 +79,16 @@ pub(crate) async fn serve(socket: MetricsSocket, questions: Questions) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "metrics can't be served"),
     };
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let questions = questions.clone();
-                tokio::spawn(async move {
-                    let service = service_fn(|request| answer(request, &questions));
-                    let mut connection = http1::Builder::new();
-                    connection.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(16 * 1024);
-                    // Whoever breaks off, or asks in another language, is told nothing.
-                    let _ =
-                        timeout(PATIENCE, connection.serve_connection(TokioIo::new(stream), service)).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection for metrics can't be accepted");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        }
-    }
+    let accept = |context: &mut Context<'_>| listener.poll_accept(context).map_ok(|(stream, _)| stream);
+    serve_each(CONNECTIONS, accept, |stream| converse(stream, questions.clone())).await;
+}
+
+async fn converse(stream: TcpStream, questions: Questions) {
+    let service = service_fn(|request| answer(request, &questions));
+    let mut connection = http1::Builder::new();
+    connection.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(16 * 1024);
+    // Whoever breaks off, or asks in another language, is told nothing.
+    let _ = timeout(PATIENCE, connection.serve_connection(TokioIo::new(stream), service)).await;
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -107,25 +97,36 @@ async fn answer(request: Request<Incoming>, questions: &Questions) -> Result<Ans
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"));
     }
-    let path = request.uri().path();
-    if !matches!(path, "/metrics" | "/healthz" | "/readyz") {
-        return Ok(text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n"));
-    }
-    let Ok(Some(stats)) = timeout(ANSWER, questions.ask(Question::Stats)).await else {
-        return Ok(text(StatusCode::SERVICE_UNAVAILABLE, "the daemon does not answer\n"));
-    };
-    Ok(match path {
-        "/metrics" => exposed(&stats),
-        "/healthz" => health(&stats, false),
-        _ => health(&stats, stats.is_draining),
+    Ok(match request.uri().path() {
+        "/metrics" => match ask(questions, Question::Stats).await {
+            Ok(stats) => exposed(&stats),
+            Err(silence) => silence,
+        },
+        "/healthz" => health(ask(questions, Question::Health).await, false),
+        "/readyz" => health(ask(questions, Question::Health).await, true),
+        _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n"),
     })
 }
 
-fn health(stats: &Stats, is_draining: bool) -> Answer {
-    match (stats.is_alive, is_draining) {
-        (true, false) => text(StatusCode::OK, "ok\n"),
-        (true, true) => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-        (false, _) => text(StatusCode::SERVICE_UNAVAILABLE, "a packet thread stands still\n"),
+/// Asks the control loop; its silence is an answer, too.
+async fn ask<T>(
+    questions: &Questions,
+    question: impl FnOnce(oneshot::Sender<T>) -> Question,
+) -> Result<T, Answer> {
+    let answer = timeout(ANSWER, questions.ask(question)).await.ok().flatten();
+    answer.ok_or_else(|| text(StatusCode::SERVICE_UNAVAILABLE, "the daemon does not answer\n"))
+}
+
+fn health(health: Result<Health, Answer>, must_be_ready: bool) -> Answer {
+    match health {
+        Err(silence) => silence,
+        Ok(Health { is_alive: false, .. }) => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "a packet thread stands still\n")
+        }
+        Ok(Health { is_draining: true, .. }) if must_be_ready => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+        }
+        Ok(_) => text(StatusCode::OK, "ok\n"),
     }
 }
 

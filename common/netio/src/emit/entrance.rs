@@ -73,9 +73,7 @@ impl Entrance {
         let (end, ended) = mpsc::channel();
         let (name, seen) = (device.name().to_owned(), Arc::clone(&shared));
         let look = move || {
-            if let Err(error) = privilege::confine(Duty::Control) {
-                tracing::warn!(%error, "the thread that keeps a device's settings keeps its capabilities");
-            }
+            privilege::confine(Duty::Control);
             while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(PERIOD) {
                 let now = usable(&name);
                 if now != last {

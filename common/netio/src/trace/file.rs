@@ -50,9 +50,7 @@ impl TraceFile {
         let (to, entries) = mpsc::sync_channel(QUEUE);
         let shown = path.display().to_string();
         let thread = std::thread::Builder::new().name("trace".to_owned()).spawn(move || {
-            if let Err(error) = privilege::confine(Duty::Nothing) {
-                tracing::warn!(%error, "the thread that writes packets keeps its capabilities");
-            }
+            privilege::confine(Duty::Nothing);
             if let Err(error) = write(writer, &entries, packets) {
                 tracing::error!(%error, file = shown, "packets are no longer written");
             }
