@@ -19,7 +19,7 @@ use rtt0_core::offer::Keys;
 use rtt0_core::profile::{ProfileLimits, Profiles};
 use rtt0_core::service::{Prefix, Service};
 use rtt0_core::wire::{ipv4, ipv6, tcp};
-use rtt0_daemon::{Context, Nic, Program, duration};
+use rtt0_daemon::{Context, Nic, Program, Role, duration};
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
@@ -94,6 +94,8 @@ pub struct Daemon {
 impl Nic for Daemon {
     type Options = Options;
     type Engine = ClientNic;
+
+    const ROLE: Role = Role::ClientNic;
 
     const RELOADED: &'static [&'static str] = &["mode", "exclude", "exclude-source"];
 

@@ -7,7 +7,7 @@ mod flow;
 
 use engine::ServerNic;
 use rtt0_core::gateway::Gateway;
-use rtt0_daemon::{Context, Nic, NoOptions, Program};
+use rtt0_daemon::{Context, Nic, NoOptions, Program, Role};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -21,6 +21,8 @@ pub struct Daemon;
 impl Nic for Daemon {
     type Options = NoOptions;
     type Engine = ServerNic;
+
+    const ROLE: Role = Role::ServerNic;
 
     fn new(_: NoOptions) -> Self {
         Self

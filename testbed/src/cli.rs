@@ -13,6 +13,7 @@ use crate::sim;
 use crate::topology::{Topology, TopologyConfig};
 use crate::wan;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use rtt0_doctor::{DoctorArgs, Patient};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -48,6 +49,8 @@ enum Command {
     Exec(ExecArgs),
     /// Remove the topology that is up
     Down,
+    /// Look where packets vanish on this host, which has no daemon; exit status 0 healthy, 1 findings, 2 could not look
+    Doctor(HostDoctorArgs),
     /// Compare kernel forwarding and both NICs on four VMs, or on namespaces in their place
     Remote(RemoteArgs),
     /// What `remote` has its hosts do
@@ -165,6 +168,15 @@ struct ServeArgs {
 }
 
 #[derive(Debug, Args)]
+struct HostDoctorArgs {
+    #[command(flatten)]
+    doctor: DoctorArgs,
+    /// Interfaces that matter, by commas [default: all but loopback]
+    #[arg(long = "interface", value_name = "NAME", value_delimiter = ',')]
+    interfaces: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 struct DaemonArgs {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<OsString>,
@@ -231,6 +243,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             server.wait();
             Ok(ExitCode::FAILURE)
         }
+        Command::Doctor(args) => Ok(rtt0_doctor::cli::run(&args.doctor, &Patient::host(args.interfaces))),
         Command::Remote(args) => remote::command(args),
         Command::Station(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Clientnic(args) => Ok(clientnic::main_from(args.with_program("clientnic"))),

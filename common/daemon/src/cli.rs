@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rtt0_core::limits::Limits;
+use rtt0_doctor::DoctorArgs;
 
 use crate::control::Ask;
 use crate::offload::Offloading;
@@ -30,6 +31,11 @@ pub(crate) enum Command<O: Args> {
     Run(Settings<O>),
     /// Says whether run would accept its configuration; needs no privileges and changes nothing
     CheckConfig(Settings<O>),
+    /// Looks where packets vanish on this host: how it is set up, what its kernel drops, and why
+    ///
+    /// Reads the same configuration as run. Changes nothing unless probes are sent. Exit status: 0 healthy, 1 findings,
+    /// 2 could not look.
+    Doctor(Examined<O>),
     /// Writes a fresh random key file for both NICs
     Keygen {
         /// The file to write; an existing one is never overwritten
@@ -49,6 +55,15 @@ pub(crate) struct Settings<O: Args> {
     pub(crate) common: RunArgs,
     #[command(flatten)]
     pub(crate) own: O,
+}
+
+/// All options of `doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct Examined<O: Args> {
+    #[command(flatten)]
+    pub(crate) doctor: DoctorArgs,
+    #[command(flatten)]
+    pub(crate) settings: Settings<O>,
 }
 
 /// Options of `run` that both daemons have.

@@ -3,7 +3,7 @@
 //! A daemon is a [`Nic`] and a [`Program`]; [`main`] does the rest:
 //!
 //! ```no_run
-//! use rtt0_daemon::{Context, Nic, NoOptions, Program};
+//! use rtt0_daemon::{Context, Nic, NoOptions, Program, Role};
 //! # use rtt0_core::{engine::{Engine, Verdict}, packet::{Outbox, Packet}, reason::Counters, time::Instant};
 //! # struct Mine(std::sync::Arc<Counters>);
 //! # impl Engine for Mine {
@@ -18,6 +18,8 @@
 //! impl Nic for ExampleNic {
 //!     type Options = NoOptions;
 //!     type Engine = Mine;
+//!
+//!     const ROLE: Role = Role::ClientNic;
 //!
 //!     fn new(_: NoOptions) -> Self {
 //!         Self
@@ -46,6 +48,7 @@ mod bypass;
 mod cli;
 mod config;
 mod control;
+mod doctor;
 mod failure;
 mod forwarding;
 mod incidents;
@@ -71,4 +74,5 @@ pub use key_file::{KeyFileError, generate, read};
 pub use metrics::MetricsError;
 pub use offload::Offloading;
 pub use program::{Nic, Program, command, main};
+pub use rtt0_doctor::Role;
 pub use serve::Context;

@@ -9,14 +9,15 @@ use clap::{Args, CommandFactory, FromArgMatches};
 use rtt0_core::engine::Engine;
 use rtt0_core::offer::Keys;
 use rtt0_core::profile::Profiles;
+use rtt0_doctor::Role;
 
-use crate::cli::{Cli, Command, Settings};
+use crate::cli::{Cli, Command, Examined, Settings};
 use crate::config::{Configured, Layers, Unusable};
 use crate::failure::Failure;
 use crate::reload::Reload;
 use crate::serve::Context;
 use crate::setup::Setup;
-use crate::{control, key_file, logging, serve};
+use crate::{control, doctor, key_file, logging, serve};
 
 /// What a daemon is called.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +34,9 @@ pub trait Nic {
     type Options: Args;
     /// What serves the packets.
     type Engine: Engine + Send + 'static;
+
+    /// Which of the two it is, for the doctor.
+    const ROLE: Role;
 
     /// Long names of those options that [`Nic::reload`] takes over; others need a restart.
     const RELOADED: &'static [&'static str] = &[];
@@ -76,6 +80,15 @@ pub fn command<N: Nic>(program: &Program) -> clap::Command {
 pub fn main<N: Nic>(program: &Program, args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let layers = Layers::new(command::<N>(program), args.into_iter().collect());
     let outcome = match read::<N>(&layers) {
+        Ok((Cli { command: Command::Doctor(Examined { doctor, settings }) }, _)) => {
+            match doctor::examine(program.name, N::ROLE, &doctor, &settings.common) {
+                Ok(code) => return code,
+                Err(failure) => {
+                    eprintln!("{}: {}", program.name, failure.line());
+                    return ExitCode::from(rtt0_doctor::cli::BLIND);
+                }
+            }
+        }
         Ok((cli, configured)) => run::<N>(program.name, cli, layers, configured),
         Err(Unusable::Arguments(error)) => {
             // Nothing can be done for a reader who closed the pipe.
@@ -111,6 +124,8 @@ fn run<N: Nic>(
         Command::CheckConfig(settings) => return check::<N>(program, settings, &configured),
         Command::Keygen { file, id } => return Ok(key_file::generate(&file, id)?),
         Command::Ask(ask) => return control::run(program, ask),
+        // Has an exit status of its own, and has been seen to.
+        Command::Doctor(_) => return Ok(()),
     };
     if common.print_config {
         print!("{}", configured.show());

@@ -14,7 +14,7 @@ use rtt0_netio::interface::{self, Interface};
 use rtt0_netio::privilege;
 
 use crate::cli::RunArgs;
-use crate::control;
+use crate::doctor;
 use crate::failure::Failure;
 use crate::key_file::{self, KeyFileError};
 use crate::offload::Offloading;
@@ -81,10 +81,7 @@ impl Setup {
             busy_poll: Duration::from_micros(args.busy_poll.into()),
             trace: args.pcap.clone().map(|file| (file, args.pcap_packets)),
             is_redacted: args.redact_addresses,
-            control_socket: match &args.control_socket {
-                Some(path) => Some(path.clone()).filter(|path| !path.as_os_str().is_empty()),
-                None => state_dir.as_deref().map(|folder| control::usual(folder, program)),
-            },
+            control_socket: doctor::control_socket(program, args),
             metrics_address: args.metrics_address,
         })
     }
@@ -165,7 +162,8 @@ impl Setup {
     }
 }
 
-fn rules(args: &RunArgs) -> Result<Vec<Service>, Failure> {
+/// Reads the services.
+pub(crate) fn rules(args: &RunArgs) -> Result<Vec<Service>, Failure> {
     Ok(args.services.iter().map(|text| text.parse()).collect::<Result<_, _>>()?)
 }
 

@@ -40,6 +40,8 @@ type Test = fn() -> Result<(), Failed>;
 struct TestNic;
 
 impl Nic for TestNic {
+    const ROLE: rtt0_daemon::Role = rtt0_daemon::Role::Host;
+
     type Options = NoOptions;
     type Engine = Forwarder;
 

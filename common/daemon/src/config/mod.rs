@@ -21,9 +21,23 @@ use file::ConfigFile;
 pub use file::ConfigFileError;
 
 /// Subcommands that have settings.
-const CONFIGURED: [&str; 2] = ["run", "check-config"];
+const CONFIGURED: [&str; 3] = ["run", "check-config", "doctor"];
 /// Options that say what to do and not how.
-const ORDERS: [&str; 4] = ["help", "config", "dry-run", "print-config"];
+const ORDERS: [&str; 13] = [
+    "help",
+    "config",
+    "dry-run",
+    "print-config", // and those of the doctor:
+    "agent",
+    "bundle",
+    "interval",
+    "json",
+    "listen",
+    "peer",
+    "probe",
+    "probes",
+    "redact",
+];
 /// Where a daemon's file lies unless another is named.
 const FOLDER: &str = "/etc/rtt0";
 

@@ -148,6 +148,15 @@ pub(crate) fn run(program: &str, ask: Ask) -> Result<(), Failure> {
     }
 }
 
+/// Asks the daemon that listens at `path` for its counters, as `show stats --json` does.
+///
+/// # Errors
+/// [`AskError`].
+pub(crate) fn stats_of(path: &Path) -> Result<serde_json::Value, AskError> {
+    let stats: Stats = Client::connect(path)?.ask(&Request::Stats)?;
+    serde_json::to_value(stats).map_err(AskError::Reply)
+}
+
 fn forgotten(forgotten: &Forgotten) -> String {
     format!("destinations forgotten: {}\n", forgotten.forgotten)
 }

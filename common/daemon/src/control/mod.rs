@@ -19,7 +19,7 @@ mod tables;
 mod top;
 
 pub use client::AskError;
-pub(crate) use commands::{Ask, run};
+pub(crate) use commands::{Ask, run, stats_of};
 pub use socket::SocketError;
 pub(crate) use socket::{ControlSocket, usual};
 pub use top::TopError;

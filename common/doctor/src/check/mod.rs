@@ -1,0 +1,11 @@
+//! Judgements, one subject a file. Each takes what was looked at and adds to the report; it says what it could not see.
+
+use crate::examine::Interval;
+use crate::patient::Patient;
+use crate::report::Report;
+
+/// Judges how the host is set up: what has to be right for packets to pass at all.
+pub fn preconditions(_patient: &Patient, _report: &mut Report) {}
+
+/// Judges what happened while the doctor looked.
+pub fn interval(_patient: &Patient, _interval: &Interval, _report: &mut Report) {}
