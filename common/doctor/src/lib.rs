@@ -14,6 +14,7 @@
 
 pub mod agent;
 pub mod bundle;
+pub mod causes;
 pub mod check;
 pub mod cli;
 pub mod examine;
