@@ -65,7 +65,10 @@ mod tests {
     #[test]
     fn numbers_are_found_by_table_and_name() {
         let mut numbers = BTreeMap::new();
-        parse("sockets: used 14\nTCP: inuse 1 orphan 2 tw 0 alloc 1 mem 3\nFRAG: inuse 4 memory 5\n", &mut numbers);
+        parse(
+            "sockets: used 14\nTCP: inuse 1 orphan 2 tw 0 alloc 1 mem 3\nFRAG: inuse 4 memory 5\n",
+            &mut numbers,
+        );
         assert_eq!((numbers["TCP.orphan"], numbers["TCP.mem"], numbers["FRAG.inuse"]), (2, 3, 4));
         assert_eq!(limits("287898\t383866\t575796"), Some([287_898, 383_866, 575_796]));
         assert_eq!(limits("1 2"), None);

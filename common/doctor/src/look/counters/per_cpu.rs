@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn softnet_is_summed() {
-        let text = "17090316 00000003 00000049 00000000 00000000\n00000001 00000002 00000047 00000000 00000000\n";
+        let text =
+            "17090316 00000003 00000049 00000000 00000000\n00000001 00000002 00000047 00000000 00000000\n";
         let softnet = Softnet { processors: 2, processed: 0x1709_0317, dropped: 5, squeezed: 0x90 };
         assert_eq!(parse_softnet(text), softnet);
     }
