@@ -110,7 +110,7 @@ causes! {
         ];
     /// The driver's transmit side.
     DEVICE_TX_DROP = "device-tx-drop", "the device or its driver drops packets that are to leave",
-        explains ["lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];
+        explains ["udp-send-buffer", "out-discards", "lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];
     /// The driver's receive side: rings, missed, no buffers.
     DEVICE_RX_DROP = "device-rx-drop", "the device or its driver drops received packets",
         explains ["lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];

@@ -5,44 +5,57 @@ use crate::causes::{RECEIVE_BUFFER, SOCKET_BACKLOG};
 use crate::finding::{Layer, Rank};
 use crate::report::Report;
 
-/// What counts data thrown away for want of room.
-const THROWN: [&str; 4] = ["TcpExtRcvPruned", "TcpExtTCPRcvQDrop", "TcpExtTCPOFODrop", "TcpExtOfoPruned"];
+/// What counts segments thrown away for want of room, each of them in either.
+const THROWN: [&str; 2] = ["TcpExtRcvPruned", "TcpExtTCPRcvQDrop"];
+/// What counts those that came out of order, and are thrown away first.
+const OUT_OF_ORDER: [&str; 2] = ["TcpExtTCPOFODrop", "TcpExtOfoPruned"];
 /// What counts data squeezed together, which slow readers see daily.
 const SQUEEZED: [&str; 2] = ["TcpExtPruneCalled", "TcpExtTCPRcvCollapsed"];
+/// What tells that readers are slow.
+const WINDOWS: [&str; 2] = ["TcpExtTCPZeroWindowDrop", "TcpExtTCPToZeroWindowAdv"];
 /// Fewer are nothing to speak of.
 const MANY_SQUEEZED: u64 = 200;
 
 pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) {
     let received = growth.count("TcpInSegs");
-    let thrown = growth.sum(&THROWN);
-    let squeezed = growth.sum(&SQUEEZED);
-    let rank = match () {
-        () if thrown >= STRAYS && is_share(thrown, received, 1) => Some(Rank::Loss),
-        () if squeezed >= MANY_SQUEEZED && is_share(squeezed, received, 100) => Some(Rank::Suspicion),
-        () => None,
-    };
-    if let Some(rank) = rank {
-        let names =
-            [&THROWN[..], &SQUEEZED, &["TcpExtTCPZeroWindowDrop", "TcpExtTCPToZeroWindowAdv"]].concat();
+    queues(growth, received, report);
+    let dropped = growth.count("TcpExtTCPBacklogDrop");
+    if dropped >= STRAYS && is_share(dropped, received, 1) {
+        let names = ["TcpExtTCPBacklogDrop"];
         report.find(
             growth
-                .found(&RECEIVE_BUFFER, (Layer::Socket, rank), thrown, &names)
-                .because(format!("of {received} segments that arrived, {} were thrown away", percent(thrown, received)))
+                .found(&SOCKET_BACKLOG, (Layer::Socket, Rank::Loss), dropped, &names)
+                .because("segments came while a call held the socket, and more than its buffers may hold")
                 .mended_by(
-                    "find the program that reads too slowly (ss -tmni: skmem, rb); leave out SO_RCVBUF, which ends the kernel's \
-                     own tuning, and raise the third number of net.ipv4.tcp_rmem",
+                    "leave out SO_RCVBUF and SO_SNDBUF, or raise them: together they bound this queue (else \
+                     net.ipv4.tcp_rmem and tcp_wmem do)",
                 ),
         );
     }
-    let dropped = growth.count("TcpExtTCPBacklogDrop");
-    if dropped >= STRAYS && is_share(dropped, received, 1) {
-        report.find(
-            growth
-                .found(&SOCKET_BACKLOG, (Layer::Socket, Rank::Loss), dropped, &["TcpExtTCPBacklogDrop"])
-                .because("segments came while a program's call held the socket, and more than its buffers may hold")
-                .mended_by("leave out SO_RCVBUF and SO_SNDBUF, or raise them: together they bound this queue (net.ipv4.tcp_rmem, tcp_wmem)"),
-        );
-    }
+}
+
+fn queues(growth: &Growth<'_>, received: u64, report: &mut Report) {
+    let thrown = THROWN.iter().map(|name| growth.count(name)).max().unwrap_or_default();
+    // On a path that loses some, a few are out of order when room is short.
+    let out_of_order = Some(growth.sum(&OUT_OF_ORDER)).filter(|count| *count >= STRAYS);
+    let lost = thrown + out_of_order.unwrap_or_default();
+    let squeezed = growth.sum(&SQUEEZED);
+    let rank = match () {
+        () if lost > 0 && is_share(lost, received, 5) => Rank::Loss,
+        () if squeezed >= MANY_SQUEEZED && is_share(squeezed, received, 100) => Rank::Suspicion,
+        () => return,
+    };
+    let names = [THROWN, OUT_OF_ORDER, SQUEEZED, WINDOWS].concat();
+    let share = percent(lost, received);
+    report.find(
+        growth
+            .found(&RECEIVE_BUFFER, (Layer::Socket, rank), lost, &names)
+            .because(format!("of {received} segments that arrived, {share} were thrown away"))
+            .mended_by(
+                "find the program that reads too slowly (ss -tmni: skmem, rb); leave out SO_RCVBUF, which ends the \
+                 kernel's own tuning, and raise the third number of net.ipv4.tcp_rmem",
+            ),
+    );
 }
 
 #[cfg(test)]
@@ -52,12 +65,12 @@ mod tests {
 
     #[test]
     fn data_that_is_thrown_away_is_a_loss() {
-        let growth =
-            [("TcpInSegs", 2000), ("TcpExtTCPRcvQDrop", 4), ("TcpExtRcvPruned", 3), ("TcpExtPruneCalled", 3)];
-        assert_eq!(found(&interval(growth), judge), [("receive-buffer", Rank::Loss, 7)]);
+        let growth = [("TcpInSegs", 900), ("TcpExtTCPRcvQDrop", 5), ("TcpExtRcvPruned", 5)];
+        assert_eq!(found(&interval(growth), judge), [("receive-buffer", Rank::Loss, 5)]);
         // A few of very many.
         let growth = [("TcpInSegs", 200_000), ("TcpExtTCPRcvQDrop", 7)];
         assert_eq!(found(&interval(growth), judge), []);
+        assert_eq!(found(&interval([("TcpInSegs", 90), ("TcpExtTCPOFODrop", 4)]), judge), []);
     }
 
     #[test]

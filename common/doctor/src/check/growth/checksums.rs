@@ -9,13 +9,12 @@ use crate::report::Report;
 const FEW: u64 = 3;
 
 pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) {
-    let ip = ["IpExtInCsumErrors"];
-    let transport =
-        ["TcpInCsumErrors", "UdpInCsumErrors", "Udp6InCsumErrors", "IcmpInCsumErrors", "Icmp6InCsumErrors"];
-    for (layer, names) in [(Layer::Ip, &ip[..]), (Layer::Transport, &transport)] {
-        let wrong = growth.sum(names);
+    let ip = ["IpExtInCsumErrors", "IcmpInCsumErrors", "Icmp6InCsumErrors"];
+    let transport = ["TcpInCsumErrors", "UdpInCsumErrors", "Udp6InCsumErrors"];
+    for (layer, names) in [(Layer::Ip, ip), (Layer::Transport, transport)] {
+        let wrong = growth.sum(&names);
         if wrong >= FEW {
-            report.find(growth.found(&CHECKSUM_ERRORS, (layer, Rank::Loss), wrong, names).mended_by(
+            report.find(growth.found(&CHECKSUM_ERRORS, (layer, Rank::Loss), wrong, &names).mended_by(
                 "if they come from a virtual machine or a packet socket, they were sent before their checksums were \
                  filled in: turn off the offload at their sender (ethtool -K DEVICE tx off); else look for what changes \
                  packets on the way without mending the checksum, or a broken device",
