@@ -3,6 +3,8 @@
 //! Three hosts in a row, `left`, `middle` and `right`, each link with its own networks; the middle one forwards. Needs
 //! CAP_SYS_ADMIN and CAP_NET_ADMIN (`unshare -Ur` does), and skips without.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
@@ -346,18 +348,92 @@ fn queues_that_drop_are_named() {
     }
 }
 
-/// Sends IPv4 packets whose headers are written here: the kernel fills in the checksum of IP, and sends the rest as it is.
-fn send_raw(count: u16, (flags, ttl): (u16, u8), payload: &[u8]) {
+/// An IPv4 packet to 10.9.1.1. The kernel fills in its length and checksum, and sends the rest as it is.
+fn packet(host: u8, protocol: u8, (identification, flags, ttl): (u16, u16, u8), payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 0];
+    packet.extend(identification.to_be_bytes());
+    packet.extend(flags.to_be_bytes());
+    packet.extend([ttl, protocol, 0, 0, 10, 9, 0, host, 10, 9, 1, 1]);
+    packet.extend(payload);
+    packet
+}
+
+fn send_packets(packets: impl Iterator<Item = Vec<u8>>) {
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))).unwrap();
-    let to: SocketAddr = "10.9.1.1:0".parse().unwrap();
-    for identification in 1..=count {
-        let mut packet = vec![0x45, 0, 0, 0];
-        packet.extend(identification.to_be_bytes());
-        packet.extend(flags.to_be_bytes());
-        packet.extend([ttl, 17, 0, 0, 10, 9, 0, 1, 10, 9, 1, 1]);
-        packet.extend(payload);
-        socket.send_to(&packet, &SockAddr::from(to)).unwrap();
+    let to = SockAddr::from("10.9.1.1:0".parse::<SocketAddr>().unwrap());
+    for packet in packets {
+        socket.send_to(&packet, &to).unwrap();
     }
+}
+
+/// Sends so many with the same payload of UDP.
+fn send_raw(count: u16, (flags, ttl): (u16, u8), payload: &[u8]) {
+    send_packets((1..=count).map(|id| packet(1, 17, (id, flags, ttl), payload)));
+}
+
+/// A TCP segment from 10.9.0.`host` to port 80 of 10.9.1.1, with its checksum.
+fn segment(host: u8, port: u16, (sequence, flags): (u32, u8), payload: &[u8]) -> Vec<u8> {
+    let mut segment = [port.to_be_bytes(), 80u16.to_be_bytes()].concat();
+    segment.extend(sequence.to_be_bytes());
+    segment.extend([0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend(payload);
+    let pseudo = [&[10, 9, 0, host, 10, 9, 1, 1, 0, 6][..], &(segment.len() as u16).to_be_bytes()].concat();
+    let words =
+        |bytes: &[u8]| bytes.chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(two[1])).sum::<u32>();
+    let sum = words(&pseudo) + words(&segment);
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    segment[16..18].copy_from_slice(&(!folded as u16).to_be_bytes());
+    packet(host, 6, (1, 0, 64), &segment)
+}
+
+#[test]
+fn a_full_queue_of_half_open_connections_is_told() {
+    const SYN: u8 = 2;
+    let Some(row) = Row::create() else { return };
+    let _listener = row.right.enter(|| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&"10.9.1.1:80".parse::<SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(4).unwrap();
+        socket
+    });
+    for (cookies, rank) in [("0", Rank::Loss), ("1", Rank::Suspicion)] {
+        sysctl::set(&row.right, &[("net.ipv4.tcp_syncookies", cookies)]).unwrap();
+        // From addresses that nobody has, so that nobody resets them.
+        let syns = || (0..60).map(|index| segment(50 + index, 5000, (7, SYN), &[]));
+        let (report, ()) = examined(&row.right, || row.left.enter(|| send_packets(syns())).unwrap());
+        assert_eq!(findings(&report)[0], ("syn-flood", "socket", rank, ""), "{}", report.text(false));
+    }
+}
+
+#[test]
+fn segments_outside_their_window_are_told() {
+    const ACK: u8 = 0x10;
+    let Some(row) = Row::create() else { return };
+    let listener = row.right.enter(|| TcpListener::bind("10.9.1.1:80").unwrap()).unwrap();
+    let client = row.left.enter(|| TcpStream::connect("10.9.1.1:80").unwrap()).unwrap();
+    let _server = listener.accept().unwrap().0;
+    let port = client.local_addr().unwrap().port();
+    // Wherever the window is, half of them are before it and half behind.
+    let sequence = |index: u32| 1_000_000 + (index % 2) * 0x8000_0000;
+    let segments = || (0..100).map(|index| segment(1, port, (sequence(index), ACK), b"from elsewhere"));
+    let (report, ()) = examined(&row.right, || row.left.enter(|| send_packets(segments())).unwrap());
+    let expected = ("out-of-window", "transport", Rank::Symptom, "");
+    assert!(findings(&report).contains(&expected), "{}", report.text(false));
+}
+
+#[test]
+fn a_carrier_that_goes_is_told() {
+    let Some(row) = Row::create() else { return };
+    let (report, ()) = examined(&row.left, || {
+        let links = Links::open(&row.middle).unwrap();
+        links.take_down("left0").unwrap();
+        thread::sleep(Duration::from_millis(100));
+        links.bring_up("left0").unwrap();
+        thread::sleep(Duration::from_millis(100));
+    });
+    let expected = ("no-carrier", "device", Rank::Symptom, "eth0");
+    assert_eq!(findings(&report), [expected], "{}", report.text(false));
 }
 
 /// A datagram of 24 bytes from port 9 to port 9 whose checksum is wrong.

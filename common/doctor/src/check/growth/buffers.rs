@@ -27,8 +27,8 @@ pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) {
                 .found(&SOCKET_BACKLOG, (Layer::Socket, Rank::Loss), dropped, &names)
                 .because("segments came while a call held the socket, and more than its buffers may hold")
                 .mended_by(
-                    "leave out SO_RCVBUF and SO_SNDBUF, or raise them: together they bound this queue (else \
-                     net.ipv4.tcp_rmem and tcp_wmem do)",
+                    "leave out SO_RCVBUF and SO_SNDBUF, or raise them: together they bound this queue \
+                     (else net.ipv4.tcp_rmem and tcp_wmem do)",
                 ),
         );
     }
@@ -52,8 +52,8 @@ fn queues(growth: &Growth<'_>, received: u64, report: &mut Report) {
             .found(&RECEIVE_BUFFER, (Layer::Socket, rank), lost, &names)
             .because(format!("of {received} segments that arrived, {share} were thrown away"))
             .mended_by(
-                "find the program that reads too slowly (ss -tmni: skmem, rb); leave out SO_RCVBUF, which ends the \
-                 kernel's own tuning, and raise the third number of net.ipv4.tcp_rmem",
+                "find the program that reads too slowly (ss -tmni: skmem, rb); leave out SO_RCVBUF, which \
+                 ends the kernel's own tuning, and raise the third number of net.ipv4.tcp_rmem",
             ),
     );
 }

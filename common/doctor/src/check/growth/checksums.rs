@@ -15,9 +15,10 @@ pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) {
         let wrong = growth.sum(&names);
         if wrong >= FEW {
             report.find(growth.found(&CHECKSUM_ERRORS, (layer, Rank::Loss), wrong, &names).mended_by(
-                "if they come from a virtual machine or a packet socket, they were sent before their checksums were \
-                 filled in: turn off the offload at their sender (ethtool -K DEVICE tx off); else look for what changes \
-                 packets on the way without mending the checksum, or a broken device",
+                "if they come from a virtual machine or a packet socket, they were sent before their \
+                 checksums were filled in: turn off the offload at their sender (ethtool -K DEVICE tx \
+                 off); else look for what changes packets on the way without mending the checksum, or a \
+                 broken device",
             ));
         }
     }

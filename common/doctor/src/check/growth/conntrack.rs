@@ -23,8 +23,9 @@ pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) {
                 .because(growth.rate("insert_failed of connection tracking", unentered))
                 .seen_by(COMMAND)
                 .mended_by(
-                    "if there is NAT, its ports or addresses are used up: give it more (a wider range, more addresses); else \
-                     two packets of one new connection are on their way at once: have them not tracked (nft: notrack)",
+                    "if there is NAT, its ports or addresses are used up: give it more (a wider range, \
+                     more addresses); else two packets of one new connection are on their way at once: \
+                     have them not tracked (nft: notrack)",
                 ),
         );
     }
@@ -59,8 +60,8 @@ fn full(
         }
     }
     report.find(finding.seen_by(COMMAND).mended_by(
-        "raise net.netfilter.nf_conntrack_max (in the first network namespace: it holds for all) and the number of buckets; \
-         shorten the timeouts; do not track what needs no tracking (nft: notrack)",
+        "raise net.netfilter.nf_conntrack_max (in the first network namespace: it holds for all) and the \
+         number of buckets; shorten the timeouts; do not track what needs no tracking (nft: notrack)",
     ));
 }
 
@@ -81,9 +82,9 @@ fn invalid(growth: &Growth<'_>, invalid: u64, report: &mut Report) {
                 .because("as many packets were dropped by netfilter meanwhile")
                 .seen_by(COMMAND)
                 .mended_by(
-                    "see that both directions of each connection pass this host, and that nothing before it changes sequence \
-                     numbers; net.netfilter.nf_conntrack_tcp_be_liberal=1, or have these connections not tracked (nft: \
-                     notrack)",
+                    "see that both directions of each connection pass this host, and that nothing before \
+                     it changes sequence numbers; net.netfilter.nf_conntrack_tcp_be_liberal=1, or have \
+                     these connections not tracked (nft: notrack)",
                 ),
         );
     }

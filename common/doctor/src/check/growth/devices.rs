@@ -93,8 +93,8 @@ impl<'a> Device<'a> {
         if overrun >= STRAYS && is_share(overrun, received, 1) {
             let finding = self.found(&DEVICE_RX_DROP, Rank::Loss, overrun);
             report.find(self.told(finding, "rx", &ring).mended_by(
-                "the host takes packets too slowly out of the device's ring: make it longer (ethtool -G), spread the work over \
-                 more processors (RSS, irqbalance)",
+                "the host takes packets too slowly out of the device's ring: make it longer (ethtool -G), \
+                 spread the work over more processors (RSS, irqbalance)",
             ));
         } else if let Some(finding) = self.rx_dropped(received, backlogged) {
             report.find(finding);
@@ -109,7 +109,8 @@ impl<'a> Device<'a> {
                 ("rx_frame_errors", self.count(|counts| counts.rx_frame_errors)),
             ];
             report.find(self.told(finding, "rx", &counters).mended_by(
-                "wrong check sequences and framing: cable, connector, duplex; wrong lengths: the other side's MTU is larger",
+                "wrong check sequences and framing: cable, connector, duplex; wrong lengths: the other \
+                 side's MTU is larger",
             ));
         }
         self.others_frames(received, report);
@@ -136,8 +137,8 @@ impl<'a> Device<'a> {
                 finding.because("frames of protocols that this host does not have count as dropped, too");
         }
         Some(finding.mended_by(
-            "see what the driver says (ethtool -S, dmesg); an allowance that is exceeded is the cloud's: take a larger \
-             instance, or send less",
+            "see what the driver says (ethtool -S, dmesg); an allowance that is exceeded is the cloud's: \
+             take a larger instance, or send less",
         ))
     }
 
@@ -161,8 +162,8 @@ impl<'a> Device<'a> {
                 percent(others, received)
             ));
         report.find(finding.mended_by(format!(
-            "see whose Ethernet address they have (tcpdump -eni {}): a sender with an old neighbour entry, or one that sends \
-             frames on with the addresses they came with",
+            "see whose Ethernet address they have (tcpdump -eni {}): a sender with an old neighbour \
+             entry, or one that sends frames on with the addresses they came with",
             self.name
         )));
     }
@@ -183,8 +184,9 @@ impl<'a> Device<'a> {
         }
         let finding = self.found(&DEVICE_TX_DROP, Rank::Loss, lost);
         report.find(self.told(finding, "tx", &counters).mended_by(
-            "see what the driver says (dmesg, ethtool -S): no carrier, a peer that is down or takes only smaller packets (MTU), \
-             a reader of a TUN device that is too slow, an offload that fails, a cloud's limit",
+            "see what the driver says (dmesg, ethtool -S): no carrier, a peer that is down or takes only \
+             smaller packets (MTU), a reader of a TUN device that is too slow, an offload that fails, a \
+             cloud's limit",
         ));
     }
 

@@ -23,9 +23,9 @@ pub(super) fn judge(patient: &Patient, growth: &Growth<'_>, report: &mut Report)
     let wrong = growth.sum(&addresses);
     if wrong >= SYNS {
         report.find(growth.found(&ADDRESS_ERRORS, (Layer::Ip, Rank::Loss), wrong, &addresses).mended_by(
-            "packets that are not for this host arrive and it does not forward, or their addresses are impossible: turn on \
-             forwarding (net.ipv4.ip_forward=1, net.ipv6.conf.all.forwarding=1), or see who sends them here \
-             (net.ipv4.conf.all.log_martians=1, dmesg)",
+            "packets that are not for this host arrive and it does not forward, or their addresses are \
+             impossible: turn on forwarding (net.ipv4.ip_forward=1, net.ipv6.conf.all.forwarding=1), or \
+             see who sends them here (net.ipv4.conf.all.log_martians=1, dmesg)",
         ));
     }
     headers(growth, report);
@@ -35,7 +35,10 @@ pub(super) fn judge(patient: &Patient, growth: &Growth<'_>, report: &mut Report)
         report.find(
             growth
                 .found(&OUT_DISCARDS, (Layer::Ip, Rank::Symptom), count, &discards)
-                .because("below IP something refused them: a firewall, a program, a queue, or a next hop that does not answer")
+                .because(
+                    "below IP something refused them: a firewall, a program, a queue, or a next hop that \
+                     does not answer",
+                )
                 .mended_by("see what the others say: nft list ruleset, tc -s qdisc, ip neigh, dmesg"),
         );
     }
@@ -48,8 +51,9 @@ fn routes(patient: &Patient, growth: &Growth<'_>, report: &mut Report) {
     if filtered >= SYNS {
         report.find(
             growth.found(&REVERSE_PATH_FILTER, (Layer::Routing, Rank::Loss), filtered, &filter).mended_by(
-                "packets come in by an interface to which no route leads back to their source: mend the route, or set \
-                 net.ipv4.conf.{all,INTERFACE}.rp_filter to 2 (loose) or 0; the larger of the two counts",
+                "packets come in by an interface to which no route leads back to their source: mend the \
+                 route, or set net.ipv4.conf.{all,INTERFACE}.rp_filter to 2 (loose) or 0; the larger of \
+                 the two counts",
             ),
         );
     }
@@ -67,8 +71,8 @@ fn routes(patient: &Patient, growth: &Growth<'_>, report: &mut Report) {
     if lost >= SYNS {
         report.find(
             growth.found(&NO_ROUTE_FOR_RECEIVED, (Layer::Routing, Rank::Loss), lost, &names).mended_by(
-                "see where they go (tcpdump, ip monitor) and what the tables say (ip route get ADDRESS, ip -6 route get \
-                 ADDRESS, ip rule); add the missing route",
+                "see where they go (tcpdump, ip monitor) and what the tables say (ip route get ADDRESS, \
+                 ip -6 route get ADDRESS, ip rule); add the missing route",
             ),
         );
     }
@@ -86,14 +90,16 @@ fn headers(growth: &Growth<'_>, report: &mut Report) {
         report.find(
             growth
                 .found(&HOP_LIMIT, (Layer::Ip, Rank::Loss), broken, &[&HEADERS[..], &EXPIRED].concat())
-                .mended_by("look for a routing loop (traceroute -n ADDRESS shows the same hosts in turns), or a sender with too small a TTL"),
+                .mended_by(
+                    "look for a routing loop (traceroute -n ADDRESS shows the same hosts in turns), or a \
+                     sender with too small a TTL",
+                ),
         );
     } else {
-        report.find(
-            growth
-                .found(&HEADER_ERRORS, (Layer::Ip, Rank::Loss), broken, &HEADERS)
-                .mended_by("capture them where they arrive (tcpdump -vv) and look for what cuts or changes packets on the way"),
-        );
+        report.find(growth.found(&HEADER_ERRORS, (Layer::Ip, Rank::Loss), broken, &HEADERS).mended_by(
+            "capture them where they arrive (tcpdump -vv) and look for what cuts or changes packets on \
+             the way",
+        ));
     }
 }
 
@@ -120,8 +126,9 @@ fn fragments(growth: &Growth<'_>, report: &mut Report) {
         finding = finding.because(format!("{waiting} packets wait for the rest of their fragments"));
     }
     report.find(finding.mended_by(
-        "some fragments do not arrive: look for a firewall that drops those without ports, and for losses; best let the \
-         senders send packets that fit (MTU). If memory is short, raise net.ipv4.ipfrag_high_thresh",
+        "some fragments do not arrive: look for a firewall that drops those without ports, and for \
+         losses; best let the senders send packets that fit (MTU). If memory is short, raise \
+         net.ipv4.ipfrag_high_thresh",
     ));
 }
 

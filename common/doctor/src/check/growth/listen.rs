@@ -22,10 +22,13 @@ pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) {
         report.find(
             growth
                 .found(&LISTEN_DROPS, (Layer::Transport, Rank::Loss), others, &["TcpExtListenDrops"])
-                .because(format!("{others} of them neither for a full accept queue nor for a full queue of half-open connections"))
+                .because(format!(
+                    "{others} of them neither for a full accept queue nor for a full queue of half-open \
+                     connections"
+                ))
                 .mended_by(
-                    "look for memory that is short (dmesg), a missing route back to the clients, and too small a \
-                     net.ipv4.tcp_max_syn_backlog with net.ipv4.tcp_syncookies=0",
+                    "look for memory that is short (dmesg), a missing route back to the clients, and too \
+                     small a net.ipv4.tcp_max_syn_backlog with net.ipv4.tcp_syncookies=0",
                 ),
         );
     }
@@ -69,10 +72,12 @@ fn explained(mut finding: Finding, full: &[&Listener]) -> Finding {
     if full.is_empty() {
         finding = finding.because("no listening socket is full at this moment");
     }
-    finding.seen_by("ss -ltnp   # Recv-Q: waiting, Send-Q: limit; nstat -asz TcpExtListenOverflows").mended_by(
-        "find out why the program accepts so slowly; raise the backlog of its listen(2), and net.core.somaxconn, which \
-         bounds it",
-    )
+    finding
+        .seen_by("ss -ltnp   # Recv-Q: waiting, Send-Q: limit; nstat -asz TcpExtListenOverflows")
+        .mended_by(
+            "find out why the program accepts so slowly; raise the backlog of its listen(2), and \
+             net.core.somaxconn, which bounds it",
+        )
 }
 
 fn half_open(growth: &Growth<'_>, refused: u64, report: &mut Report) {

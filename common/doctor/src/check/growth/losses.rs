@@ -26,10 +26,12 @@ pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) {
         report.find(
             growth
                 .found(&TCP_TIMEOUTS, (Layer::Transport, Rank::Symptom), timeouts, &names)
-                .because(format!("meanwhile {opened} connections were opened and {sent} segments with data sent"))
+                .because(format!(
+                    "meanwhile {opened} connections were opened and {sent} segments with data sent"
+                ))
                 .mended_by(
-                    "see which connections stand (ss -tino: backoff, unacked), and where their segments are lost: \
-                     --probe tcp HOST:PORT",
+                    "see which connections stand (ss -tino: backoff, unacked), and where their segments \
+                     are lost: --probe tcp HOST:PORT",
                 ),
         );
     }
@@ -50,12 +52,12 @@ fn retransmissions(growth: &Growth<'_>, repeated: u64, sent: u64) -> Finding {
         .found(&TCP_RETRANSMISSIONS, (Layer::Transport, Rank::Symptom), repeated, &names)
         .because(format!("that is {} of the {sent} segments with data sent", percent(repeated, sent)))
         .mended_by(
-            "they, or their acknowledgements, are lost here or on the path: see which connections (ss -tino: retrans, lost), \
-             and compare with the other side (--peer, --probe tcp HOST:PORT)",
+            "they, or their acknowledgements, are lost here or on the path: see which connections (ss \
+             -tino: retrans, lost), and compare with the other side (--peer, --probe tcp HOST:PORT)",
         )
 }
 
-/// Only what TCP itself calls reordering: segments out of order at the receiver are mostly the traces of losses.
+/// What TCP itself calls reordering, and what came twice: segments out of order at the receiver are mostly the traces of losses.
 fn reordering(growth: &Growth<'_>, sent: u64, report: &mut Report) {
     let noticed = ["TcpExtTCPSACKReorder", "TcpExtTCPRenoReorder", "TcpExtTCPTSReorder"];
     let needless = ["TcpExtTCPDSACKOldSent", "TcpExtTCPDSACKOfoSent"];
@@ -66,11 +68,20 @@ fn reordering(growth: &Growth<'_>, sent: u64, report: &mut Report) {
     if is_sending || is_receiving {
         report.find(
             growth
-                .found(&TCP_REORDERING, (Layer::Transport, Rank::Symptom), 0, &[&noticed[..], &needless].concat())
-                .because("packets overtake one another on the path, so that segments are repeated needlessly")
+                .found(
+                    &TCP_REORDERING,
+                    (Layer::Transport, Rank::Symptom),
+                    0,
+                    &[&noticed[..], &needless].concat(),
+                )
+                .because(match is_sending {
+                    true => "segments overtake one another on the path, so that they are repeated needlessly",
+                    false => "segments arrive that are there already: overtaken and repeated, or sent twice",
+                })
                 .mended_by(
-                    "look for several ways that packets of one connection take (bonding by packet, unequal queues); within a \
-                     host, for receive queues that change (net.core.rps, irqbalance)",
+                    "look for several ways that packets of one connection take (bonding by packet, \
+                     unequal queues); within a host, for receive queues that change (net.core.rps, \
+                     irqbalance)",
                 ),
         );
     }
@@ -89,8 +100,8 @@ fn refusals(growth: &Growth<'_>, report: &mut Report) {
                 .found(&TCP_NO_PORT, (Layer::Transport, Rank::Symptom), refused, &names)
                 .because(format!("{refused} of {opened} connections opened from here were refused at once"))
                 .mended_by(
-                    "see whether the program at the other end runs and listens (there: ss -ltn), and that no firewall \
-                     rejects with a reset",
+                    "see whether the program at the other end runs and listens (there: ss -ltn), and that \
+                     no firewall rejects with a reset",
                 ),
         );
     }

@@ -33,7 +33,10 @@ pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) {
     }
     report.find(
         finding
-            .seen_by("cat /proc/net/sockstat /proc/sys/net/ipv4/tcp_mem; nstat -asz TcpExtTCPMemoryPressures TcpExtTCPAbortOnMemory")
+            .seen_by(
+                "cat /proc/net/sockstat /proc/sys/net/ipv4/tcp_mem; nstat -asz TcpExtTCPMemoryPressures \
+                 TcpExtTCPAbortOnMemory",
+            )
             .mended_by("find the connections that hold it (ss -tmn), or raise net.ipv4.tcp_mem (in pages)"),
     );
 }
@@ -45,23 +48,31 @@ fn orphans(growth: &Growth<'_>, aborted: u64, memory: Option<&Memory>) -> Findin
         let limit = memory.and_then(|memory| memory.orphans_limit);
         let limit = limit.map_or("not to be seen from here".to_owned(), |limit| limit.to_string());
         finding = finding.because(format!(
-            "{count} connections of all network namespaces together belong to no program any more; the limit is {limit}, \
-             and a quarter of it for those that do not get on"
+            "{count} connections of all network namespaces together belong to no program any more; the \
+             limit is {limit}, and a quarter of it for those that do not get on"
         ));
     }
     finding
-        .seen_by("cat /proc/net/sockstat; ss -tn state all | grep -c -e FIN-WAIT-1 -e LAST-ACK; nstat -asz TcpExtTCPAbortOnMemory")
-        .mended_by("find out why the other side does not acknowledge the end of connections, or raise net.ipv4.tcp_max_orphans")
+        .seen_by(
+            "cat /proc/net/sockstat; ss -tn state all | grep -c -e FIN-WAIT-1 -e LAST-ACK; nstat -asz \
+             TcpExtTCPAbortOnMemory",
+        )
+        .mended_by(
+            "find out why the other side does not acknowledge the end of connections, or raise \
+             net.ipv4.tcp_max_orphans",
+        )
 }
 
 fn told(memory: &Memory) -> String {
     let pages = memory.number("TCP.mem").unwrap_or_default();
     match memory.tcp_limits {
         Some([_, pressure, most]) => format!(
-            "TCP holds {pages} pages in all network namespaces together; above {pressure} it saves, and above {most} it has none"
+            "TCP holds {pages} pages in all network namespaces together; above {pressure} it saves, and \
+             above {most} it has none"
         ),
         None => format!(
-            "TCP holds {pages} pages in all network namespaces together; its limit is not to be seen from here"
+            "TCP holds {pages} pages in all network namespaces together; its limit is not to be seen from \
+             here"
         ),
     }
 }

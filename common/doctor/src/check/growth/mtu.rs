@@ -22,8 +22,9 @@ pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) {
     };
     let names = [&TOO_BIG[..], &TOLD].concat();
     report.find(growth.found(cause.0, (Layer::Ip, cause.1), lost, &names).mended_by(
-        "see that the senders get ICMP's answers (type 3 code 4, ICMPv6 type 2), which firewalls must let pass; give all links \
-         of the way the same MTU, or bound TCP's segments (tcp option maxseg size set rt mtu)",
+        "see that the senders get ICMP's answers (type 3 code 4, ICMPv6 type 2), which firewalls must let \
+         pass; give all links of the way the same MTU, or bound TCP's segments (tcp option maxseg size \
+         set rt mtu)",
     ));
 }
 

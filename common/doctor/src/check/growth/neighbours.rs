@@ -29,7 +29,10 @@ pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) {
                 .because(growth.rate(&format!("the number of overflows of {name}"), overflows))
                 .because("the table is one for all network namespaces together: it is full for this one too")
                 .seen_by("ip -s ntable show; ip neigh | wc -l; dmesg | grep 'neighbor table overflow'")
-                .mended_by("raise net.ipv4.neigh.default.gc_thresh1, 2 and 3 (net.ipv6 likewise), in the first network namespace"),
+                .mended_by(
+                    "raise net.ipv4.neigh.default.gc_thresh1, 2 and 3 (net.ipv6 likewise), in the first \
+                     network namespace",
+                ),
         );
     }
 }

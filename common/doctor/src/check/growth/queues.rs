@@ -103,12 +103,14 @@ fn dropping(queues: &[Grown<'_>], growth: &Growth<'_>, name: &str, length: u32) 
     }
     Some(match innermost.now.kind.as_str() {
         HOLE => finding.mended_by(format!("it drops everything: tc qdisc del dev {name} root")),
-        "pfifo_fast" => finding.because(format!("the queue of {name} holds {length} packets (txqueuelen)")).mended_by(
-            format!("ip link set dev {name} txqueuelen 1000, or tc qdisc replace dev {name} root fq_codel"),
-        ),
+        "pfifo_fast" => finding
+            .because(format!("the queue of {name} holds {length} packets (txqueuelen)"))
+            .mended_by(format!(
+                "ip link set dev {name} txqueuelen 1000, or tc qdisc replace dev {name} root fq_codel"
+            )),
         _ => finding.mended_by(format!(
-            "raise its limit or its rate (tc qdisc change dev {name} …), or take one that keeps queues short: tc qdisc \
-             replace dev {name} root fq_codel"
+            "raise its limit or its rate (tc qdisc change dev {name} …), or take one that keeps queues \
+             short: tc qdisc replace dev {name} root fq_codel"
         )),
     })
 }
@@ -118,8 +120,14 @@ fn standing(queues: &[Grown<'_>], growth: &Growth<'_>, name: &str) -> Option<Fin
     let (length, backlog, seconds) = (queue.now.length, queue.now.backlog, growth.seconds());
     Some(
         Finding::new(&QDISC_DROP, Layer::Qdisc, Rank::Fault)
-            .because(format!("{length} packets ({backlog} bytes) stand in {} of {name}, and none has left for {seconds:.1} s", queue.told()))
-            .mended_by(format!("raise its rate, or see why the driver takes nothing (dmesg, ethtool -S {name})")),
+            .because(format!(
+                "{length} packets ({backlog} bytes) stand in {} of {name}, and none has left for \
+                 {seconds:.1} s",
+                queue.told()
+            ))
+            .mended_by(format!(
+                "raise its rate, or see why the driver takes nothing (dmesg, ethtool -S {name})"
+            )),
     )
 }
 

@@ -28,8 +28,8 @@ pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) {
                 .found(&OUT_OF_WINDOW, (Layer::Transport, Rank::Symptom), outside, &OUTSIDE)
                 .because(format!("that is {}", of(outside)))
                 .mended_by(
-                    "look for something on the way that changes sequence numbers, repeats segments, or has forgotten its \
-                     connections; capture a connection that stands (tcpdump -S)",
+                    "look for something on the way that changes sequence numbers, repeats segments, or \
+                     has forgotten its connections; capture a connection that stands (tcpdump -S)",
                 ),
         );
     }
@@ -40,8 +40,9 @@ pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) {
                 .found(&PAWS, (Layer::Transport, Rank::Loss), old, &OLD)
                 .because(format!("that is {}", of(old)))
                 .mended_by(
-                    "look for several hosts behind one address (NAT, load balancer) whose timestamps differ, or for a proxy \
-                     that changes timestamps; net.ipv4.tcp_timestamps=0 on one side turns the check off",
+                    "look for several hosts behind one address (NAT, load balancer) whose timestamps \
+                     differ, or for a proxy that changes timestamps; net.ipv4.tcp_timestamps=0 on one \
+                     side turns the check off",
                 ),
         );
     }

@@ -17,9 +17,14 @@ pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) -> u64 {
     if growth.seconds() >= WHILE && squeezed as f64 >= SQUEEZES * growth.seconds() {
         report.find(
             Finding::new(&SOFTNET_SQUEEZED, Layer::Backlog, Rank::Suspicion)
-                .because(growth.rate("time_squeeze of all processors and network namespaces together", squeezed))
+                .because(
+                    growth.rate("time_squeeze of all processors and network namespaces together", squeezed),
+                )
                 .seen_by("cat /proc/net/softnet_stat   # third column")
-                .mended_by("spread the work over more processors (irqbalance, RPS), or raise net.core.netdev_budget and netdev_budget_usecs"),
+                .mended_by(
+                    "spread the work over more processors (irqbalance, RPS), or raise \
+                     net.core.netdev_budget and netdev_budget_usecs",
+                ),
         );
     }
     let dropped = grown(before.dropped, after.dropped);
@@ -32,13 +37,19 @@ pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) -> u64 {
         report.find(
             Finding::new(&BACKLOG_FULL, Layer::Backlog, Rank::Loss)
                 .losing(ours)
-                .because(growth.rate("the number of packets dropped for full queues, in all network namespaces together,", dropped))
+                .because(growth.rate(
+                    "the number of packets dropped for full queues, in all network namespaces together,",
+                    dropped,
+                ))
                 .because(format!(
                     "devices of this one count {charged} dropped meanwhile, {} of what they received",
                     percent(ours, received)
                 ))
                 .seen_by("cat /proc/net/softnet_stat   # second column; ip -s link")
-                .mended_by("raise net.core.netdev_max_backlog, spread the work over more processors (RPS), and see net.core.flow_limit_cpu_bitmap"),
+                .mended_by(
+                    "raise net.core.netdev_max_backlog, spread the work over more processors (RPS), and \
+                     see net.core.flow_limit_cpu_bitmap",
+                ),
         );
     } else {
         report

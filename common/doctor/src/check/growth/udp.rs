@@ -17,12 +17,11 @@ const MANY_UNSENT: u64 = 10;
 pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) {
     let nobody = growth.sum(&NO_PORT);
     if nobody >= STRAYS {
-        report.find(
-            growth.found(&UDP_NO_PORT, (Layer::Transport, Rank::Loss), nobody, &NO_PORT).mended_by(
-                "see which program should receive them, whether it runs, and at which address and port it listens \
-                 (ss -lunp); the ports that are asked for: tcpdump -ni any 'icmp[0] == 3 and icmp[1] == 3'",
-            ),
-        );
+        report.find(growth.found(&UDP_NO_PORT, (Layer::Transport, Rank::Loss), nobody, &NO_PORT).mended_by(
+            "see which program should receive them, whether it runs, and at which address and port it \
+             listens (ss -lunp); the ports that are asked for: tcpdump -ni any 'icmp[0] == 3 and icmp[1] \
+             == 3'",
+        ));
     }
     let delivered = growth.sum(&["UdpInDatagrams", "Udp6InDatagrams"]);
     let full = growth.sum(&FULL);
@@ -34,8 +33,14 @@ pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) {
         let finding = growth.found(&UDP_RECEIVE_ERRORS, (Layer::Socket, Rank::Loss), others, &ERRORS);
         report.find(
             naming(finding, growth)
-                .because("neither a full buffer nor a wrong checksum: a socket's own filter, or a decapsulation that failed")
-                .mended_by("see which filters sockets have (ss -lunp0 --bpf), and what IPsec says (cat /proc/net/xfrm_stat)"),
+                .because(
+                    "neither a full buffer nor a wrong checksum: a socket's own filter, or a \
+                     decapsulation that failed",
+                )
+                .mended_by(
+                    "see which filters sockets have (ss -uanp --bpf), and what IPsec says (cat \
+                     /proc/net/xfrm_stat)",
+                ),
         );
     }
     let sent = growth.sum(&["UdpOutDatagrams", "Udp6OutDatagrams"]);
@@ -45,7 +50,10 @@ pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) {
             growth
                 .found(&UDP_SEND_BUFFER, (Layer::Socket, Rank::Symptom), unsent, &UNSENT)
                 .because(format!("meanwhile {sent} datagrams were sent"))
-                .mended_by("see whether the device's queue is full (tc -s qdisc); else raise SO_SNDBUF and net.core.wmem_max"),
+                .mended_by(
+                    "see whether the device's queue is full (tc -s qdisc); else raise SO_SNDBUF and \
+                     net.core.wmem_max",
+                ),
         );
     }
 }
@@ -55,8 +63,9 @@ fn too_slow(growth: &Growth<'_>, full: u64, delivered: u64) -> Finding {
     naming(finding, growth)
         .because(format!("that is {} of the datagrams that arrived", percent(full, delivered + full)))
         .mended_by(
-            "let the program read faster, or give it a larger buffer (SO_RCVBUF, bounded by net.core.rmem_max; without it \
-             net.core.rmem_default); if the memory of all sockets together is used up, raise net.ipv4.udp_mem",
+            "let the program read faster, or give it a larger buffer (SO_RCVBUF, bounded by \
+             net.core.rmem_max; without it net.core.rmem_default); if the memory of all sockets together \
+             is used up, raise net.ipv4.udp_mem",
         )
 }
 
