@@ -18,27 +18,30 @@ causes! {
 
     /// A rule or a policy of nftables or iptables.
     FIREWALL_DROP = "firewall-drop", "a firewall rule drops packets",
-        explains ["netfilter-drop", "lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];
+        explains ["out-discards", "netfilter-drop", "lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];
     /// The kernel says netfilter dropped, and no rule is known that does.
     NETFILTER_DROP = "netfilter-drop", "netfilter drops packets, by no rule that was seen",
-        explains ["tcp-retransmissions", "tcp-timeouts"];
+        explains ["out-discards", "tcp-retransmissions", "tcp-timeouts"];
     /// A BPF program at traffic control's hooks, tcx ones included, or a tc filter.
     TC_DROP = "tc-drop", "a program or filter of traffic control drops packets",
-        explains ["lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];
+        explains ["out-discards", "lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];
     /// An XDP program.
     XDP_DROP = "xdp-drop", "an XDP program drops packets",
         explains ["lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];
     /// A BPF program of a control group.
     CGROUP_DROP = "cgroup-drop", "a BPF program of a control group drops packets",
-        explains ["lost-between-layers", "socket-refused", "tcp-retransmissions", "tcp-timeouts"];
+        explains ["out-discards", "lost-between-layers", "socket-refused", "tcp-retransmissions", "tcp-timeouts"];
     /// A filter that a program has put on its own socket.
     SOCKET_FILTER = "socket-filter", "a filter on the receiving socket drops packets",
-        explains ["lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];
+        explains ["udp-receive-errors", "lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];
 
     // Connection tracking.
 
     /// No room for another connection.
     CONNTRACK_FULL = "conntrack-full", "the table of tracked connections is full",
+        explains ["netfilter-drop", "lost-between-layers"];
+    /// insert_failed has grown: NAT has no port left, or two packets of one new connection came at once.
+    CONNTRACK_INSERT_FAILED = "conntrack-insert-failed", "connection tracking could not enter connections",
         explains ["netfilter-drop", "lost-between-layers"];
     /// A rule drops what conntrack calls invalid.
     CONNTRACK_INVALID = "conntrack-invalid", "connection tracking calls packets invalid",
@@ -102,17 +105,20 @@ causes! {
         explains ["no-route", "neighbour-failed", "socket-refused", "qdisc-drop", "lost-between-layers"];
     /// The queueing discipline is full, or of a kind that drops.
     QDISC_DROP = "qdisc-drop", "the queueing discipline drops packets",
-        explains ["lost-between-layers", "socket-refused", "tcp-retransmissions", "tcp-timeouts"];
+        explains [
+            "udp-send-buffer", "out-discards", "lost-between-layers", "socket-refused", "tcp-retransmissions", "tcp-timeouts"
+        ];
     /// The driver's transmit side.
     DEVICE_TX_DROP = "device-tx-drop", "the device or its driver drops packets that are to leave",
-        explains ["lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];
+        explains ["udp-send-buffer", "out-discards", "lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];
     /// The driver's receive side: rings, missed, no buffers.
     DEVICE_RX_DROP = "device-rx-drop", "the device or its driver drops received packets",
         explains ["lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];
     /// Cyclic redundancy, framing, length.
     DEVICE_ERRORS = "device-errors", "the device reports broken frames", explains [];
     /// softnet_stat.
-    BACKLOG_FULL = "backlog-full", "the queue of received packets is full (softnet)", explains ["lost-between-layers"];
+    BACKLOG_FULL = "backlog-full", "the queue of received packets is full (softnet)",
+        explains ["lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];
     /// The processor could not keep up for a while.
     SOFTNET_SQUEEZED = "softnet-squeezed", "the kernel's packet processing runs out of its time", explains [];
 
