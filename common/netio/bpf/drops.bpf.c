@@ -57,6 +57,7 @@ struct sk_buff {
 	struct net_device *dev;
 	struct sock *sk;
 	unsigned long _skb_refdst;
+	int skb_iif;
 	__u16 protocol;
 	__u16 network_header;
 	unsigned int tail;
@@ -119,12 +120,9 @@ enum { SYN = 2, ACK = 16 };
 
 INLINE __u16 swap16(__u16 v) { return __builtin_bswap16(v); }
 
-INLINE struct net_device *device_of(struct sk_buff *skb)
+// That which it is to leave by, where it is not yet at any. The reference's lowest bit tells how it is counted.
+INLINE struct net_device *way_of(struct sk_buff *skb)
 {
-	struct net_device *device = FIELD(skb, dev);
-	if (device)
-		return device;
-	// Not yet at the device it is to leave by. The lowest bit tells how the reference is counted.
 	struct dst_entry *way = (void *)(FIELD(skb, _skb_refdst) & ~1UL);
 	return way ? FIELD(way, dev) : 0;
 }
@@ -290,13 +288,16 @@ INLINE void note(void *context, struct sk_buff *skb, __u64 location, __u32 reaso
 {
 	const __u32 namespace_at = NAMESPACE, uncounted_at = UNCOUNTED;
 	__u64 *ours = map_lookup(&settings, &namespace_at), *uncounted = map_lookup(&settings, &uncounted_at);
-	struct net_device *device = device_of(skb);
+	struct net_device *device = FIELD(skb, dev);
+	__u32 arrived_at = FIELD(skb, skb_iif);
+	// TCP has taken the device out of what it has received, and the way in is loopback's.
+	if (!device && !arrived_at)
+		device = way_of(skb);
 	// 0: not dropped.
 	if (!ours || !uncounted || !reason || *ours != namespace_of(skb, receiver, device))
 		return;
 	struct key key = { .location = location, .reason = reason };
-	if (device)
-		key.interface = FIELD(device, ifindex);
+	key.interface = device ? FIELD(device, ifindex) : arrived_at;
 	if (receiver && FIELD(receiver, sk_filter))
 		key.flags |= SOCKET_HAS_FILTER;
 	read_packet(skb, &key);
