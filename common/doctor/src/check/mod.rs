@@ -1,5 +1,7 @@
 //! Judgements, one subject a file. Each takes what was looked at and adds to the report; it says what it could not see.
 
+pub mod drops;
+
 use crate::examine::Interval;
 use crate::patient::Patient;
 use crate::report::Report;
@@ -8,4 +10,6 @@ use crate::report::Report;
 pub fn preconditions(_patient: &Patient, _report: &mut Report) {}
 
 /// Judges what happened while the doctor looked.
-pub fn interval(_patient: &Patient, _interval: &Interval, _report: &mut Report) {}
+pub fn interval(patient: &Patient, interval: &Interval, report: &mut Report) {
+    drops::judge(patient, interval, report);
+}

@@ -57,7 +57,8 @@ impl DropMonitor {
     pub fn stop(self) -> Result<Vec<Dropped>, String> {
         let counted = self.counter.stop().map_err(|error| error.to_string())?;
         let names = interface::list();
-        let device = |index| names.iter().find(|device| device.index == index).map(|device| device.name.clone());
+        let device =
+            |index| names.iter().find(|device| device.index == index).map(|device| device.name.clone());
         let mut dropped: Vec<_> =
             counted.drops.into_iter().map(|drops| Dropped::new(device(drops.interface), drops)).collect();
         if counted.uncounted > 0 {

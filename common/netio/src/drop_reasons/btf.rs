@@ -85,9 +85,23 @@ mod tests {
         let strings = b"\0int\0pair\0colour\0RED\0BLUE\0";
         let at = |name: &[u8]| strings.windows(name.len()).position(|window| window == name).unwrap() as u32;
         let types: &[u32] = &[
-            at(b"int\0"), 1 << 24, 4, 32,
-            at(b"pair\0"), 4 << 24 | 1, 4, at(b"int\0"), 1, 0,
-            at(b"colour\0"), 6 << 24 | 2, 4, at(b"RED\0"), 1, at(b"BLUE\0"), 7,
+            at(b"int\0"),
+            1 << 24,
+            4,
+            32,
+            at(b"pair\0"),
+            4 << 24 | 1,
+            4,
+            at(b"int\0"),
+            1,
+            0,
+            at(b"colour\0"),
+            6 << 24 | 2,
+            4,
+            at(b"RED\0"),
+            1,
+            at(b"BLUE\0"),
+            7,
         ];
         let length = 4 * types.len() as u32;
         let mut bytes = MAGIC.to_ne_bytes().to_vec();

@@ -134,8 +134,7 @@ impl DropCounter {
     pub fn start() -> Result<Self, DropReasonsError> {
         let types = fs::read(btf::KERNEL).map_err(DropReasonsError::NoBtf)?;
         let names = btf::enum_names(&types, "skb_drop_reason").ok_or(DropReasonsError::NoReasons)?;
-        let namespace =
-            fs::metadata("/proc/thread-self/ns/net").map_err(DropReasonsError::Namespace)?.ino();
+        let namespace = fs::metadata("/proc/thread-self/ns/net").map_err(DropReasonsError::Namespace)?.ino();
         let mut ebpf = Ebpf::load(OBJECT).map_err(|error| refused(&error))?;
         if let Some(settings) = ebpf.map_mut("settings") {
             Array::<_, u64>::try_from(settings)?.set(0, namespace, 0)?;
@@ -163,18 +162,14 @@ impl DropCounter {
         let addresses = entries.iter().flat_map(|(key, _)| key.callers.into_iter().chain([key.location]));
         // Without the functions' names the reasons tell enough.
         let functions = symbols::functions(addresses).unwrap_or_default();
-        let drops = entries.iter().map(|(key, packets)| Drops::new(key, *packets, &self.names, &functions)).collect();
+        let drops =
+            entries.iter().map(|(key, packets)| Drops::new(key, *packets, &self.names, &functions)).collect();
         Ok(Counted { drops, uncounted })
     }
 }
 
 impl Drops {
-    fn new(
-        key: &Key,
-        packets: u64,
-        names: &HashMap<u32, String>,
-        functions: &HashMap<u64, String>,
-    ) -> Self {
+    fn new(key: &Key, packets: u64, names: &HashMap<u32, String>, functions: &HashMap<u64, String>) -> Self {
         Self {
             reason: reason(names, key.reason),
             location: functions.get(&key.location).cloned(),

@@ -48,9 +48,8 @@ fn describe(
 
 /// Outside of user namespaces all identities are mapped to themselves.
 fn is_user_namespace(uid_map: &str) -> bool {
-    let mut words = uid_map.split_ascii_whitespace();
-    let initial = ["0", "0", "4294967295"];
-    !uid_map.is_empty() && !(initial.iter().all(|word| words.next() == Some(word)) && words.next().is_none())
+    let is_initial = uid_map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
+    !uid_map.is_empty() && !is_initial
 }
 
 #[cfg(test)]

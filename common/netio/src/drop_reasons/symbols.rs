@@ -18,10 +18,7 @@ pub(super) fn functions(addresses: impl IntoIterator<Item = u64>) -> io::Result<
 }
 
 /// The table has a hundred thousand lines in no order; only those that are wanted are kept.
-fn find(
-    table: impl BufRead,
-    addresses: impl IntoIterator<Item = u64>,
-) -> io::Result<HashMap<u64, String>> {
+fn find(table: impl BufRead, addresses: impl IntoIterator<Item = u64>) -> io::Result<HashMap<u64, String>> {
     let mut wanted: Vec<u64> = addresses.into_iter().collect();
     wanted.sort_unstable();
     wanted.dedup();
@@ -31,7 +28,9 @@ fn find(
         let line = line?;
         let Some((begin, name)) = std::str::from_utf8(&line).ok().and_then(function) else { continue };
         // A return address is never that of a function's first byte.
-        let Some(best) = nearest.get_mut(wanted.partition_point(|address| *address <= begin)) else { continue };
+        let Some(best) = nearest.get_mut(wanted.partition_point(|address| *address <= begin)) else {
+            continue;
+        };
         if best.as_ref().is_none_or(|(known, _)| *known < begin) {
             *best = Some((begin, name.to_owned()));
         }

@@ -77,11 +77,16 @@ fn ports_are_left_out_where_they_are_too_many() {
         return;
     };
     let datagrams = |with_port: bool| -> u64 {
-        let of = counted.drops.iter().filter(|drops| drops.protocol == 17 && (drops.ports.1 != 0) == with_port);
+        let of =
+            counted.drops.iter().filter(|drops| drops.protocol == 17 && (drops.ports.1 != 0) == with_port);
         of.map(|drops| drops.packets).sum()
     };
     assert!(datagrams(true) <= 4096 && datagrams(false) > 0);
-    assert!(datagrams(true) + datagrams(false) + counted.uncounted >= 5900, "{} uncounted", counted.uncounted);
+    assert!(
+        datagrams(true) + datagrams(false) + counted.uncounted >= 5900,
+        "{} uncounted",
+        counted.uncounted
+    );
 }
 
 #[test]
