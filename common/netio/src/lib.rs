@@ -16,6 +16,7 @@ pub mod clock;
 pub mod counters;
 mod device;
 pub mod driver;
+pub mod drop_reasons;
 pub mod emit;
 pub mod fast_path;
 pub mod guard;
