@@ -18,7 +18,7 @@ causes! {
 
     /// A rule or a policy of nftables or iptables.
     FIREWALL_DROP = "firewall-drop", "a firewall rule drops packets",
-        explains ["netfilter-drop", "lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];
+        explains ["netfilter-drop", "lost-between-layers", "emission-failed", "tcp-retransmissions", "tcp-timeouts"];
     /// The kernel says netfilter dropped, and no rule is known that does.
     NETFILTER_DROP = "netfilter-drop", "netfilter drops packets, by no rule that was seen",
         explains ["tcp-retransmissions", "tcp-timeouts"];
@@ -54,10 +54,10 @@ causes! {
         explains ["asymmetric-route", "lost-between-layers"];
     /// Nothing leads there.
     NO_ROUTE = "no-route", "there is no route",
-        explains ["no-route-for-received", "socket-refused", "address-errors", "lost-between-layers"];
+        explains ["no-route-for-received", "socket-refused", "address-errors", "lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];
     /// A route of type blackhole, unreachable, prohibit or throw.
     ROUTE_REFUSES = "route-refuses", "a route or policy rule drops or refuses packets",
-        explains ["no-route", "no-route-for-received", "socket-refused", "address-errors", "lost-between-layers"];
+        explains ["no-route", "no-route-for-received", "socket-refused", "address-errors", "lost-between-layers", "emission-failed", "tcp-retransmissions", "tcp-timeouts"];
     /// IpInNoRoutes or IpOutNoRoutes has grown.
     NO_ROUTE_FOR_RECEIVED = "no-route-for-received", "packets had no route", explains [];
     /// A service is reached through an interface that the daemon does not watch.
@@ -68,7 +68,10 @@ causes! {
     ADDRESS_ERRORS = "address-errors", "packets had addresses that this host does not take", explains [];
     /// ARP or neighbour discovery has no answer.
     NEIGHBOUR_FAILED = "neighbour-failed", "the next hop does not answer ARP or neighbour discovery",
-        explains ["lost-between-layers", "socket-refused", "out-discards"];
+        explains ["lost-between-layers", "socket-refused", "out-discards", "tcp-retransmissions", "tcp-timeouts"];
+    /// IPv6's duplicate address detection has found another host (RFC 4862).
+    DUPLICATE_ADDRESS = "duplicate-address", "another host has the same address",
+        explains ["address-errors", "neighbour-failed"];
     /// Received with another host's Ethernet address.
     WRONG_MAC = "wrong-mac", "frames arrive with another host's Ethernet address",
         explains ["lost-between-layers", "lost-on-path"];
@@ -100,9 +103,11 @@ causes! {
     /// Up without a carrier.
     NO_CARRIER = "no-carrier", "the interface has no carrier",
         explains ["no-route", "neighbour-failed", "socket-refused", "qdisc-drop", "lost-between-layers"];
+    /// LRO on a host that forwards.
+    LARGE_RECEIVE_OFFLOAD = "large-receive-offload", "the device merges received segments, which spoils forwarding", explains [];
     /// The queueing discipline is full, or of a kind that drops.
     QDISC_DROP = "qdisc-drop", "the queueing discipline drops packets",
-        explains ["lost-between-layers", "socket-refused", "tcp-retransmissions", "tcp-timeouts"];
+        explains ["lost-between-layers", "emission-failed", "socket-refused", "tcp-retransmissions", "tcp-timeouts"];
     /// The driver's transmit side.
     DEVICE_TX_DROP = "device-tx-drop", "the device or its driver drops packets that are to leave",
         explains ["lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];

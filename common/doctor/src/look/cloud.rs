@@ -42,8 +42,7 @@ fn is_id(text: &str) -> bool {
 /// Asks for the instance's id, as the second version of the service wants it: by a token.
 fn ask(service: SocketAddr) -> io::Result<String> {
     let end = Instant::now() + PATIENCE;
-    let token =
-        request(service, end, "PUT /latest/api/token", "X-aws-ec2-metadata-token-ttl-seconds: 60")?;
+    let token = request(service, end, "PUT /latest/api/token", "X-aws-ec2-metadata-token-ttl-seconds: 60")?;
     let token = format!("X-aws-ec2-metadata-token: {token}");
     request(service, end, "GET /latest/meta-data/instance-id", &token)
 }

@@ -27,8 +27,10 @@ pub struct Process {
     pub executable: Option<PathBuf>,
     /// Whether it is in this network namespace; `None` if that may not be known.
     pub is_here: Option<bool>,
-    /// When it was started.
+    /// When it was started, by the wall clock: to be compared with times of files.
     pub started: Option<SystemTime>,
+    /// How long ago that was.
+    pub age: Option<Duration>,
     /// What its threads may do; the first is the main one.
     pub threads: Vec<ThreadCapabilities>,
     /// What its executable gives, or why that is not known.
@@ -74,7 +76,10 @@ pub fn daemons(program: &str) -> Result<Vec<Process>, String> {
     if fs::metadata("/proc/self/stat").is_err() {
         return Err("/proc is not mounted".to_owned());
     }
-    let boot = fs::read_to_string("/proc/stat").ok().and_then(|text| boot_time(&text));
+    let boot = Boot {
+        time: fs::read_to_string("/proc/stat").ok().and_then(|text| boot_time(&text)),
+        uptime: fs::read_to_string("/proc/uptime").ok().and_then(|text| uptime(&text)),
+    };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     Ok(pids
         .filter_map(|pid| process(pid, program, own.as_deref(), boot))
@@ -87,8 +92,15 @@ pub fn are_hidden() -> bool {
     fs::metadata("/proc/1").is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
+/// When the host was started, and how long ago that was.
+#[derive(Debug, Clone, Copy)]
+struct Boot {
+    time: Option<SystemTime>,
+    uptime: Option<Duration>,
+}
+
 /// Reads one, if it is what is looked for. It may end meanwhile.
-fn process(pid: u32, program: &str, own: Option<&Path>, boot: Option<SystemTime>) -> Option<Process> {
+fn process(pid: u32, program: &str, own: Option<&Path>, boot: Boot) -> Option<Process> {
     let folder = PathBuf::from(format!("/proc/{pid}"));
     let arguments = arguments(&fs::read(folder.join("cmdline")).ok()?);
     let executable = fs::read_link(folder.join("exe")).ok();
@@ -104,12 +116,14 @@ fn process(pid: u32, program: &str, own: Option<&Path>, boot: Option<SystemTime>
         return None;
     }
     let namespace = fs::read_link(folder.join("ns/net")).ok();
+    let since_boot = Duration::from_millis(ticks.saturating_mul(1000 / TICKS));
     Some(Process {
         pid,
         state,
         arguments,
         is_here: namespace.zip(own).map(|(its, own)| its == own),
-        started: boot.map(|boot| boot + Duration::from_millis(ticks.saturating_mul(1000 / TICKS))),
+        started: boot.time.and_then(|boot| boot.checked_add(since_boot)),
+        age: boot.uptime.and_then(|uptime| uptime.checked_sub(since_boot)),
         threads: capabilities::of_threads(&folder),
         file: capabilities::of_file(&folder.join("exe")),
         label: label(&folder),
@@ -154,6 +168,11 @@ fn stat(text: &str) -> Option<(char, u64)> {
 fn boot_time(text: &str) -> Option<SystemTime> {
     let seconds = text.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
+
+/// Reads how long ago the host was started, of `/proc/uptime`.
+fn uptime(text: &str) -> Option<Duration> {
+    Duration::try_from_secs_f64(text.split(' ').next()?.parse().ok()?).ok()
 }
 
 /// Reads the profile of AppArmor, SELinux or Smack that a process is under.
@@ -204,6 +223,7 @@ mod tests {
             executable: Some("/usr/bin/clientnic (deleted)".into()),
             is_here: Some(true),
             started: None,
+            age: None,
             threads: Vec::new(),
             file: Err(String::new()),
             label: None,
@@ -218,6 +238,8 @@ mod tests {
         let boot = boot_time("cpu 1 2\nbtime 1700000000\nprocesses 5\n").unwrap();
         assert_eq!(boot, SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
         assert_eq!(boot_time("cpu 1 2\n"), None);
+        assert_eq!(uptime("2.50 9.00\n"), Some(Duration::from_millis(2500)));
+        assert_eq!(uptime("-1 x"), None);
         assert_eq!(arguments(b"a\0\0b\0"), ["a", "", "b"]);
     }
 
@@ -226,6 +248,7 @@ mod tests {
         fn nothing_panics_on_what_proc_says(text in ".{0,200}") {
             let _ = stat(&text);
             let _ = boot_time(&text);
+            let _ = uptime(&text);
             let _ = arguments(text.as_bytes());
         }
     }

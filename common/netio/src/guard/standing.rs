@@ -58,7 +58,8 @@ fn tables(socket: &mut NetlinkSocket) -> Result<Vec<(CString, Standing)>, ReplyE
         let name = table.get_name()?.to_owned();
         let text = name.to_string_lossy().into_owned();
         if text.starts_with(NAME) {
-            guards.push((name, Standing { table: text, owner: table.get_owner().ok(), ..Standing::default() }));
+            guards
+                .push((name, Standing { table: text, owner: table.get_owner().ok(), ..Standing::default() }));
         }
     }
     Ok(guards)
@@ -176,7 +177,8 @@ impl Parts {
     ) -> Option<()> {
         const NETWORK: u32 = PayloadBase::NetworkHeader as u32;
         const TRANSPORT: u32 = PayloadBase::TransportHeader as u32;
-        let bits = mask.map_or(8 * value.len(), |mask| mask.iter().map(|byte| byte.count_ones() as usize).sum());
+        let bits =
+            mask.map_or(8 * value.len(), |mask| mask.iter().map(|byte| byte.count_ones() as usize).sum());
         let length = u8::try_from(bits).ok()?;
         match field {
             (NETWORK, 16, 4) => {
@@ -221,7 +223,8 @@ mod tests {
         };
         let end = |name| VethEnd { namespace: &namespace, name };
         Links::add_veth(end("lan0"), end("wan0"), 1500).unwrap();
-        let rules = ["10.1.2.0/24:443", "10.7.0.0/13:80", "10.9.9.9/32:8000-8010", "0.0.0.0/0:22", "[fd00::/61]:443"];
+        let rules =
+            ["10.1.2.0/24:443", "10.7.0.0/13:80", "10.9.9.9/32:8000-8010", "0.0.0.0/0:22", "[fd00::/61]:443"];
         let rules: Vec<Service> = rules.iter().map(|rule| rule.parse().unwrap()).collect();
         let local: Vec<IpAddr> = ["10.1.0.1", "fd00::1"].iter().map(|text| text.parse().unwrap()).collect();
         let services = Services::new(rules.clone(), local.clone());
