@@ -96,13 +96,13 @@ causes! {
 
     /// Named, and not there.
     INTERFACE_MISSING = "interface-missing", "there is no such interface",
-        explains ["guard-missing", "daemon-not-running", "no-route"];
+        explains ["guard-missing", "guard-mismatch", "daemon-not-running", "no-route", "route-elsewhere"];
     /// Administratively down.
     INTERFACE_DOWN = "interface-down", "the interface is down",
         explains ["no-route", "route-elsewhere", "neighbour-failed", "socket-refused", "guard-missing", "daemon-not-running"];
     /// Up without a carrier.
     NO_CARRIER = "no-carrier", "the interface has no carrier",
-        explains ["no-route", "neighbour-failed", "socket-refused", "qdisc-drop", "lost-between-layers"];
+        explains ["no-route", "neighbour-failed", "socket-refused", "qdisc-drop", "lost-between-layers", "route-elsewhere"];
     /// LRO on a host that forwards.
     LARGE_RECEIVE_OFFLOAD = "large-receive-offload", "the device merges received segments, which spoils forwarding", explains [];
     /// The queueing discipline is full, or of a kind that drops.

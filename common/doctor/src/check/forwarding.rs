@@ -2,6 +2,7 @@
 
 use crate::causes::FORWARDING_OFF;
 use crate::finding::{Finding, Layer, Rank};
+use crate::look::network::Network;
 use crate::look::parameters::Parameters;
 use crate::patient::Patient;
 use crate::report::Report;
@@ -52,6 +53,34 @@ fn judge_interfaces(patient: &Patient, parameters: &impl Parameters, report: &mu
     }
 }
 
+/// Packets for others that are no accident.
+const SOME: u64 = 5;
+
+/// Judges IPv4 packets that were not for this host, where it looks like a router and is none.
+pub(super) fn judge_unforwarded(
+    patient: &Patient,
+    network: &Network,
+    parameters: &impl Parameters,
+    address_errors: u64,
+    report: &mut Report,
+) {
+    let in_use = |name: &&String| {
+        network.link(name).is_some_and(|link| {
+            link.is_up && network.addresses_of(link.index).any(|own| own.address.is_ipv4())
+        })
+    };
+    let parameter = "net.ipv4.ip_forward";
+    if address_errors < SOME
+        || parameters.number(parameter) != Some(0)
+        || patient.interfaces.iter().filter(in_use).count() < 2
+    {
+        return;
+    }
+    report.find(Finding { rank: Rank::Loss, ..off("IPv4", parameter, "IPv4") }.losing(address_errors).because(format!(
+        "{address_errors} packets arrived meanwhile that were not for this host (IpInAddrErrors), which has several interfaces"
+    )));
+}
+
 fn off(version: &str, parameter: &str, subject: &str) -> Finding {
     Finding::new(&FORWARDING_OFF, Layer::Ip, Rank::Fault)
         .of(subject)
@@ -62,8 +91,9 @@ fn off(version: &str, parameter: &str, subject: &str) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{causes, host, nic};
+    use super::super::testing::{causes, host, link, nic};
     use super::*;
+    use crate::look::links::Address;
     use std::collections::HashMap;
 
     fn judged(patient: &Patient, values: &[(&str, u32)]) -> (Vec<String>, u8) {
@@ -99,6 +129,24 @@ mod tests {
             ("net.ipv6.conf.wan0.force_forwarding", 1),
         ];
         assert_eq!(judged(&nic, &forced).0, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_host_that_gets_packets_for_others_was_to_forward_them() {
+        let links = vec![link(2, "eth0"), link(3, "eth1")];
+        let address =
+            |interface| Address { interface, address: [10, 0, 0, 1].into(), prefix: 24, is_duplicate: false };
+        let network = Network { links, addresses: vec![address(2), address(3)], ..Network::default() };
+        let judged = |interfaces: &[&str], value, errors| {
+            let mut report = Report::default();
+            let values = HashMap::from([(V4.to_owned(), value)]);
+            judge_unforwarded(&host(interfaces), &network, &values, errors, &mut report);
+            causes(&report).len()
+        };
+        assert_eq!(judged(&["eth0", "eth1"], 0, 20), 1);
+        assert_eq!(judged(&["eth0", "eth1"], 0, 2), 0);
+        assert_eq!(judged(&["eth0", "eth1"], 1, 20), 0);
+        assert_eq!(judged(&["eth0"], 0, 20), 0, "it is no router");
     }
 
     #[test]

@@ -104,14 +104,14 @@ pub(super) fn judge_orphans(guards: &[Standing], report: &mut Report) {
 }
 
 fn missing(interface: &str) -> Finding {
-    Finding::new(&GUARD_MISSING, Layer::NetdevIngress, Rank::Fault)
+    Finding::new(&GUARD_MISSING, Layer::Daemon, Rank::Fault)
         .of(interface)
         .seen_by("nft list tables netdev")
         .mended_by("restart the daemon, and keep others from deleting its table (nft flush ruleset by its own process)")
 }
 
 fn mismatch(table: &str) -> Finding {
-    Finding::new(&GUARD_MISMATCH, Layer::NetdevIngress, Rank::Fault)
+    Finding::new(&GUARD_MISMATCH, Layer::Daemon, Rank::Fault)
         .of(table)
         .seen_by(format!("nft list table netdev {table}"))
         .mended_by(

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use rtt0_core::service::Services;
+
 use crate::causes::{NEIGHBOUR_FAILED, WRONG_MAC};
 use crate::finding::{Finding, Layer, Rank};
 use crate::look::neighbours::{Neighbour, State};
@@ -63,8 +65,10 @@ pub(super) fn judge_permanent(network: &Network, report: &mut Report) {
 }
 
 /// Judges which neighbours did not answer in an interval of `elapsed`, at whose ends the tables were as given. `hops` are
-/// those that routes lead by.
+/// those that routes lead by; servers
+/// of `services` count as such.
 pub(super) fn judge_unanswered(
+    services: &Services,
     network: &Network,
     hops: &BTreeSet<Hop>,
     (before, after): (&[Neighbour], &[Neighbour]),
@@ -77,7 +81,8 @@ pub(super) fn judge_unanswered(
         before.iter().find(same).is_some_and(is_silent)
     };
     for neighbour in after.iter().filter(|neighbour| is_silent(neighbour)) {
-        let is_hop = hops.contains(&(neighbour.interface, neighbour.address));
+        let is_served = || services.rules().iter().any(|service| service.prefix.contains(neighbour.address));
+        let is_hop = hops.contains(&(neighbour.interface, neighbour.address)) || is_served();
         // A state that has changed lately: somebody is sending there now.
         let is_wanted = neighbour.age.is_some_and(|age| age <= elapsed + Duration::from_secs(1));
         let rank = match (neighbour.state, was_silent(neighbour)) {
@@ -88,7 +93,7 @@ pub(super) fn judge_unanswered(
             _ if is_hop => Rank::Fault,
             // Anybody may try an address that nobody has; it is worth telling while it goes on.
             (State::Incomplete, true) => Rank::Symptom,
-            (State::Failed, true) if is_wanted => Rank::Symptom,
+            (State::Failed, _) if is_wanted => Rank::Symptom,
             _ => continue,
         };
         report.find(finding(network, neighbour, is_hop, rank));
@@ -99,7 +104,8 @@ fn finding(network: &Network, neighbour: &Neighbour, is_hop: bool, rank: Rank) -
     let (address, name) = (neighbour.address, network.name(neighbour.interface));
     let how = if address.is_ipv4() { "ARP" } else { "neighbour discovery" };
     let state = if neighbour.state == State::Failed { "FAILED" } else { "INCOMPLETE" };
-    let role = if is_hop { "a next hop of this host's routes" } else { "which packets are sent to" };
+    let role =
+        if is_hop { "a server or next hop of this host's routes" } else { "which packets are sent to" };
     let age = neighbour.age.map(|age| format!(", since {:.1} s", age.as_secs_f64())).unwrap_or_default();
     Finding::new(&NEIGHBOUR_FAILED, Layer::Neighbour, rank)
         .of(format!("{address} on {name}"))
@@ -140,7 +146,8 @@ mod tests {
     fn judged(before: &[Neighbour], after: &[Neighbour]) -> Vec<(Rank, String)> {
         let mut report = Report::default();
         let hops = BTreeSet::from([(2, HOP.parse().unwrap())]);
-        judge_unanswered(&network(), &hops, (before, after), Duration::from_secs(2), &mut report);
+        let services = Services::new(vec!["10.0.0.64/28:443".parse().unwrap()], Vec::new());
+        judge_unanswered(&services, &network(), &hops, (before, after), Duration::from_secs(2), &mut report);
         report.findings().iter().map(|finding| (finding.rank, finding.subject.clone())).collect()
     }
 
@@ -158,7 +165,9 @@ mod tests {
 
     #[test]
     fn other_neighbours_matter_while_somebody_sends_to_them() {
-        let other = "10.0.0.77";
+        let server = neighbour("10.0.0.77", State::Failed, 500);
+        assert_eq!(judged(&[], &[server])[0].0, Rank::Loss);
+        let other = "10.0.0.7";
         let long_ago = neighbour(other, State::Failed, 60_000);
         assert!(judged(slice::from_ref(&long_ago), slice::from_ref(&long_ago)).is_empty());
         let (before, after) =

@@ -190,12 +190,14 @@ pub(super) fn judge_refusing(network: &Network, ways: &[(&Route, IpAddr, Way)], 
 pub(super) fn judge_rules(patient: &Patient, network: &Network, report: &mut Report) {
     for rule in network.rules.iter().filter(|rule| rule.priority < MAIN_PRIORITY) {
         let text = text(rule);
-        if !takes(rule, patient) {
+        // One that asks for more is an operator's own affair.
+        if rule.is_narrow {
             report.note("policy rule", text);
             continue;
         }
+        let rank = if takes_service(rule, patient) { Rank::Fault } else { Rank::Suspicion };
         report.find(
-            Finding::new(&ROUTE_REFUSES, Layer::Routing, Rank::Fault)
+            Finding::new(&ROUTE_REFUSES, Layer::Routing, rank)
                 .of(format!("rule {}", rule.priority))
                 .because(format!(
                     "the policy rule '{text}' drops or refuses packets, whatever the routes say"
@@ -210,8 +212,8 @@ pub(super) fn judge_rules(patient: &Patient, network: &Network, report: &mut Rep
     }
 }
 
-/// Tells whether a rule takes all packets, or those of a service. One that asks for more is an operator's own affair.
-fn takes(rule: &RefusingRule, patient: &Patient) -> bool {
+/// Tells whether a rule takes all packets, or those of a service.
+fn takes_service(rule: &RefusingRule, patient: &Patient) -> bool {
     let overlaps =
         |one: &Prefix, other: &Prefix| one.contains(other.address()) || other.contains(one.address());
     let serves = |prefix: &Option<Prefix>| {
@@ -219,7 +221,7 @@ fn takes(rule: &RefusingRule, patient: &Patient) -> bool {
             .is_some_and(|prefix| patient.services.rules().iter().any(|rule| overlaps(&rule.prefix, &prefix)))
     };
     let is_for_all = rule.to.is_none() && rule.from.is_none();
-    !rule.is_narrow && (is_for_all || serves(&rule.to) || serves(&rule.from))
+    is_for_all || serves(&rule.to) || serves(&rule.from)
 }
 
 fn text(rule: &RefusingRule) -> String {

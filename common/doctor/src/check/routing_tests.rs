@@ -128,13 +128,19 @@ fn refusing_rules_are_faults_where_they_take_services_or_all() {
         let mut report = Report::default();
         let network = Network { rules: vec![rule.clone()], ..network(Vec::new()) };
         judge_rules(patient, &network, &mut report);
-        causes(&report).len()
+        report.findings().first().map(|finding| finding.rank)
     };
     let nic = nic(&["lan0"]);
-    assert_eq!(judged(&nic, &rule), 1);
-    assert_eq!(judged(&nic, &RefusingRule { is_narrow: true, ..rule.clone() }), 0);
-    assert_eq!(judged(&nic, &RefusingRule { priority: 40_000, ..rule.clone() }), 0);
-    assert_eq!(judged(&nic, &RefusingRule { to: Some(prefix("10.1.2.7/32")), ..rule.clone() }), 1);
-    assert_eq!(judged(&nic, &RefusingRule { from: Some(prefix("10.9.0.0/16")), ..rule.clone() }), 0);
-    assert_eq!(judged(&a_host(&["eth0"]), &rule), 1);
+    assert_eq!(judged(&nic, &rule), Some(Rank::Fault));
+    assert_eq!(judged(&nic, &RefusingRule { is_narrow: true, ..rule.clone() }), None);
+    assert_eq!(judged(&nic, &RefusingRule { priority: 40_000, ..rule.clone() }), None);
+    assert_eq!(
+        judged(&nic, &RefusingRule { to: Some(prefix("10.1.2.7/32")), ..rule.clone() }),
+        Some(Rank::Fault)
+    );
+    assert_eq!(
+        judged(&nic, &RefusingRule { from: Some(prefix("10.9.0.0/16")), ..rule.clone() }),
+        Some(Rank::Suspicion)
+    );
+    assert_eq!(judged(&a_host(&["eth0"]), &rule), Some(Rank::Fault));
 }

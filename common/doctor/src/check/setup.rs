@@ -12,7 +12,7 @@ use super::{capabilities, cloud, forwarding, guard, interfaces, leftovers, mtu, 
 use crate::examine::Interval;
 use crate::look::network::Network;
 use crate::look::parameters::{Here, Parameters};
-use crate::look::{self, flowtables, routes};
+use crate::look::{self, ingress, routes};
 use crate::patient::{Daemon, Patient};
 use crate::report::Report;
 
@@ -135,9 +135,10 @@ fn judge_guard(patient: &Patient, presence: &Presence, network: &Network, report
         }
         Ok(_) => report.cannot_see("the kernel guard", "the daemon has just been started"),
     }
-    match flowtables::read() {
-        Ok(tables) => race::judge(patient, &tables, report),
-        Err(why) => report.cannot_see("flowtables", format!("{why} (needs CAP_NET_ADMIN and nf_tables)")),
+    match ingress::forwarders() {
+        Ok(forwarders) => race::judge(patient, &forwarders, report),
+        Err(why) => report
+            .cannot_see("who forwards at the ingress", format!("{why} (needs CAP_NET_ADMIN and nf_tables)")),
     }
 }
 
@@ -166,11 +167,13 @@ pub(super) fn interval(patient: &Patient, interval: &Interval, report: &mut Repo
         let has_strict_filter = Here.number("net.ipv4.conf.all.rp_filter") == Some(1);
         traffic::judge(traffic::Between { before, after }, has_strict_filter, report);
     }
+    let address_errors = interval.growth(|counters| counters.address_errors);
     // If it can't be read, the preconditions have said so.
     let Ok(network) = Network::read() else { return };
+    forwarding::judge_unforwarded(patient, &network, &Here, address_errors, report);
     let hops = neighbours::next_hops(&network, &led(patient, &network));
-    let tables = (&interval.before.neighbours[..], &interval.after.neighbours[..]);
-    neighbours::judge_unanswered(&network, &hops, tables, interval.elapsed, report);
+    let tables = (&interval.before.neighbour_entries[..], &interval.after.neighbour_entries[..]);
+    neighbours::judge_unanswered(&patient.services, &network, &hops, tables, interval.elapsed, report);
 }
 
 /// Writes an error with its causes.

@@ -8,7 +8,9 @@ pub struct Counters {
     /// What the daemon counts; `None` if there is none, or it does not answer.
     pub daemon: Option<super::daemon::DaemonCounters>,
     /// The neighbour tables; empty if the kernel does not tell.
-    pub neighbours: Vec<super::neighbours::Neighbour>,
+    pub neighbour_entries: Vec<super::neighbours::Neighbour>,
+    /// IPv4 packets whose destination this host does not take; 0 if the kernel does not tell.
+    pub address_errors: u64,
 }
 
 impl Counters {
@@ -16,7 +18,8 @@ impl Counters {
     pub fn read(patient: &Patient) -> Self {
         Self {
             daemon: super::daemon::read(patient).ok(),
-            neighbours: super::neighbours::read().unwrap_or_default(),
+            neighbour_entries: super::neighbours::read().unwrap_or_default(),
+            address_errors: super::address_errors::read().unwrap_or_default(),
         }
     }
 }

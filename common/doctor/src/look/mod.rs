@@ -1,11 +1,12 @@
 //! What the kernel and the daemon say of themselves, read and put into types. Nothing is judged here.
 
+pub mod address_errors;
 pub mod capabilities;
 pub mod cloud;
 pub mod counters;
 pub mod daemon;
 pub mod drops;
-pub mod flowtables;
+pub mod ingress;
 pub mod links;
 pub mod neighbours;
 pub mod network;
