@@ -50,6 +50,10 @@ pub struct Counters {
     pub listeners: Seen<Vec<listeners::Listener>>,
     /// The UDP sockets, by inode.
     pub datagrams: Seen<BTreeMap<u64, datagrams::Datagrams>>,
+    /// What the daemon counts; `None` if there is none, or it does not answer.
+    pub daemon: Option<super::daemon::DaemonCounters>,
+    /// The neighbour tables; empty if the kernel does not tell.
+    pub neighbour_entries: Vec<super::neighbours::Neighbour>,
 }
 
 impl Default for Counters {
@@ -69,6 +73,8 @@ impl Default for Counters {
             neighbours: unseen(),
             listeners: unseen(),
             datagrams: unseen(),
+            daemon: None,
+            neighbour_entries: Vec::new(),
         }
     }
 }
@@ -87,6 +93,8 @@ impl Counters {
             neighbours: neighbours::read(),
             listeners: listeners::read(),
             datagrams: datagrams::read(),
+            daemon: super::daemon::read(patient).ok(),
+            neighbour_entries: super::neighbours::read().unwrap_or_default(),
         }
     }
 }
