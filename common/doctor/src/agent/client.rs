@@ -1,0 +1,132 @@
+//! The near side of the conversation with an agent.
+
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::message::{Line, Reply, Request, VERSION};
+use crate::peer::arrival::Caught;
+use crate::peer::station::Shot;
+use crate::probe::{Protocol, Sighting};
+
+/// How long a connection, or an answer, may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the whole conversation may.
+const LIFE: Duration = Duration::from_secs(120);
+
+/// A doctor that listens at the far end.
+#[derive(Debug)]
+pub struct Agent {
+    line: Line,
+    local: IpAddr,
+    seen: IpAddr,
+    round_trip: Duration,
+}
+
+impl Agent {
+    /// Connects to one.
+    ///
+    /// # Errors
+    /// In words: why there is none, or why it does not understand.
+    pub fn connect(address: SocketAddr) -> Result<Self, String> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)
+            .map_err(|error| format!("no connection to a doctor at {address}: {error}"))?;
+        let local = stream.local_addr().map_err(|error| error.to_string())?.ip().to_canonical();
+        let mut agent = Self { line: Line::new(stream, LIFE), local, seen: local, round_trip: Duration::MAX };
+        // The shorter of two: the first may be slowed down by what happens for the first time.
+        for _ in 0..2 {
+            let start = Instant::now();
+            match agent.ask(&Request::Hello { version: VERSION }, Duration::ZERO)? {
+                Reply::Hello { address, .. } => agent.seen = address.to_canonical(),
+                _ => return Err(unexpected()),
+            }
+            agent.round_trip = agent.round_trip.min(start.elapsed());
+        }
+        Ok(agent)
+    }
+
+    /// Returns the address from which this host talks to it.
+    pub fn local(&self) -> IpAddr {
+        self.local
+    }
+
+    /// Returns the address from which this host seems to talk, as seen from there.
+    pub fn seen(&self) -> IpAddr {
+        self.seen
+    }
+
+    /// Returns how long an answer takes.
+    pub fn round_trip(&self) -> Duration {
+        self.round_trip
+    }
+
+    /// Has it count, layer by layer, what arrives from here at a port. Returns when it does.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn watch(&mut self, protocol: Protocol, port: u16) -> Result<(), String> {
+        match self.ask(&Request::Watch { protocol, port }, Duration::ZERO)? {
+            Reply::Ready => Ok(()),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Returns what it has counted since [`Agent::watch`], in the order of the layers.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn report(&mut self) -> Result<Vec<Sighting>, String> {
+        match self.ask(&Request::Report, Duration::ZERO)? {
+            Reply::Sightings { sightings } => Ok(sightings),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Has it take ports and a tap for a path check. Returns the ports and its interface's MTU in bytes.
+    ///
+    /// # Errors
+    /// In words.
+    pub(crate) fn open(&mut self) -> Result<(Vec<u16>, u16), String> {
+        match self.ask(&Request::Open, Duration::ZERO)? {
+            Reply::Opened { ports, mtu } => Ok((ports, mtu)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Has it send to this host; see [`crate::peer::station::Station::send`].
+    ///
+    /// # Errors
+    /// In words.
+    pub(crate) fn send(&mut self, shots: &[Shot]) -> Result<Vec<u16>, String> {
+        match self.ask(&Request::Send { shots: shots.to_vec() }, Duration::ZERO)? {
+            Reply::Sent { too_large } => Ok(too_large),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Returns what has come there; see [`crate::peer::station::Station::catch`].
+    ///
+    /// # Errors
+    /// In words.
+    pub(crate) fn catch(&mut self, expected: usize, patience: Duration) -> Result<Vec<Caught>, String> {
+        let milliseconds = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        match self.ask(&Request::Catch { expected, patience: milliseconds }, patience)? {
+            Reply::Caught { items } => Ok(items),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Asks, and waits for the answer as long as that may take besides `work`.
+    fn ask(&mut self, request: &Request, work: Duration) -> Result<Reply, String> {
+        let silent = |error: std::io::Error| format!("the other doctor does not answer any more: {error}");
+        self.line.write(request).map_err(silent)?;
+        match self.line.read(PATIENCE + work).map_err(silent)? {
+            None => Err("the other doctor has ended the connection".to_owned()),
+            Some(Ok(Reply::Error { why })) => Err(format!("the other doctor says: {why}")),
+            Some(reply) => reply.map_err(|why| format!("the other doctor's answer is not understood: {why}")),
+        }
+    }
+}
+
+fn unexpected() -> String {
+    "the other doctor answers something else than it was asked".to_owned()
+}

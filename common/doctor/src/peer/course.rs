@@ -1,0 +1,241 @@
+//! Both ends of the path in one hand: what one sends, and what the other catches of it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::arrival::{Arrival, Caught, Change};
+use super::order::Order;
+use super::station::{Shot, Station};
+use crate::agent::client::Agent;
+
+/// How long a segment may be under way beyond the round trip.
+const JITTER: Duration = Duration::from_millis(150);
+/// How often a segment is sent until it arrives. Of a path that loses 5 %, one in 160,000 would be thought to vanish.
+const TRIES: u32 = 4;
+
+/// Which way something goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// From here to the peer.
+    Out,
+    /// From the peer to here.
+    In,
+}
+
+impl Way {
+    /// Returns the other.
+    pub(super) fn back(self) -> Self {
+        match self {
+            Self::Out => Self::In,
+            Self::In => Self::Out,
+        }
+    }
+}
+
+/// What has become of a segment.
+#[derive(Debug, Clone)]
+pub(super) struct Flight {
+    /// As it was sent.
+    pub(super) order: Order,
+    /// As it came, if it did.
+    pub(super) arrival: Option<Arrival>,
+    /// What the path has changed.
+    pub(super) changes: Vec<Change>,
+}
+
+/// What has become of several.
+#[derive(Debug, Default)]
+pub(super) struct Volley {
+    /// Those that came, and whatever else did.
+    pub(super) arrivals: Vec<Arrival>,
+    /// Numbers of those that are larger than the sender's own interface takes.
+    pub(super) too_large: Vec<u16>,
+    /// What routers said of links that they are too large for: MTUs in bytes.
+    pub(super) told: Vec<u32>,
+}
+
+impl Volley {
+    /// Tells whether the segment of that number has come.
+    pub(super) fn has(&self, number: u16) -> bool {
+        self.arrivals.iter().any(|arrival| Order::number_of(arrival.window) == Some(number))
+    }
+}
+
+/// Both ends.
+#[derive(Debug)]
+pub(super) struct Course {
+    station: Station,
+    agent: Agent,
+    peer: IpAddr,
+    near: Vec<u16>,
+    far: Vec<u16>,
+    /// The near ports as the far side sees them.
+    reached: Vec<u16>,
+    /// MTU of the interface there.
+    far_mtu: u16,
+    next: u16,
+}
+
+impl Course {
+    /// Opens both ends.
+    ///
+    /// # Errors
+    /// In words, which end can't be had and why.
+    pub(super) fn open(mut agent: Agent, peer: IpAddr) -> Result<Self, String> {
+        let station = Station::open(agent.local(), peer)?;
+        let (far, far_mtu) = agent.open()?;
+        let near = station.ports();
+        if far.len() != near.len() {
+            return Err("the other doctor has another number of ports".to_owned());
+        }
+        Ok(Self { reached: near.clone(), station, agent, peer, near, far, far_mtu, next: 0 })
+    }
+
+    /// Returns how long an answer of the other doctor takes.
+    pub(super) fn round_trip(&self) -> Duration {
+        self.agent.round_trip()
+    }
+
+    /// Tells which IP version the path has.
+    pub(super) fn is_ipv4(&self) -> bool {
+        self.peer.is_ipv4()
+    }
+
+    /// Returns the largest packet in bytes that the sender's interface takes.
+    pub(super) fn mtu(&self, way: Way) -> u16 {
+        match way {
+            Way::Out => self.station.mtu(),
+            Way::In => self.far_mtu,
+        }
+    }
+
+    /// Returns where segments come from and go to, if nobody changes that.
+    fn ends(&self, way: Way, lane: usize) -> (SocketAddr, SocketAddr) {
+        let near = SocketAddr::new(self.agent.local(), self.near[lane]);
+        let far = SocketAddr::new(self.peer, self.far[lane]);
+        if way == Way::Out { (near, far) } else { (far, near) }
+    }
+
+    /// Gives orders numbers of their own.
+    pub(super) fn numbered(&mut self, order: Order) -> Order {
+        let number = self.next;
+        self.next = (self.next + 1) % super::order::NUMBERS;
+        Order { number, ..order }
+    }
+
+    /// Sends each of `orders` once, and waits until all have come or time is over; `slack` is what is granted beyond the
+    /// round trip.
+    ///
+    /// # Errors
+    /// In words, what one of the ends can't do.
+    pub(super) fn fire(
+        &mut self,
+        way: Way,
+        lane: usize,
+        orders: &[Order],
+        slack: Duration,
+    ) -> Result<Volley, String> {
+        let to = if way == Way::Out { self.far[lane] } else { self.reached[lane] };
+        let shots: Vec<_> = orders.iter().map(|&order| Shot { lane, to, order }).collect();
+        let too_large = match way {
+            Way::Out => self.station.send(&shots)?,
+            Way::In => self.agent.send(&shots)?,
+        };
+        let mut volley = Volley { too_large, ..Volley::default() };
+        let deadline = Instant::now() + self.round_trip() + slack;
+        loop {
+            let missing = orders
+                .iter()
+                .filter(|order| !volley.has(order.number) && !volley.too_large.contains(&order.number))
+                .count();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if missing == 0 || left.is_zero() {
+                break;
+            }
+            let caught = self.catch(way, missing, left)?;
+            self.sort(caught, lane, &mut volley);
+        }
+        let told = self.catch(way.back(), 0, Duration::ZERO)?;
+        self.sort(told, lane, &mut volley);
+        Ok(volley)
+    }
+
+    /// Catches at the end where this way leads to.
+    fn catch(&mut self, way: Way, expected: usize, patience: Duration) -> Result<Vec<Caught>, String> {
+        match way {
+            Way::Out => self.agent.catch(expected, patience),
+            Way::In => self.station.catch(expected, patience),
+        }
+    }
+
+    fn sort(&self, caught: Vec<Caught>, lane: usize, volley: &mut Volley) {
+        for caught in caught {
+            match caught {
+                Caught::TooBig(too_big) => volley.told.push(too_big.mtu),
+                Caught::Segment(arrival) => {
+                    let port = arrival.destination.port();
+                    if port == self.near[lane] || port == self.far[lane] {
+                        volley.arrivals.push(arrival);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends each of `orders` until it has come, a few times at most, and says what has become of it.
+    ///
+    /// # Errors
+    /// As [`Course::fire`].
+    pub(super) fn insist(
+        &mut self,
+        way: Way,
+        lane: usize,
+        orders: Vec<Order>,
+    ) -> Result<Vec<Flight>, String> {
+        let mut flights: Vec<_> =
+            orders.into_iter().map(|order| Flight { order, arrival: None, changes: Vec::new() }).collect();
+        // Every try has a number of its own, so that one that comes late is known, too.
+        let mut numbers: Vec<Vec<u16>> = vec![Vec::new(); flights.len()];
+        for attempt in 1..=TRIES {
+            let missing: Vec<_> = (0..flights.len()).filter(|&at| flights[at].arrival.is_none()).collect();
+            if missing.is_empty() {
+                break;
+            }
+            let mut sent = Vec::with_capacity(missing.len());
+            for at in missing {
+                flights[at].order = self.numbered(flights[at].order);
+                numbers[at].push(flights[at].order.number);
+                sent.push(flights[at].order);
+            }
+            let volley = self.fire(way, lane, &sent, JITTER * attempt)?;
+            self.recognise(volley.arrivals, &mut flights, &numbers);
+        }
+        let (from, to) = self.ends(way, lane);
+        for flight in &mut flights {
+            let Some(arrival) = &flight.arrival else { continue };
+            flight.changes = arrival.changes(&flight.order, from, to);
+            if way == Way::Out {
+                self.reached[lane] = arrival.source.port();
+            }
+        }
+        Ok(flights)
+    }
+
+    /// Finds out which segment is which: by number, or else, if the path changes windows, by what is like it.
+    fn recognise(&self, arrivals: Vec<Arrival>, flights: &mut [Flight], numbers: &[Vec<u16>]) {
+        for arrival in arrivals {
+            let number = Order::number_of(arrival.window).filter(|number| *number < self.next);
+            let found = match number {
+                Some(number) => numbers.iter().position(|tried| tried.contains(&number)),
+                None => flights
+                    .iter()
+                    .position(|flight| flight.arrival.is_none() && arrival.resembles(&flight.order)),
+            };
+            let Some(flight) = found.and_then(|at| flights.get_mut(at)) else { continue };
+            if let Some(number) = number {
+                flight.order.number = number;
+            }
+            flight.arrival.get_or_insert(arrival);
+        }
+    }
+}
