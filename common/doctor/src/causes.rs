@@ -185,7 +185,7 @@ causes! {
     /// ECN bits cleared.
     ECN_CLEARED = "ecn-cleared", "the path clears ECN", explains [];
     /// Ports or addresses change: a NAT.
-    ADDRESS_REWRITTEN = "address-rewritten", "the path changes addresses or ports", explains [];
+    ADDRESS_REWRITTEN = "address-rewritten", "the path changes addresses or ports", explains ["early-data-dropped"];
     /// Early data, which follows a SYN before its answer, vanishes.
     EARLY_DATA_DROPPED = "early-data-dropped", "the path drops data that comes before the handshake is done", explains ["lost-on-path"];
     /// The other doctor does not answer.

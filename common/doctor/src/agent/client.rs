@@ -1,17 +1,23 @@
 //! The near side of the conversation with an agent.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::message::{Line, Reply, Request, VERSION};
 use crate::peer::arrival::Caught;
 use crate::peer::station::Shot;
-use crate::probe::{Protocol, Sighting};
+use crate::probe::{self, Sighting};
 
 /// How long a connection, or an answer, may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the whole conversation may.
 const LIFE: Duration = Duration::from_secs(120);
+
+/// The control connection's MSS in bytes: what the least MTU of IPv4 (576, RFC 1122 §3.3.3) and of IPv6 (1280) has room for.
+const MSS: (u32, u32) = (536, 1220);
 
 /// A doctor that listens at the far end.
 #[derive(Debug)]
@@ -28,8 +34,8 @@ impl Agent {
     /// # Errors
     /// In words: why there is none, or why it does not understand.
     pub fn connect(address: SocketAddr) -> Result<Self, String> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)
-            .map_err(|error| format!("no connection to a doctor at {address}: {error}"))?;
+        let stream =
+            connect(address).map_err(|error| format!("no connection to a doctor at {address}: {error}"))?;
         let local = stream.local_addr().map_err(|error| error.to_string())?.ip().to_canonical();
         let mut agent = Self { line: Line::new(stream, LIFE), local, seen: local, round_trip: Duration::MAX };
         // The shorter of two: the first may be slowed down by what happens for the first time.
@@ -63,7 +69,7 @@ impl Agent {
     ///
     /// # Errors
     /// In words.
-    pub fn watch(&mut self, protocol: Protocol, port: u16) -> Result<(), String> {
+    pub fn watch(&mut self, protocol: probe::Protocol, port: u16) -> Result<(), String> {
         match self.ask(&Request::Watch { protocol, port }, Duration::ZERO)? {
             Reply::Ready => Ok(()),
             _ => Err(unexpected()),
@@ -117,7 +123,7 @@ impl Agent {
 
     /// Asks, and waits for the answer as long as that may take besides `work`.
     fn ask(&mut self, request: &Request, work: Duration) -> Result<Reply, String> {
-        let silent = |error: std::io::Error| format!("the other doctor does not answer any more: {error}");
+        let silent = |error: io::Error| format!("the other doctor does not answer any more: {error}");
         self.line.write(request).map_err(silent)?;
         match self.line.read(PATIENCE + work).map_err(silent)? {
             None => Err("the other doctor has ended the connection".to_owned()),
@@ -125,6 +131,15 @@ impl Agent {
             Some(reply) => reply.map_err(|why| format!("the other doctor's answer is not understood: {why}")),
         }
     }
+}
+
+/// Connects, with segments so small both ways that they pass where larger ones vanish: that is to be found out, and not to be
+/// suffered.
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_tcp_mss(if address.is_ipv4() { MSS.0 } else { MSS.1 })?;
+    socket.connect_timeout(&address.into(), PATIENCE)?;
+    Ok(socket.into())
 }
 
 fn unexpected() -> String {

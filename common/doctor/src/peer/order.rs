@@ -36,6 +36,8 @@ pub enum Shape {
     SynAck,
     /// An acknowledgement, with as much data as fills the length.
     Data,
+    /// The end of a connection, for firewalls that remember it.
+    Reset,
 }
 
 /// Which TCP options it has.
@@ -103,6 +105,7 @@ impl Order {
             Shape::Syn => (Flags::ECE.bits() | Flags::CWR.bits(), Flags::SYN.bits()),
             Shape::SynAck => (Flags::ECE.bits(), Flags::SYN.bits() | Flags::ACK.bits()),
             Shape::Data => (0, Flags::ACK.bits() | Flags::PSH.bits()),
+            Shape::Reset => (0, Flags::ACK.bits() | Flags::RST.bits()),
         };
         let ecn = if self.is_ecn_setup { ecn } else { 0 };
         let urgent = if self.is_urgent { Flags::URG.bits() } else { 0 };

@@ -10,6 +10,7 @@
 //!   2    SYN with ECE and CWR                ─▶
 //!                                            ◀─   SYN-ACK with ECE
 //!   3    SYN with the signalling option, then data before any answer, as early data goes
+//!  all   RST                                 ─▶
 //! ```
 //!
 //! The opener is ClientNIC's end: a firewall may let connections begin in one direction only.
@@ -133,6 +134,7 @@ pub(super) fn play(course: &mut Course, opener: Way) -> Result<Observed, String>
     for way in [opener, opener.back()] {
         established(course, &mut seen, way, numbers)?;
     }
+    end(course, opener, 0, numbers.opener, numbers.answerer_seen)?;
     let offers = templates.map(|order| Order { options: Options::Offer, ..order });
     let offered = handshake(course, &mut seen, 1, offers, What::Offer)?;
     handshake(course, &mut seen, 2, templates.map(|order| Order { is_ecn_setup: true, ..order }), What::Ecn)?;
@@ -158,6 +160,9 @@ fn handshake(
     let syn_ack = Order { sequence: answerer, acknowledgement, ..syn_ack };
     let come = fly(course, seen, way.back(), lane, vec![(what(Shape::SynAck), syn_ack)])?;
     let answerer_seen = come.map_or(answerer, |arrival| arrival.sequence);
+    if lane > 0 {
+        end(course, way, lane, opener, answerer_seen)?;
+    }
     Ok(Some(Numbers { opener, opener_seen, answerer, answerer_seen }))
 }
 
@@ -211,8 +216,17 @@ fn early_data(course: &mut Course, seen: &mut Observed, syn: Order) -> Result<()
         return Ok(());
     }
     // It acknowledges what ClientNIC has promised in the server's name.
-    let data = Order::new(0, Shape::Data, sequence.wrapping_add(1), random());
+    let promised = random();
+    let data = Order::new(0, Shape::Data, sequence.wrapping_add(1), promised.wrapping_add(1));
     fly(course, seen, way, 3, vec![(What::Early, Order { length: SMALL, ..data })])?;
+    end(course, way, 3, sequence, promised)
+}
+
+/// Has firewalls forget a connection. Nobody looks whether it arrives.
+fn end(course: &mut Course, way: Way, lane: usize, opener: u32, answerer: u32) -> Result<(), String> {
+    let reset = Order::new(0, Shape::Reset, opener.wrapping_add(1), answerer.wrapping_add(1));
+    let reset = course.numbered(reset);
+    course.fire(way, lane, &[reset], Duration::ZERO)?;
     Ok(())
 }
 

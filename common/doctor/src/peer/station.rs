@@ -1,5 +1,6 @@
 //! One end of the path: ports that nobody else uses and from which the kernel answers nothing, a tap, and a raw socket.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -64,7 +65,7 @@ impl Station {
         // Before the ports, so that nothing is missed.
         let tap = Tap::open(peer, PORTS).map_err(needs_raw("packet socket"))?;
         let mut ports = Vec::with_capacity(LANES);
-        for port in PORTS {
+        for port in shuffled() {
             match SilentPort::open(SocketAddr::new(local, port)) {
                 Ok(port) => ports.push(port),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
@@ -154,6 +155,13 @@ impl Station {
     fn has_sent(&self, source: &SocketAddr, destination: &SocketAddr) -> bool {
         source.ip() == self.local && self.is_mine(source.port()) && destination.ip() == self.peer
     }
+}
+
+/// Returns all ports, beginning with any: firewalls may remember what was pretended at others.
+fn shuffled() -> impl Iterator<Item = u16> {
+    // Nobody else knows the keys that the standard library draws.
+    let skipped = RandomState::new().hash_one(()) as usize % PORTS.len();
+    PORTS.cycle().skip(skipped).take(PORTS.len())
 }
 
 /// Returns the MTU of the interface that has the address.
