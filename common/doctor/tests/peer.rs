@@ -3,6 +3,7 @@
 //! ```text
 //!  near 10.9.1.1, fd09:1::1 ── router ── 10.9.2.1, fd09:2::1 far
 //! ```
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -10,6 +11,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rtt0_core::service::{Service, Services};
 use rtt0_doctor::{Patient, Rank, Report, Role, agent, peer};
 use rtt0_netio::links::{Links, VethEnd};
 use rtt0_netio::netns::Namespace;
@@ -101,10 +103,16 @@ impl Path {
 
     /// Compares what leaves the near end with what arrives at the far end.
     fn examine(&self, role: Role, address: &str) -> Report {
+        self.examine_as(role, address, Vec::new())
+    }
+
+    /// Likewise, at a host that serves something.
+    fn examine_as(&self, role: Role, address: &str, services: Vec<Service>) -> Report {
         let peer = self.agent(address);
         let look = || {
             let mut patient = Patient::host(Vec::new());
             patient.role = role;
+            patient.services = Services::new(services, Vec::new());
             let mut report = Report::default();
             peer::compare(&patient, peer, &mut report);
             report.conclude();
@@ -279,6 +287,22 @@ fn a_nat_is_found() {
     for report in path.examine_all() {
         assert_found(&report, &[("address-rewritten", Rank::Loss)]);
         assert!(modes(&report).contains("addresses or ports change"), "{}", modes(&report));
+    }
+}
+
+#[test]
+fn a_middlebox_at_the_services_port_alone_is_found() {
+    let Some(path) = Path::new() else { return };
+    path.router(&forward("tcp dport 443 reset tcp option 253;"));
+    for (role, address, service) in
+        [(Role::ClientNic, V4, "10.9.9.0/24:443"), (Role::ServerNic, V6, "[fd09:9::/64]:443")]
+    {
+        assert_found(&path.examine(role, address), &[]);
+        let rule = service.parse().unwrap();
+        let report = path.examine_as(role, address, vec![rule]);
+        assert_found(&report, &[("option-stripped", Rank::Fault)]);
+        assert!(report.text(false).contains("to a service's port"), "{}", report.text(false));
+        assert!(modes(&report).contains("offers do not get through"));
     }
 }
 

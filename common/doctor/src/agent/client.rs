@@ -87,12 +87,12 @@ impl Agent {
         }
     }
 
-    /// Has it take ports and a tap for a path check. Returns the ports and its interface's MTU in bytes.
+    /// Has it take ports and a tap for a path check, the last of them that of a service if one is given. Returns the ports and its interface's MTU in bytes.
     ///
     /// # Errors
     /// In words.
-    pub(crate) fn open(&mut self) -> Result<(Vec<u16>, u16), String> {
-        match self.ask(&Request::Open, Duration::ZERO)? {
+    pub(crate) fn open(&mut self, service: Option<u16>) -> Result<(Vec<u16>, u16), String> {
+        match self.ask(&Request::Open { service }, Duration::ZERO)? {
             Reply::Opened { ports, mtu } => Ok((ports, mtu)),
             _ => Err(unexpected()),
         }

@@ -3,8 +3,8 @@
 //! ```text
 //!  > {"ask":"hello","version":1}
 //!  < {"say":"hello","version":1,"address":"10.1.1.1"}
-//!  > {"ask":"open"}
-//!  < {"say":"opened","ports":[9643,9644,9645,9646],"mtu":1500}
+//!  > {"ask":"open","service":443}
+//!  < {"say":"opened","ports":[9643,9644,9645,9646,443],"mtu":1500}
 //!  > {"ask":"catch","expected":1,"patience":150}
 //!  < {"say":"caught","items":[{"segment":{"source":"10.1.1.1:9643", …}}]}
 //!  > {"ask":"anything else"}
@@ -37,7 +37,10 @@ pub enum Request {
         version: u32,
     },
     /// Take ports and a tap for a path check; none from before are kept.
-    Open,
+    Open {
+        /// The last of the ports, if nobody has it.
+        service: Option<u16>,
+    },
     /// Send these to whoever asks.
     Send {
         /// What, 64 at most.
@@ -183,7 +186,7 @@ mod tests {
         let (mut line, mut stream) = pair(Duration::from_secs(5));
         stream.write_all(b"{\"ask\":\"open\"}\nrubbish\n").unwrap();
         let second = Duration::from_secs(1);
-        assert_eq!(line.read::<Request>(second).unwrap(), Some(Ok(Request::Open)));
+        assert_eq!(line.read::<Request>(second).unwrap(), Some(Ok(Request::Open { service: None })));
         assert!(line.read::<Request>(second).unwrap().unwrap().is_err());
         let start = Instant::now();
         assert!(line.read::<Request>(Duration::from_millis(50)).is_err());

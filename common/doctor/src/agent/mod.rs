@@ -7,8 +7,9 @@
 //! proven by the handshake of its TCP connection:
 //!
 //! - It tells header fields of segments that came from that address to ports which the agent itself has taken
-//!   ([`crate::peer::station::PORTS`]): what the asking host has sent, or another that goes by the same address. Data is not
-//!   told, only whether it is the doctors' own.
+//!   ([`crate::peer::station::PORTS`], and one more that may be named): what the asking host has sent, or another that goes by the
+//!   same address. Data is not told, only whether it is the doctors' own. A port that anybody else has is never taken; nobody else can
+//!   have those that are taken, for two minutes at most.
 //! - It tells ICMP errors about what it has sent there.
 //! - It counts, layer by layer, marked probes from that address for one port, and names rules and programs that may have dropped
 //!   them. This names parts of the host's firewall, as its purpose is: hence the advice to listen at an address that only

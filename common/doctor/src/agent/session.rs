@@ -51,7 +51,7 @@ impl Session {
             }
             Request::Hello { .. } => Err(format!("this doctor speaks version {VERSION}")),
             _ if !self.has_greeted => Err("hello comes first".to_owned()),
-            Request::Open => self.open(),
+            Request::Open { service } => self.open(service),
             Request::Send { shots } => {
                 self.sent += shots.len().min(BATCH);
                 if self.sent > SEGMENTS {
@@ -76,9 +76,9 @@ impl Session {
         }
     }
 
-    fn open(&mut self) -> Result<Reply, String> {
+    fn open(&mut self, service: Option<u16>) -> Result<Reply, String> {
         self.station = None;
-        let station = self.station.insert(Station::open(self.local, self.client)?);
+        let station = self.station.insert(Station::open(self.local, self.client, service)?);
         Ok(Reply::Opened { ports: station.ports(), mtu: station.mtu() })
     }
 

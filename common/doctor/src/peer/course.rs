@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::arrival::{Arrival, Caught, Change};
 use super::order::Order;
-use super::station::{Shot, Station};
+use super::station::{SERVICE_LANE, Shot, Station};
 use crate::agent::client::Agent;
 
 /// How long a segment may be under way beyond the round trip.
@@ -77,18 +77,30 @@ pub(super) struct Course {
 }
 
 impl Course {
-    /// Opens both ends.
+    /// Opens both ends; that which answers, if connections begin this way, with the port of a service if one is given.
     ///
     /// # Errors
     /// In words, which end can't be had and why.
-    pub(super) fn open(mut agent: Agent, peer: IpAddr) -> Result<Self, String> {
-        let station = Station::open(agent.local(), peer)?;
-        let (far, far_mtu) = agent.open()?;
+    pub(super) fn open(
+        mut agent: Agent,
+        peer: IpAddr,
+        opener: Way,
+        service: Option<u16>,
+    ) -> Result<Self, String> {
+        let (near, far) = if opener == Way::Out { (None, service) } else { (service, None) };
+        let station = Station::open(agent.local(), peer, near)?;
+        let (far, far_mtu) = agent.open(far)?;
         let near = station.ports();
         if far.len() != near.len() {
             return Err("the other doctor has another number of ports".to_owned());
         }
         Ok(Self { reached: near.clone(), station, agent, peer, near, far, far_mtu, next: 0 })
+    }
+
+    /// Tells whether a lane leads to that port, if connections begin this way.
+    pub(super) fn leads_to(&self, opener: Way, port: u16) -> bool {
+        let ports = if opener == Way::Out { &self.far } else { &self.near };
+        ports.get(SERVICE_LANE) == Some(&port)
     }
 
     /// Returns how long an answer of the other doctor takes.

@@ -30,6 +30,9 @@ use crate::patient::{Patient, Role};
 use crate::report::Report;
 use course::{Course, Way};
 
+/// A range of so many ports has none that are particular.
+const MANY_PORTS: usize = 10_000;
+
 /// What can't be seen without the other doctor, or without raw sockets.
 const SUBJECT: &str = "the path to the peer";
 
@@ -48,10 +51,36 @@ pub fn compare(patient: &Patient, peer: SocketAddr, report: &mut Report) {
     let ends = verdict::Ends { local, seen, peer: address, round_trip };
     // Through a NAT nothing can be reached that has not sent before.
     let opener = if patient.role == Role::ServerNic && local == seen { Way::In } else { Way::Out };
-    let observed = Course::open(agent, address).and_then(|mut course| script::play(&mut course, opener));
+    let service = service_port(patient, address);
+    let observed = Course::open(agent, address, opener, service).and_then(|mut course| {
+        let is_free = service.is_some_and(|port| course.leads_to(opener, port));
+        report.note("service ports on the path", tried(service, is_free));
+        script::play(&mut course, opener, is_free)
+    });
     match observed {
         Ok(observed) => verdict::judge(&observed, &ends, report),
         Err(why) => report.is_blind_to(SUBJECT, why),
+    }
+}
+
+/// Returns a port of the services, if they have particular ones.
+fn service_port(patient: &Patient, peer: IpAddr) -> Option<u16> {
+    let mut rules = patient.services.rules().iter();
+    let rule = rules.find(|rule| {
+        rule.prefix.address().is_ipv4() == peer.is_ipv4() && rule.ports.clone().count() < MANY_PORTS
+    })?;
+    Some(*rule.ports.start())
+}
+
+fn tried(service: Option<u16>, is_free: bool) -> String {
+    match service {
+        Some(port) if is_free => format!("port {port} was tried, too"),
+        Some(port) => format!("not tried, for somebody has port {port} at the answering end"),
+        None => format!(
+            "not tried: only ports {}-{} were, and a middlebox may treat others in another way",
+            station::PORTS.start(),
+            station::PORTS.end()
+        ),
     }
 }
 

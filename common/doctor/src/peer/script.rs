@@ -10,6 +10,7 @@
 //!   2    SYN with ECE and CWR                ─▶
 //!                                            ◀─   SYN-ACK with ECE
 //!   3    SYN with the signalling option, then data before any answer, as early data goes
+//!   4    as 0 and 1, to the port of a service, which a middlebox may treat in another way
 //!  all   RST                                 ─▶
 //! ```
 //!
@@ -22,7 +23,7 @@ use super::arrival::{Arrival, Change};
 use super::course::{Course, Flight, Way};
 use super::mtu::{self, Mtu};
 use super::order::{Options, Order, Shape};
-use super::station::BATCH;
+use super::station::{BATCH, SERVICE_LANE};
 
 /// ECN field: capable, and congestion experienced (RFC 3168 §5).
 const ECT_0: u8 = 2;
@@ -45,6 +46,10 @@ pub(super) enum What {
     Plain(Shape),
     /// One with the signalling option.
     Offer(Shape),
+    /// A plain one to the port of a service.
+    Service(Shape),
+    /// One with the signalling option to such a port.
+    ServiceOffer(Shape),
     /// One that negotiates ECN.
     Ecn(Shape),
     /// Data before the handshake's answer.
@@ -122,7 +127,7 @@ struct Numbers {
 ///
 /// # Errors
 /// In words, what one of the ends can't do.
-pub(super) fn play(course: &mut Course, opener: Way) -> Result<Observed, String> {
+pub(super) fn play(course: &mut Course, opener: Way, has_service: bool) -> Result<Observed, String> {
     let mut seen = Observed { opener, flown: Vec::new(), trains: Vec::new(), mtus: Vec::new() };
     let usual = |shape| Order {
         options: Options::Usual,
@@ -140,6 +145,10 @@ pub(super) fn play(course: &mut Course, opener: Way) -> Result<Observed, String>
     handshake(course, &mut seen, 2, templates.map(|order| Order { is_ecn_setup: true, ..order }), What::Ecn)?;
     let early = if offered.is_some() { offers[0] } else { templates[0] };
     early_data(course, &mut seen, early)?;
+    // A port that is closed to the NICs themselves says nothing of their options.
+    if has_service && handshake(course, &mut seen, SERVICE_LANE, templates, What::Service)?.is_some() {
+        handshake(course, &mut seen, SERVICE_LANE, offers, What::ServiceOffer)?;
+    }
     Ok(seen)
 }
 

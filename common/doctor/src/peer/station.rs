@@ -18,7 +18,9 @@ use super::order::{NUMBERS, Order};
 /// The ports that path checks use, at both ends. What happens to packets from and to them is the doctor's own doing.
 pub const PORTS: RangeInclusive<u16> = 9643..=9742;
 /// Connections that a path check pretends, each with a port at both ends.
-pub const LANES: usize = 4;
+pub const LANES: usize = 5;
+/// The lane whose port may be that of a service.
+pub const SERVICE_LANE: usize = LANES - 1;
 /// Segments that are sent, or reported, at a time, at most.
 pub const BATCH: usize = 64;
 /// Between two segments that are sent, so that no queue on the path overflows for them.
@@ -55,27 +57,23 @@ pub struct Station {
 }
 
 impl Station {
-    /// Opens one, which goes by the address `local` and knows nobody but `peer`.
+    /// Opens one, which goes by the address `local` and knows nobody but `peer`. The last lane has the port `service`, if one is
+    /// given and nobody else has it.
     ///
     /// # Errors
     /// In words: what could not be had, and what it needs.
-    pub fn open(local: IpAddr, peer: IpAddr) -> Result<Self, String> {
+    pub fn open(local: IpAddr, peer: IpAddr, service: Option<u16>) -> Result<Self, String> {
         let needs_raw = |what| move |error: io::Error| format!("no {what}: {error} (it needs CAP_NET_RAW)");
         let raw = CraftedSocket::open(peer).map_err(needs_raw("raw socket"))?;
         // Before the ports, so that nothing is missed.
-        let tap = Tap::open(peer, PORTS).map_err(needs_raw("packet socket"))?;
-        let mut ports = Vec::with_capacity(LANES);
-        for port in shuffled() {
-            match SilentPort::open(SocketAddr::new(local, port)) {
-                Ok(port) => ports.push(port),
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-                Err(error) => return Err(format!("no port {port} on {local}: {error}")),
-            }
-            if ports.len() == LANES {
-                return Ok(Self { local, peer, ports, tap, raw, mtu: mtu_of(local) });
-            }
+        let ranges: Vec<_> = [PORTS].into_iter().chain(service.map(|port| port..=port)).collect();
+        let tap = Tap::open(peer, &ranges).map_err(needs_raw("packet socket"))?;
+        let mut ports = silent_ports(local)?;
+        let service = service.and_then(|port| SilentPort::open(SocketAddr::new(local, port)).ok());
+        if let (Some(service), Some(port)) = (service, ports.get_mut(SERVICE_LANE)) {
+            *port = service;
         }
-        Err(format!("not enough free ports from {} to {}", PORTS.start(), PORTS.end()))
+        Ok(Self { local, peer, ports, tap, raw, mtu: mtu_of(local) })
     }
 
     /// Returns its ports, one a lane.
@@ -155,6 +153,22 @@ impl Station {
     fn has_sent(&self, source: &SocketAddr, destination: &SocketAddr) -> bool {
         source.ip() == self.local && self.is_mine(source.port()) && destination.ip() == self.peer
     }
+}
+
+/// Takes as many ports as there are lanes.
+fn silent_ports(local: IpAddr) -> Result<Vec<SilentPort>, String> {
+    let mut ports = Vec::with_capacity(LANES);
+    for port in shuffled() {
+        match SilentPort::open(SocketAddr::new(local, port)) {
+            Ok(port) => ports.push(port),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(format!("no port {port} on {local}: {error}")),
+        }
+        if ports.len() == LANES {
+            return Ok(ports);
+        }
+    }
+    Err(format!("not enough free ports from {} to {}", PORTS.start(), PORTS.end()))
 }
 
 /// Returns all ports, beginning with any: firewalls may remember what was pretended at others.

@@ -143,7 +143,7 @@ fn addresses(seen: &Observed, ends: &Ends, report: &mut Report) {
 fn vanished(seen: &Observed, ends: &Ends, report: &mut Report) {
     for flown in seen.flown.iter().filter(|flown| flown.flight.arrival.is_none()) {
         let (cause, fix) = match flown.what {
-            What::Offer(_) => (
+            What::Offer(_) | What::ServiceOffer(_) => (
                 &causes::OPTION_DROPPED,
                 "let the firewall on the path pass TCP option 253 (RFC 6994, experiment 0x5A52); until then `mode = \"solo\"` at ClientNIC",
             ),
@@ -157,7 +157,7 @@ fn vanished(seen: &Observed, ends: &Ends, report: &mut Report) {
                  tracking calls invalid between the NICs); until then `mode = \"solo\"` at ClientNIC",
             ),
             // Worth a note, and nobody's trouble.
-            What::Urgent => continue,
+            What::Urgent | What::Service(_) => continue,
             What::Plain(_) | What::Data | What::Dscp => (
                 &causes::LOST_ON_PATH,
                 "look at firewalls and routes between the two, in this direction: the control connection gets through, and these do not",
@@ -184,10 +184,12 @@ fn survivors(seen: &Observed, way: Way, ends: &Ends) -> String {
     }
 }
 
+/// Tells whether the signalling option does not arrive as it left.
+fn is_offer(change: &Change) -> bool {
+    matches!(change, Change::OptionMissing(kind::EXPERIMENT) | Change::OptionValue(kind::EXPERIMENT))
+}
+
 fn option(seen: &Observed, ends: &Ends, report: &mut Report) {
-    let is_offer = |change: &Change| {
-        matches!(change, Change::OptionMissing(kind::EXPERIMENT) | Change::OptionValue(kind::EXPERIMENT))
-    };
     let fix = "let the device on the path pass TCP options as they are, 253 above all; until then `mode = \"solo\"` at ClientNIC";
     let stripped = ends.finding(&causes::OPTION_STRIPPED, Rank::Fault).mended_by(fix);
     if let Some(finding) = evidence(stripped, seen, ends, is_offer) {
@@ -374,18 +376,20 @@ fn modes(seen: &Observed, ends: &Ends, report: &mut Report) {
 fn against_paired(seen: &Observed, ends: &Ends) -> Vec<&'static str> {
     let (way, back) = (seen.opener, seen.opener.back());
     let is_whole = |what, way| {
-        seen.flight(what, way).is_some_and(|flight| {
+        seen.flight(what, way).map(|flight| {
             flight.arrival.is_some()
-                && !flight.changes.iter().any(|change| {
-                    matches!(change, Change::OptionMissing(253) | Change::OptionValue(253) | Change::Checksum)
-                })
+                && !flight.changes.iter().any(|change| is_offer(change) || *change == Change::Checksum)
         })
+    };
+    let gets_through = |shape, way| {
+        is_whole(What::Offer(shape), way) == Some(true)
+            && is_whole(What::ServiceOffer(shape), way) != Some(false)
     };
     let has =
         |is_it: fn(&Change) -> bool| seen.flown.iter().any(|flown| flown.flight.changes.iter().any(is_it));
     [
-        (!is_whole(What::Offer(Shape::Syn), way), "offers do not get through"),
-        (!is_whole(What::Offer(Shape::SynAck), back), "confirms do not get through"),
+        (!gets_through(Shape::Syn, way), "offers do not get through"),
+        (!gets_through(Shape::SynAck, back), "confirms do not get through"),
         (!seen.has_come(What::Early, way), "early data does not get through"),
         (has(moves_sequence), "sequence numbers change"),
         (
@@ -405,6 +409,10 @@ fn words(what: What) -> &'static str {
         What::Plain(_) => "a SYN-ACK",
         What::Offer(Shape::Syn) => "a SYN with the signalling option",
         What::Offer(_) => "a SYN-ACK with the signalling option",
+        What::Service(Shape::Syn) => "a SYN to a service's port",
+        What::Service(_) => "a SYN-ACK from a service's port",
+        What::ServiceOffer(Shape::Syn) => "a SYN with the signalling option to a service's port",
+        What::ServiceOffer(_) => "a SYN-ACK with the signalling option from a service's port",
         What::Ecn(Shape::Syn) => "a SYN with ECE and CWR",
         What::Ecn(_) => "a SYN-ACK with ECE",
         What::Early => "data right behind a SYN",

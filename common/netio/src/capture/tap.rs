@@ -20,7 +20,7 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 /// Bytes of the largest IP packet.
 const LARGEST: usize = 65_535;
 
-/// A packet socket on all interfaces that takes TCP segments of one host to a range of ports, and ICMP errors of anybody.
+/// A packet socket on all interfaces that takes TCP segments of one host to some ports, and ICMP errors of anybody.
 ///
 /// It sees what arrives before netfilter and traffic control do. Fragments are left out.
 #[derive(Debug)]
@@ -33,8 +33,8 @@ impl Tap {
     /// Opens one; packets that arrive from now on are queued. Calls socket(2) (CAP_NET_RAW), setsockopt(2), bind(2).
     ///
     /// # Errors
-    /// The kernel's; `EPERM` without CAP_NET_RAW.
-    pub fn open(peer: IpAddr, ports: RangeInclusive<u16>) -> io::Result<Self> {
+    /// The kernel's; `EPERM` without CAP_NET_RAW, `EINVAL` for more than a thousand ranges.
+    pub fn open(peer: IpAddr, ports: &[RangeInclusive<u16>]) -> io::Result<Self> {
         // Of this type the kernel takes the link header off, whatever the interface has. Of protocol 0 it receives nothing yet.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0)))?;
         let filter: Vec<_> = program(peer, ports)
@@ -76,7 +76,7 @@ fn is_transient(error: &io::Error) -> bool {
 }
 
 /// Makes the classic-BPF program, for packets that begin with their IP header.
-fn program(peer: IpAddr, ports: RangeInclusive<u16>) -> Vec<sock_filter> {
+fn program(peer: IpAddr, ports: &[RangeInclusive<u16>]) -> Vec<sock_filter> {
     let mut program = vec![load(LOAD_WORD, AD_PKTTYPE)];
     require(&mut program, PACKET_HOST);
     program.push(load(LOAD_WORD, AD_PROTOCOL));
@@ -118,12 +118,14 @@ fn program(peer: IpAddr, ports: RangeInclusive<u16>) -> Vec<sock_filter> {
             program.push(load(LOAD_HALF, 42));
         }
     }
-    program.extend([
-        jump(JUMP_IF_NOT_LESS, u32::from(*ports.start()), 0, 1),
-        jump(JUMP_IF_GREATER, u32::from(*ports.end()), 0, 1),
-        load(RETURN, 0),
-        load(RETURN, u32::MAX),
-    ]);
+    for range in ports {
+        program.extend([
+            jump(JUMP_IF_NOT_LESS, u32::from(*range.start()), 0, 2),
+            jump(JUMP_IF_GREATER, u32::from(*range.end()), 1, 0),
+            load(RETURN, u32::MAX),
+        ]);
+    }
+    program.push(load(RETURN, 0));
     program
 }
 
@@ -148,10 +150,10 @@ mod tests {
             let seen = namespace
                 .enter(|| {
                     let listen = |port| TcpListener::bind((address, port)).unwrap();
-                    let (_below, _at, _above) = (listen(4999), listen(5000), listen(5002));
-                    let mut tap = Tap::open(address, 5000..=5001).unwrap();
-                    let mut other = Tap::open("192.0.2.1".parse().unwrap(), 0..=u16::MAX).unwrap();
-                    for port in [4999, 5000, 5001, 5002] {
+                    let _listeners = [listen(4999), listen(5000), listen(5002)];
+                    let mut tap = Tap::open(address, &[5000..=5001, 5003..=5003]).unwrap();
+                    let mut other = Tap::open("192.0.2.1".parse().unwrap(), &[0..=u16::MAX]).unwrap();
+                    for port in 4999..=5004 {
                         // Nobody listens at one of them.
                         drop(TcpStream::connect((address, port)));
                     }
@@ -165,7 +167,7 @@ mod tests {
                     ports
                 })
                 .unwrap();
-            assert_eq!(seen, [5000, 5001]);
+            assert_eq!(seen, [5000, 5001, 5003]);
         }
     }
 }
