@@ -10,8 +10,13 @@ use crate::agent::client::Agent;
 
 /// How long a segment may be under way beyond the round trip.
 const JITTER: Duration = Duration::from_millis(150);
-/// How often a segment is sent until it arrives. Of a path that loses 5 %, one in 160,000 would be thought to vanish.
-const TRIES: u32 = 4;
+/// How often a segment is sent until it arrives, until more is known of the path. If that loses 5 %, one of 64 million is thought to
+/// vanish.
+const TRIES: u32 = 6;
+/// How often on the worst of paths.
+const MOST_TRIES: u32 = 14;
+/// One segment in so many may wrongly be thought to vanish.
+const MISTAKES: f64 = 1e-6;
 
 /// Which way something goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +42,8 @@ impl Way {
 pub(super) struct Flight {
     /// As it was sent.
     pub(super) order: Order,
+    /// How often it was sent.
+    pub(super) tries: u32,
     /// As it came, if it did.
     pub(super) arrival: Option<Arrival>,
     /// What the path has changed.
@@ -55,6 +62,13 @@ pub(super) struct Volley {
 }
 
 impl Volley {
+    /// Adds another.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.arrivals.extend(other.arrivals);
+        self.too_large.extend(other.too_large);
+        self.told.extend(other.told);
+    }
+
     /// Tells whether the segment of that number has come.
     pub(super) fn has(&self, number: u16) -> bool {
         self.arrivals.iter().any(|arrival| Order::number_of(arrival.window) == Some(number))
@@ -74,6 +88,7 @@ pub(super) struct Course {
     /// MTU of the interface there.
     far_mtu: u16,
     next: u16,
+    tries: u32,
 }
 
 impl Course {
@@ -94,7 +109,19 @@ impl Course {
         if far.len() != near.len() {
             return Err("the other doctor has another number of ports".to_owned());
         }
-        Ok(Self { reached: near.clone(), station, agent, peer, near, far, far_mtu, next: 0 })
+        Ok(Self { reached: near.clone(), station, agent, peer, near, far, far_mtu, next: 0, tries: TRIES })
+    }
+
+    /// Takes note of how much gets lost anyway, a part of 1: the more, the oftener everything is tried.
+    pub(super) fn expect_losses(&mut self, part: f64) {
+        // A part of 0 or less has no logarithm that counts.
+        let needed = if part > 0.0 { (MISTAKES.ln() / part.min(0.99).ln()).ceil() } else { 0.0 };
+        self.tries = (needed as u32).clamp(self.tries, MOST_TRIES);
+    }
+
+    /// Returns how often something has to be sent, at least `usual` times, so that what does not come is known to vanish.
+    pub(super) fn copies(&self, usual: usize) -> usize {
+        if self.tries == TRIES { usual } else { self.tries as usize }
     }
 
     /// Tells whether a lane leads to that port, if connections begin this way.
@@ -204,11 +231,13 @@ impl Course {
         lane: usize,
         orders: Vec<Order>,
     ) -> Result<Vec<Flight>, String> {
-        let mut flights: Vec<_> =
-            orders.into_iter().map(|order| Flight { order, arrival: None, changes: Vec::new() }).collect();
+        let mut flights: Vec<_> = orders
+            .into_iter()
+            .map(|order| Flight { order, tries: 0, arrival: None, changes: Vec::new() })
+            .collect();
         // Every try has a number of its own, so that one that comes late is known, too.
         let mut numbers: Vec<Vec<u16>> = vec![Vec::new(); flights.len()];
-        for attempt in 1..=TRIES {
+        for attempt in 1..=self.tries {
             let missing: Vec<_> = (0..flights.len()).filter(|&at| flights[at].arrival.is_none()).collect();
             if missing.is_empty() {
                 break;
@@ -216,10 +245,11 @@ impl Course {
             let mut sent = Vec::with_capacity(missing.len());
             for at in missing {
                 flights[at].order = self.numbered(flights[at].order);
+                flights[at].tries = attempt;
                 numbers[at].push(flights[at].order.number);
                 sent.push(flights[at].order);
             }
-            let volley = self.fire(way, lane, &sent, JITTER * attempt)?;
+            let volley = self.fire(way, lane, &sent, JITTER * attempt.min(2))?;
             self.recognise(volley.arrivals, &mut flights, &numbers);
         }
         let (from, to) = self.ends(way, lane);

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::course::{Course, Way};
+use super::course::{Course, Volley, Way};
 use super::order::Order;
+use super::station::BATCH;
 
-/// Every size is sent so often at a time, so that a lossy path is not taken for a narrow one.
-const COPIES: usize = 3;
+/// Every size is sent so often at a time, and oftener if much gets lost, so that a lossy path is not taken for a narrow one.
+const COPIES: usize = 4;
 /// Sizes at a time.
 const SIZES: usize = 16;
 /// Looks at most.
@@ -89,13 +90,14 @@ pub(super) fn measure(course: &mut Course, way: Way, data: Order) -> Result<Mtu,
 }
 
 fn look(course: &mut Course, mtu: &mut Mtu, data: Order, sizes: &[u16]) -> Result<(), String> {
-    let mut orders = Vec::with_capacity(sizes.len() * COPIES);
-    for _ in 0..COPIES {
-        for &length in sizes {
-            orders.push(course.numbered(Order { length, ..data }));
-        }
+    // One after the other, and again: what is lost is often lost in a row.
+    let copies = course.copies(COPIES);
+    let all = sizes.iter().cycle().take(sizes.len() * copies);
+    let orders: Vec<_> = all.map(|&length| course.numbered(Order { length, ..data })).collect();
+    let mut volley = Volley::default();
+    for orders in orders.chunks(BATCH) {
+        volley.extend(course.fire(mtu.way, 0, orders, SLACK)?);
     }
-    let volley = course.fire(mtu.way, 0, &orders, SLACK)?;
     mtu.told = mtu.told.into_iter().chain(volley.told.iter().copied().filter(|told| *told > 0)).min();
     let orders: Vec<_> =
         orders.into_iter().filter(|order| !volley.too_large.contains(&order.number)).collect();

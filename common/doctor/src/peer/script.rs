@@ -198,6 +198,7 @@ fn established(course: &mut Course, seen: &mut Observed, way: Way, numbers: Numb
     }
     let train = train(course, way, data)?;
     seen.trains.push(train);
+    course.expect_losses((train.sent - train.come) as f64 / train.sent as f64);
     let mtu = mtu::measure(course, way, data)?;
     seen.mtus.push(mtu);
     Ok(())

@@ -163,11 +163,11 @@ fn vanished(seen: &Observed, ends: &Ends, report: &mut Report) {
                 "look at firewalls and routes between the two, in this direction: the control connection gets through, and these do not",
             ),
         };
-        let tries = format!("{}: {} did not arrive, in four tries", ends.name(flown.way), words(flown.what));
+        let (way, what, tries) = (ends.name(flown.way), words(flown.what), flown.flight.tries);
         report.find(
             ends.finding(cause, Rank::Loss)
-                .losing(4)
-                .because(tries)
+                .losing(tries.into())
+                .because(format!("{way}: {what} did not arrive, in {tries} tries"))
                 .because(survivors(seen, flown.way, ends))
                 .mended_by(fix),
         );

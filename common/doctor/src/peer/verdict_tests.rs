@@ -27,7 +27,7 @@ fn flown(what: What, way: Way, shape: Shape) -> Flown {
         is_checksum_right: true,
         is_data_right: true,
     };
-    Flown { what, way, flight: Flight { order, arrival: Some(arrival), changes: Vec::new() } }
+    Flown { what, way, flight: Flight { order, tries: 1, arrival: Some(arrival), changes: Vec::new() } }
 }
 
 /// A path that changes nothing.
