@@ -331,6 +331,19 @@ fn a_hop_limit_and_a_class_that_change_are_notes() {
 }
 
 #[test]
+fn what_the_host_itself_does_not_let_out_is_found_there() {
+    let Some(path) = Path::new() else { return };
+    let rules = "table inet own {\nchain output {\ntype filter hook output priority 0; tcp option 253 exists drop;\n}\n}";
+    path.run(&path.near, "nft", &[rules]);
+    let report = path.examine(Role::Host, V4);
+    let found = &report.findings()[0];
+    assert_eq!((found.cause.id, found.layer.name(), report.findings().len()), ("firewall-drop", "output", 1));
+    path.run(&path.near, "nft", &["flush ruleset"]);
+    path.run(&path.far, "nft", &[rules]);
+    assert_found(&path.examine(Role::Host, V4), &[("lost-on-path", Rank::Loss)]);
+}
+
+#[test]
 fn nobody_at_the_other_end_is_told() {
     let Some(path) = Path::new() else { return };
     let look = || {

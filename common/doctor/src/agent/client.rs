@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::message::{Line, Reply, Request, VERSION};
 use crate::peer::arrival::Caught;
-use crate::peer::station::Shot;
+use crate::peer::station::{Shot, Unsent};
 use crate::probe::{self, Sighting};
 
 /// How long a connection, or an answer, may take.
@@ -18,6 +18,10 @@ const LIFE: Duration = Duration::from_secs(120);
 
 /// The control connection's MSS in bytes: what the least MTU of IPv4 (576, RFC 1122 §3.3.3) and of IPv6 (1280) has room for.
 const MSS: (u32, u32) = (536, 1220);
+
+/// Characters of a text, and texts, that are believed to be meant.
+const LONGEST: usize = 500;
+const SIGHTINGS: usize = 100;
 
 /// A doctor that listens at the far end.
 #[derive(Debug)]
@@ -82,7 +86,9 @@ impl Agent {
     /// In words.
     pub fn report(&mut self) -> Result<Vec<Sighting>, String> {
         match self.ask(&Request::Report, Duration::ZERO)? {
-            Reply::Sightings { sightings } => Ok(sightings),
+            Reply::Sightings { sightings } => {
+                Ok(sightings.into_iter().take(SIGHTINGS).map(harmless_too).collect())
+            }
             _ => Err(unexpected()),
         }
     }
@@ -102,9 +108,9 @@ impl Agent {
     ///
     /// # Errors
     /// In words.
-    pub(crate) fn send(&mut self, shots: &[Shot]) -> Result<Vec<u16>, String> {
+    pub(crate) fn send(&mut self, shots: &[Shot]) -> Result<Unsent, String> {
         match self.ask(&Request::Send { shots: shots.to_vec() }, Duration::ZERO)? {
-            Reply::Sent { too_large } => Ok(too_large),
+            Reply::Sent(unsent) => Ok(unsent),
             _ => Err(unexpected()),
         }
     }
@@ -127,7 +133,7 @@ impl Agent {
         self.line.write(request).map_err(silent)?;
         match self.line.read(PATIENCE + work).map_err(silent)? {
             None => Err("the other doctor has ended the connection".to_owned()),
-            Some(Ok(Reply::Error { why })) => Err(format!("the other doctor says: {why}")),
+            Some(Ok(Reply::Error { why })) => Err(format!("the other doctor says: {}", harmless(&why))),
             Some(reply) => reply.map_err(|why| format!("the other doctor's answer is not understood: {why}")),
         }
     }
@@ -142,6 +148,28 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(socket.into())
 }
 
+/// Takes out what a terminal may take for a command: whoever answers there may be anybody.
+fn harmless(text: &str) -> String {
+    text.chars().filter(|character| !character.is_control()).take(LONGEST).collect()
+}
+
+fn harmless_too(sighting: Sighting) -> Sighting {
+    let Sighting { place, layer, packets, suspects } = sighting;
+    let suspects = suspects.iter().take(SIGHTINGS).map(|suspect| harmless(suspect)).collect();
+    Sighting { place: harmless(&place), layer: harmless(&layer), packets, suspects }
+}
+
 fn unexpected() -> String {
     "the other doctor answers something else than it was asked".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terminals_are_told_no_commands() {
+        assert_eq!(harmless("a\u{1b}[31mb\r\nc→"), "a[31mbc→");
+        assert_eq!(harmless(&"x".repeat(9_999)).len(), LONGEST);
+    }
 }

@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::peer::arrival::Caught;
-use crate::peer::station::Shot;
+use crate::peer::station::{Shot, Unsent};
 use crate::probe::{Protocol, Sighting};
 
 /// Version of all this. Another one is refused.
@@ -82,11 +82,8 @@ pub enum Reply {
         /// Largest packet in bytes.
         mtu: u16,
     },
-    /// All were sent.
-    Sent {
-        /// But for these, which are larger than the interface takes.
-        too_large: Vec<u16>,
-    },
+    /// All were sent, but for these.
+    Sent(Unsent),
     /// What has come.
     Caught {
         /// That.

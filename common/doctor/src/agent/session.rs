@@ -57,7 +57,7 @@ impl Session {
                 if self.sent > SEGMENTS {
                     return Err(format!("{SEGMENTS} segments are enough"));
                 }
-                Ok(Reply::Sent { too_large: self.station()?.send(&shots)? })
+                self.station()?.send(&shots).map(Reply::Sent)
             }
             Request::Catch { expected, patience } => {
                 let patience = Duration::from_millis(patience.min(PATIENCE));

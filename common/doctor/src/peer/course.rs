@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::arrival::{Arrival, Caught, Change};
 use super::order::Order;
-use super::station::{SERVICE_LANE, Shot, Station};
+use super::station::{SERVICE_LANE, Shot, Station, Unsent};
 use crate::agent::client::Agent;
 
 /// How long a segment may be under way beyond the round trip.
@@ -44,10 +44,19 @@ pub(super) struct Flight {
     pub(super) order: Order,
     /// How often it was sent.
     pub(super) tries: u32,
+    /// Whether the sender's own kernel refused to send it.
+    pub(super) is_refused: bool,
     /// As it came, if it did.
     pub(super) arrival: Option<Arrival>,
     /// What the path has changed.
     pub(super) changes: Vec<Change>,
+}
+
+impl Flight {
+    /// Tells whether there is any use in sending it once more.
+    fn is_awaited(&self) -> bool {
+        self.arrival.is_none() && !self.is_refused
+    }
 }
 
 /// What has become of several.
@@ -55,18 +64,16 @@ pub(super) struct Flight {
 pub(super) struct Volley {
     /// Those that came, and whatever else did.
     pub(super) arrivals: Vec<Arrival>,
-    /// Numbers of those that are larger than the sender's own interface takes.
-    pub(super) too_large: Vec<u16>,
-    /// What routers said of links that they are too large for: MTUs in bytes.
-    pub(super) told: Vec<u32>,
+    /// Those that have not left.
+    pub(super) unsent: Unsent,
 }
 
 impl Volley {
     /// Adds another.
     pub(super) fn extend(&mut self, other: Self) {
         self.arrivals.extend(other.arrivals);
-        self.too_large.extend(other.too_large);
-        self.told.extend(other.told);
+        self.unsent.too_large.extend(other.unsent.too_large);
+        self.unsent.refused.extend(other.unsent.refused);
     }
 
     /// Tells whether the segment of that number has come.
@@ -176,27 +183,44 @@ impl Course {
     ) -> Result<Volley, String> {
         let to = if way == Way::Out { self.far[lane] } else { self.reached[lane] };
         let shots: Vec<_> = orders.iter().map(|&order| Shot { lane, to, order }).collect();
-        let too_large = match way {
+        let unsent = match way {
             Way::Out => self.station.send(&shots)?,
             Way::In => self.agent.send(&shots)?,
         };
-        let mut volley = Volley { too_large, ..Volley::default() };
+        let mut volley = Volley { unsent, ..Volley::default() };
         let deadline = Instant::now() + self.round_trip() + slack;
         loop {
             let missing = orders
                 .iter()
-                .filter(|order| !volley.has(order.number) && !volley.too_large.contains(&order.number))
+                .filter(|order| !volley.has(order.number) && !volley.unsent.has(order.number))
                 .count();
             let left = deadline.saturating_duration_since(Instant::now());
             if missing == 0 || left.is_zero() {
                 break;
             }
             let caught = self.catch(way, missing, left)?;
-            self.sort(caught, lane, &mut volley);
+            let arrivals = caught.into_iter().filter_map(|caught| match caught {
+                Caught::Segment(arrival) => Some(arrival),
+                Caught::TooBig(_) => None,
+            });
+            let ports = [self.near[lane], self.far[lane]];
+            volley.arrivals.extend(arrivals.filter(|arrival| ports.contains(&arrival.destination.port())));
         }
-        let told = self.catch(way.back(), 0, Duration::ZERO)?;
-        self.sort(told, lane, &mut volley);
         Ok(volley)
+    }
+
+    /// Returns what routers have said meanwhile of links that something was too large for which went this way: MTUs in bytes, 0
+    /// from routers that don't tell.
+    ///
+    /// # Errors
+    /// As [`Course::fire`].
+    pub(super) fn complaints(&mut self, way: Way) -> Result<Vec<u32>, String> {
+        let caught = self.catch(way.back(), 0, Duration::ZERO)?;
+        let mtu = |caught| match caught {
+            Caught::TooBig(too_big) => Some(too_big.mtu),
+            Caught::Segment(_) => None,
+        };
+        Ok(caught.into_iter().filter_map(mtu).collect())
     }
 
     /// Catches at the end where this way leads to.
@@ -204,20 +228,6 @@ impl Course {
         match way {
             Way::Out => self.agent.catch(expected, patience),
             Way::In => self.station.catch(expected, patience),
-        }
-    }
-
-    fn sort(&self, caught: Vec<Caught>, lane: usize, volley: &mut Volley) {
-        for caught in caught {
-            match caught {
-                Caught::TooBig(too_big) => volley.told.push(too_big.mtu),
-                Caught::Segment(arrival) => {
-                    let port = arrival.destination.port();
-                    if port == self.near[lane] || port == self.far[lane] {
-                        volley.arrivals.push(arrival);
-                    }
-                }
-            }
         }
     }
 
@@ -233,12 +243,12 @@ impl Course {
     ) -> Result<Vec<Flight>, String> {
         let mut flights: Vec<_> = orders
             .into_iter()
-            .map(|order| Flight { order, tries: 0, arrival: None, changes: Vec::new() })
+            .map(|order| Flight { order, tries: 0, is_refused: false, arrival: None, changes: Vec::new() })
             .collect();
         // Every try has a number of its own, so that one that comes late is known, too.
         let mut numbers: Vec<Vec<u16>> = vec![Vec::new(); flights.len()];
         for attempt in 1..=self.tries {
-            let missing: Vec<_> = (0..flights.len()).filter(|&at| flights[at].arrival.is_none()).collect();
+            let missing: Vec<_> = (0..flights.len()).filter(|&at| flights[at].is_awaited()).collect();
             if missing.is_empty() {
                 break;
             }
@@ -250,6 +260,9 @@ impl Course {
                 sent.push(flights[at].order);
             }
             let volley = self.fire(way, lane, &sent, JITTER * attempt.min(2))?;
+            for flight in &mut flights {
+                flight.is_refused |= volley.unsent.refused.contains(&flight.order.number);
+            }
             self.recognise(volley.arrivals, &mut flights, &numbers);
         }
         let (from, to) = self.ends(way, lane);

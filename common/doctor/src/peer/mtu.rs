@@ -95,12 +95,13 @@ fn look(course: &mut Course, mtu: &mut Mtu, data: Order, sizes: &[u16]) -> Resul
     let all = sizes.iter().cycle().take(sizes.len() * copies);
     let orders: Vec<_> = all.map(|&length| course.numbered(Order { length, ..data })).collect();
     let mut volley = Volley::default();
+    let mut told = Vec::new();
     for orders in orders.chunks(BATCH) {
         volley.extend(course.fire(mtu.way, 0, orders, SLACK)?);
+        told.extend(course.complaints(mtu.way)?);
     }
-    mtu.told = mtu.told.into_iter().chain(volley.told.iter().copied().filter(|told| *told > 0)).min();
-    let orders: Vec<_> =
-        orders.into_iter().filter(|order| !volley.too_large.contains(&order.number)).collect();
+    mtu.told = mtu.told.into_iter().chain(told.into_iter().filter(|told| *told > 0)).min();
+    let orders: Vec<_> = orders.into_iter().filter(|order| !volley.unsent.has(order.number)).collect();
     let (come, lost): (Vec<&Order>, Vec<&Order>) = orders.iter().partition(|order| volley.has(order.number));
     mtu.interface = mtu.interface.min(least_too_large(sizes, &orders));
     let lost = lost.iter().filter(|lost| !come.iter().any(|come| come.length == lost.length));

@@ -23,6 +23,8 @@ pub const LANES: usize = 5;
 pub const SERVICE_LANE: usize = LANES - 1;
 /// Segments that are sent, or reported, at a time, at most.
 pub const BATCH: usize = 64;
+/// Packets that are looked at before an answer, whatever they are.
+const MOST_READ: usize = 4096;
 /// Between two segments that are sent, so that no queue on the path overflows for them.
 const SPACING: Duration = Duration::from_millis(2);
 /// Bytes of a packet at most, whatever the interface takes.
@@ -43,6 +45,22 @@ pub struct Shot {
     pub to: u16,
     /// What.
     pub order: Order,
+}
+
+/// The numbers of segments that have not left.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsent {
+    /// They are larger than the interface takes.
+    pub too_large: Vec<u16>,
+    /// The sender's own kernel refuses: a firewall of the host, or a program of its control group (`EPERM`).
+    pub refused: Vec<u16>,
+}
+
+impl Unsent {
+    /// Tells whether it names a number.
+    pub fn has(&self, number: u16) -> bool {
+        self.too_large.contains(&number) || self.refused.contains(&number)
+    }
 }
 
 /// One end, and all that it needs to send to one peer and to see what comes from it.
@@ -86,12 +104,12 @@ impl Station {
         self.mtu
     }
 
-    /// Sends them, two milliseconds apart. Returns the numbers of those that are larger than the interface takes.
+    /// Sends them, two milliseconds apart. Returns which have not left.
     ///
     /// # Errors
-    /// What was asked for is not to be had, or the kernel's: `EPERM` if a firewall of this host drops it.
-    pub fn send(&self, shots: &[Shot]) -> Result<Vec<u16>, String> {
-        let mut too_large = Vec::new();
+    /// What was asked for is not to be had, or the kernel's.
+    pub fn send(&self, shots: &[Shot]) -> Result<Unsent, String> {
+        let mut unsent = Unsent::default();
         for Shot { lane, to, order } in shots.iter().take(BATCH) {
             let Some(port) = self.ports.get(*lane) else { return Err(format!("there is no lane {lane}")) };
             if order.number >= NUMBERS || order.length > LARGEST {
@@ -101,7 +119,12 @@ impl Station {
             let packet = order.packet(from, SocketAddr::new(self.peer, *to));
             match self.raw.send(&packet) {
                 Ok(()) => {}
-                Err(error) if error.raw_os_error() == Some(MESSAGE_SIZE) => too_large.push(order.number),
+                Err(error) if error.raw_os_error() == Some(MESSAGE_SIZE) => {
+                    unsent.too_large.push(order.number)
+                }
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    unsent.refused.push(order.number)
+                }
                 // A queue is full: as good as lost on the way.
                 Err(error) if error.raw_os_error() == Some(NO_BUFFERS) => {}
                 Err(error) => {
@@ -113,7 +136,7 @@ impl Station {
             }
             thread::sleep(SPACING);
         }
-        Ok(too_large)
+        Ok(unsent)
     }
 
     /// Returns what has come, as soon as there are `expected` segments or `patience` is over.
@@ -123,7 +146,10 @@ impl Station {
     pub fn catch(&mut self, expected: usize, patience: Duration) -> Result<Vec<Caught>, String> {
         let deadline = Instant::now() + patience;
         let (mut caught, mut segments) = (Vec::new(), 0);
-        while caught.len() < BATCH {
+        for _ in 0..MOST_READ {
+            if caught.len() == BATCH {
+                break;
+            }
             // What has come already is taken in any case.
             let left = if segments >= expected {
                 Duration::ZERO

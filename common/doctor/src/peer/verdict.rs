@@ -142,6 +142,10 @@ fn addresses(seen: &Observed, ends: &Ends, report: &mut Report) {
 /// Judges what did not come at all though it was sent several times.
 fn vanished(seen: &Observed, ends: &Ends, report: &mut Report) {
     for flown in seen.flown.iter().filter(|flown| flown.flight.arrival.is_none()) {
+        if flown.flight.is_refused {
+            report.find(refused(flown, ends));
+            continue;
+        }
         let (cause, fix) = match flown.what {
             What::Offer(_) | What::ServiceOffer(_) => (
                 &causes::OPTION_DROPPED,
@@ -172,6 +176,21 @@ fn vanished(seen: &Observed, ends: &Ends, report: &mut Report) {
                 .mended_by(fix),
         );
     }
+}
+
+/// What the sender's own kernel does not let out has not come as far as the path.
+fn refused(flown: &Flown, ends: &Ends) -> Finding {
+    let (sender, what) = (if flown.way == Way::Out { ends.local } else { ends.peer }, words(flown.what));
+    let (cause, layer) = match flown.way {
+        Way::Out => (&causes::FIREWALL_DROP, Layer::Output),
+        Way::In => (&causes::LOST_ON_PATH, Layer::Path),
+    };
+    Finding::new(cause, layer, Rank::Loss)
+        .of(format!("at {sender}"))
+        .losing(1)
+        .because(format!("{}: the kernel of {sender} refuses to send {what} (EPERM)", ends.name(flown.way)))
+        .seen_by(format!("nft list ruleset; bpftool cgroup tree (at {sender})"))
+        .mended_by("have the host's firewall, or the program of its control group, let out what goes to the other NIC")
 }
 
 /// Says what did come the same way.

@@ -27,7 +27,11 @@ fn flown(what: What, way: Way, shape: Shape) -> Flown {
         is_checksum_right: true,
         is_data_right: true,
     };
-    Flown { what, way, flight: Flight { order, tries: 1, arrival: Some(arrival), changes: Vec::new() } }
+    Flown {
+        what,
+        way,
+        flight: Flight { order, tries: 1, is_refused: false, arrival: Some(arrival), changes: Vec::new() },
+    }
 }
 
 /// A path that changes nothing.
@@ -120,6 +124,11 @@ fn what_vanishes_is_named() {
         assert!(text.contains(modes), "{text}");
     }
     assert_eq!(judged(&with(What::Urgent, Way::In, |flight| flight.arrival = None)).0, []);
+    let refuse = |flight: &mut Flight| (flight.arrival, flight.is_refused) = (None, true);
+    let (found, text) = judged(&with(What::Early, Way::Out, refuse));
+    assert_eq!(found, [("firewall-drop", Rank::Loss)]);
+    assert!(text.contains("output · packets are lost here"), "{text}");
+    assert_eq!(judged(&with(What::Early, Way::In, refuse)).0, []);
 }
 
 #[test]
