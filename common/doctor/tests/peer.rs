@@ -186,6 +186,22 @@ fn a_smaller_link_whose_router_says_so_is_no_finding() {
 }
 
 #[test]
+fn offloads_and_slow_links_are_healthy() {
+    let Some(path) = Path::new() else { return };
+    for state in ["on", "off"] {
+        for host in [&path.near, &path.far] {
+            path.run(host, "ethtool", &["-K", "eth0", "gro", state, "tso", state, "tx", state]);
+        }
+        assert_found(&path.examine(Role::Host, V4), &[]);
+    }
+    // 1.5 Mbit/s, with a queue of 400 ms.
+    let slow =
+        ["qdisc", "add", "dev", "net2", "root", "tbf", "rate", "1500kbit", "burst", "3000", "limit", "75000"];
+    path.run(&path.router, "tc", &slow);
+    assert_found(&path.examine(Role::Host, V4), &[]);
+}
+
+#[test]
 fn a_stateful_firewall_that_knows_nothing_of_early_data_is_found() {
     let Some(path) = Path::new() else { return };
     path.router(&forward("ct state invalid drop;"));

@@ -169,8 +169,8 @@ impl Course {
         Order { number, ..order }
     }
 
-    /// Sends each of `orders` once, and waits until all have come or time is over; `slack` is what is granted beyond the
-    /// round trip.
+    /// Sends each of `orders` once, and waits until all have come or none has for a round trip and `slack`: a slow link may have
+    /// queued them.
     ///
     /// # Errors
     /// In words, what one of the ends can't do.
@@ -188,12 +188,14 @@ impl Course {
             Way::In => self.agent.send(&shots)?,
         };
         let mut volley = Volley { unsent, ..Volley::default() };
-        let deadline = Instant::now() + self.round_trip() + slack;
+        let patience = self.round_trip() + slack;
+        let (mut deadline, mut before) = (Instant::now() + patience, orders.len());
         loop {
-            let missing = orders
-                .iter()
-                .filter(|order| !volley.has(order.number) && !volley.unsent.has(order.number))
-                .count();
+            let is_missing = |order: &&Order| !volley.has(order.number) && !volley.unsent.has(order.number);
+            let missing = orders.iter().filter(is_missing).count();
+            if missing < before {
+                (deadline, before) = (Instant::now() + patience, missing);
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             if missing == 0 || left.is_zero() {
                 break;

@@ -128,7 +128,8 @@ fn what_vanishes_is_named() {
     let (found, text) = judged(&with(What::Early, Way::Out, refuse));
     assert_eq!(found, [("firewall-drop", Rank::Loss)]);
     assert!(text.contains("output · packets are lost here"), "{text}");
-    assert_eq!(judged(&with(What::Early, Way::In, refuse)).0, []);
+    let (found, _) = judged(&with(What::Offer(Shape::SynAck), Way::In, refuse));
+    assert_eq!(found, [("lost-on-path", Rank::Loss)]);
 }
 
 #[test]
