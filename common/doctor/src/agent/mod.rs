@@ -46,7 +46,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Serves other doctors until `patience` has passed.
 ///
 /// # Errors
-/// If the address can't be had, or capabilities are missing.
+/// If the address can't be had. A capability that is missing is told to whoever asks for what needs it.
 pub fn listen(address: SocketAddr, patience: Duration) -> io::Result<()> {
     let listener = TcpListener::bind(address)?;
     let seconds = patience.as_secs();

@@ -146,6 +146,11 @@ fn vanished(seen: &Observed, ends: &Ends, report: &mut Report) {
             report.find(refused(flown, ends));
             continue;
         }
+        let is_special = matches!(flown.what, What::Capable | What::Congested | What::Dscp);
+        if is_special && !seen.has_come(What::Data, flown.way) {
+            // It is not for what is special about them.
+            continue;
+        }
         let (cause, fix) = match flown.what {
             What::Offer(_) | What::ServiceOffer(_) => (
                 &causes::OPTION_DROPPED,

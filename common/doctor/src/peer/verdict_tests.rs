@@ -133,6 +133,19 @@ fn what_vanishes_is_named() {
 }
 
 #[test]
+fn where_no_data_passes_it_is_not_for_its_marks() {
+    let mut seen = healthy();
+    for flown in &mut seen.flown {
+        if flown.flight.order.shape == Shape::Data {
+            flown.flight.arrival = None;
+        }
+    }
+    let (found, text) = judged(&seen);
+    assert_eq!(found, [("early-data-dropped", Rank::Loss)]);
+    assert!(text.contains("data did not arrive"), "{text}");
+}
+
+#[test]
 fn marks_of_congestion_classes_and_windows_are_nobodys_fault() {
     for (what, change) in [
         (What::Capable, Change::Ecn(2, 3)),
