@@ -227,7 +227,7 @@ causes! {
         explains [];
     /// Ports or addresses change: a NAT.
     ADDRESS_REWRITTEN = "address-rewritten", "the path changes addresses or ports",
-        explains [];
+        explains ["early-data-dropped"];
     /// Early data, which follows a SYN before its answer, vanishes.
     EARLY_DATA_DROPPED = "early-data-dropped", "the path drops data that comes before the handshake is done",
         explains ["lost-on-path"];

@@ -14,6 +14,7 @@
 pub mod capture;
 pub mod clock;
 pub mod counters;
+pub mod crafted;
 mod device;
 pub mod driver;
 pub mod drop_reasons;
