@@ -246,44 +246,57 @@ fn hosts_at_the_ends_of_a_path_that_loses_one_in_a_hundred_are_healthy() {
 }
 
 #[test]
-fn a_host_that_shapes_others_flows_is_healthy() {
+fn a_host_that_shapes_a_flow_is_healthy_and_so_is_its_sender() {
     let Some(row) = Row::create() else { return };
-    for qdisc in ["tbf rate 50mbit burst 32000 limit 200000", "tbf rate 5mbit burst 16000 limit 60000"] {
+    let shapers = ["tbf rate 50mbit burst 32000 limit 200000", "tbf rate 20mbit burst 16000 limit 250000"];
+    for (control, qdisc) in
+        ["reno", "bbr"].into_iter().flat_map(|control| shapers.map(|qdisc| (control, qdisc)))
+    {
+        if sysctl::set(&row.left, &[("net.ipv4.tcp_congestion_control", control)]).is_err() {
+            println!("SKIPPED: this kernel has no {control}");
+            continue;
+        }
         if !run(&row.middle, &format!("tc qdisc replace dev right0 root {qdisc}")) {
             return;
         }
-        let (report, bytes) =
-            examined(&row.middle, || flow(&row, "10.9.1.1:80", Duration::from_millis(1500)));
-        assert_eq!(findings(&report), [], "{bytes} bytes\n{}", report.text(false));
+        for host in [&row.left, &row.middle] {
+            let (report, bytes) = examined(host, || flow(&row, "10.9.1.1:80", Duration::from_secs(1)));
+            let told = report.text(false);
+            assert_eq!(findings(&report), [], "{control}, {qdisc}: {bytes} bytes\n{told}");
+        }
+        run(&row.middle, "tc qdisc del dev right0 root");
     }
 }
 
 #[test]
 fn a_full_listen_queue_names_its_socket() {
     let Some(row) = Row::create() else { return };
-    let listener = row.right.enter(|| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&"10.9.1.1:80".parse::<SocketAddr>().unwrap().into()).unwrap();
-        socket.listen(1).unwrap();
-        socket
+    let _listener = listening(&row.right, 1);
+    let (report, clients) = examined(&row.right, || {
+        let clients = row.left.enter(|| connecting(8, "10.9.1.1:80")).unwrap();
+        thread::sleep(Duration::from_millis(300));
+        clients
     });
-    let ((report, _clients), _listener) = (
-        examined(&row.right, || {
-            let clients = row.left.enter(|| connecting(8, "10.9.1.1:80")).unwrap();
-            thread::sleep(Duration::from_millis(300));
-            clients
-        }),
-        listener.unwrap(),
-    );
     let expected = ("listen-overflow", "socket", Rank::Loss, "10.9.1.1:80");
     assert_eq!(findings(&report), [expected], "{}", report.text(false));
     let evidence = report.findings()[0].evidence.join("\n");
     assert!(evidence.contains(&format!("process {}", std::process::id())), "{evidence}");
     // It stays full, though nobody comes any more.
-    drop(_clients);
-    let (report, ()) = examined(&row.right, || thread::sleep(Duration::from_millis(10)));
+    drop(clients);
+    let (report, ()) = examined(&row.right, || ());
     let expected = ("listen-overflow", "socket", Rank::Fault, "10.9.1.1:80");
     assert_eq!(findings(&report), [expected], "{}", report.text(false));
+}
+
+/// Listens at 10.9.1.1:80, and accepts nothing.
+fn listening(host: &Namespace, backlog: i32) -> Socket {
+    let listen = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&"10.9.1.1:80".parse::<SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(backlog).unwrap();
+        socket
+    };
+    host.enter(listen).unwrap()
 }
 
 /// Begins so many connections.
@@ -439,12 +452,7 @@ fn segment(host: u8, port: u16, (sequence, flags): (u32, u8), payload: &[u8]) ->
 fn a_full_queue_of_half_open_connections_is_told() {
     const SYN: u8 = 2;
     let Some(row) = Row::create() else { return };
-    let _listener = row.right.enter(|| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&"10.9.1.1:80".parse::<SocketAddr>().unwrap().into()).unwrap();
-        socket.listen(4).unwrap();
-        socket
-    });
+    let _listener = listening(&row.right, 4);
     for (cookies, rank) in [("0", Rank::Loss), ("1", Rank::Suspicion)] {
         sysctl::set(&row.right, &[("net.ipv4.tcp_syncookies", cookies)]).unwrap();
         // From addresses that nobody has, so that nobody resets them.

@@ -43,6 +43,8 @@ pub(super) fn judge(patient: &Patient, growth: &Growth<'_>, report: &mut Report)
         );
     }
     fragments(growth, report);
+    let discards = ["IpInDiscards", "Ip6InDiscards", "IpInUnknownProtos", "Ip6InUnknownProtos"];
+    growth.note("packets discarded where they arrived", &discards, report);
 }
 
 fn routes(patient: &Patient, growth: &Growth<'_>, report: &mut Report) {

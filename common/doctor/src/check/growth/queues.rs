@@ -64,7 +64,7 @@ impl<'a> Grown<'a> {
     /// flow that begins overshoots it.
     fn is_dropping(&self) -> bool {
         let is_short = self.now.limit.is_some_and(|limit| limit.packets() < SHORT);
-        let share = if is_short { 20 } else { 100 };
+        let share = if is_short { 20 } else { 200 };
         self.is_queue() && self.drops >= STRAYS && is_share(self.drops, self.drops + self.packets, share)
     }
 
@@ -201,9 +201,9 @@ mod tests {
         let fifo =
             |limit, drops, packets| vec![Queue { limit, ..queue("pfifo", (0x1_0000, ROOT), drops, packets) }];
         let found = |limit, drops| found(&with(fifo(limit, 0, 0), fifo(limit, drops, 1000)));
-        assert_eq!(found(None, 70), []);
-        assert_eq!(found(None, 120), [(Rank::Loss, 120)]);
-        assert_eq!(found(Some(Limit::Packets(1000)), 70), []);
+        assert_eq!(found(None, 120), []);
+        assert_eq!(found(None, 300), [(Rank::Loss, 300)]);
+        assert_eq!(found(Some(Limit::Packets(1000)), 120), []);
         assert_eq!(found(Some(Limit::Bytes(9000)), 70), [(Rank::Loss, 70)]);
         assert_eq!(found(Some(Limit::Packets(2)), 15), []);
     }
