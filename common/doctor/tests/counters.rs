@@ -122,12 +122,15 @@ fn findings<'a>(report: &'a Report) -> Vec<(&'a str, &'a str, Rank, &'a str)> {
 
 /// Runs a program that a test needs; false, with a word, if it is not there.
 fn run(host: &Namespace, command: &str) -> bool {
-    let words: Vec<_> = command.split(' ').collect();
+    run_words(host, &command.split(' ').collect::<Vec<_>>())
+}
+
+fn run_words(host: &Namespace, words: &[&str]) -> bool {
     let run = || Command::new(words[0]).args(&words[1..]).stderr(Stdio::inherit()).status();
     match host.enter(run).unwrap() {
-        Ok(status) => status.success() || panic!("{command}: {status}"),
+        Ok(status) => status.success() || panic!("{words:?}: {status}"),
         Err(error) => {
-            println!("SKIPPED: {command}: {error}");
+            println!("SKIPPED: {words:?}: {error}");
             false
         }
     }
@@ -182,60 +185,118 @@ fn busy_hosts_are_healthy_with_offloads_and_without() {
     }
 }
 
+/// Makes so many short connections, each with a request and an answer, eight at a time.
+fn short_connections(row: &Row, count: usize) {
+    const AT_A_TIME: usize = 8;
+    let listener = row.right.enter(|| TcpListener::bind("10.9.1.1:80").unwrap()).unwrap();
+    let serve = || {
+        for _ in 0..count {
+            let mut stream = listener.accept().unwrap().0;
+            thread::spawn(move || {
+                let mut request = [0; 4];
+                stream.read_exact(&mut request).unwrap();
+                stream.write_all(&request).unwrap();
+            });
+        }
+    };
+    let ask = || {
+        for _ in 0..count / AT_A_TIME {
+            let mut stream = TcpStream::connect("10.9.1.1:80").unwrap();
+            stream.write_all(b"ping").unwrap();
+            stream.read_exact(&mut [0; 4]).unwrap();
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(serve);
+        (0..AT_A_TIME).for_each(|_| drop(scope.spawn(|| row.left.enter(ask).unwrap())));
+    });
+}
+
 #[test]
 fn many_short_connections_are_healthy() {
     let Some(row) = Row::create() else { return };
-    let listener = row.right.enter(|| TcpListener::bind("10.9.1.1:80").unwrap()).unwrap();
-    let (report, ()) = examined(&row.right, || {
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                for _ in 0..200 {
-                    let mut stream = listener.accept().unwrap().0;
-                    let mut request = [0; 4];
-                    stream.read_exact(&mut request).unwrap();
-                    stream.write_all(&request).unwrap();
-                }
-            });
-            row.left
-                .enter(|| {
-                    for _ in 0..200 {
-                        let mut stream = TcpStream::connect("10.9.1.1:80").unwrap();
-                        stream.write_all(b"ping").unwrap();
-                        stream.read_exact(&mut [0; 4]).unwrap();
-                    }
-                })
-                .unwrap();
-        });
-    });
-    assert_eq!(findings(&report), [], "{}", report.text(false));
+    for host in [&row.left, &row.middle, &row.right] {
+        let (report, ()) = examined(host, || short_connections(&row, 400));
+        assert_eq!(findings(&report), [], "{}", report.text(false));
+    }
+}
+
+#[test]
+fn hosts_at_the_ends_of_a_path_that_loses_one_in_a_hundred_are_healthy() {
+    let Some(row) = Row::create() else { return };
+    let rules = "add table ip wan; add chain ip wan forward { type filter hook forward priority 0; }; \
+                 add rule ip wan forward numgen random mod 100 == 7 drop";
+    if !run_words(&row.middle, &["nft", rules]) {
+        return;
+    }
+    for control in ["cubic", "reno", "bbr"] {
+        for host in [&row.left, &row.right] {
+            if sysctl::set(host, &[("net.ipv4.tcp_congestion_control", control)]).is_err() {
+                println!("SKIPPED: this kernel has no {control}");
+                continue;
+            }
+            let (report, bytes) = examined(host, || flow(&row, "10.9.1.1:80", Duration::from_millis(1500)));
+            assert_eq!(findings(&report), [], "{control}: {bytes} bytes\n{}", report.text(false));
+        }
+    }
+    for host in [&row.left, &row.right] {
+        let (report, ()) = examined(host, || short_connections(&row, 400));
+        assert_eq!(findings(&report), [], "{}", report.text(false));
+    }
+}
+
+#[test]
+fn a_host_that_shapes_a_flow_is_healthy_and_so_is_its_sender() {
+    let Some(row) = Row::create() else { return };
+    let shapers = ["tbf rate 50mbit burst 32000 limit 200000", "tbf rate 20mbit burst 16000 limit 250000"];
+    for (control, qdisc) in
+        ["reno", "bbr"].into_iter().flat_map(|control| shapers.map(|qdisc| (control, qdisc)))
+    {
+        if sysctl::set(&row.left, &[("net.ipv4.tcp_congestion_control", control)]).is_err() {
+            println!("SKIPPED: this kernel has no {control}");
+            continue;
+        }
+        if !run(&row.middle, &format!("tc qdisc replace dev right0 root {qdisc}")) {
+            return;
+        }
+        for host in [&row.left, &row.middle] {
+            let (report, bytes) = examined(host, || flow(&row, "10.9.1.1:80", Duration::from_secs(1)));
+            let told = report.text(false);
+            assert_eq!(findings(&report), [], "{control}, {qdisc}: {bytes} bytes\n{told}");
+        }
+        run(&row.middle, "tc qdisc del dev right0 root");
+    }
 }
 
 #[test]
 fn a_full_listen_queue_names_its_socket() {
     let Some(row) = Row::create() else { return };
-    let listener = row.right.enter(|| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&"10.9.1.1:80".parse::<SocketAddr>().unwrap().into()).unwrap();
-        socket.listen(1).unwrap();
-        socket
+    let _listener = listening(&row.right, 1);
+    let (report, clients) = examined(&row.right, || {
+        let clients = row.left.enter(|| connecting(8, "10.9.1.1:80")).unwrap();
+        thread::sleep(Duration::from_millis(300));
+        clients
     });
-    let ((report, _clients), _listener) = (
-        examined(&row.right, || {
-            let clients = row.left.enter(|| connecting(8, "10.9.1.1:80")).unwrap();
-            thread::sleep(Duration::from_millis(300));
-            clients
-        }),
-        listener.unwrap(),
-    );
     let expected = ("listen-overflow", "socket", Rank::Loss, "10.9.1.1:80");
     assert_eq!(findings(&report), [expected], "{}", report.text(false));
     let evidence = report.findings()[0].evidence.join("\n");
     assert!(evidence.contains(&format!("process {}", std::process::id())), "{evidence}");
     // It stays full, though nobody comes any more.
-    drop(_clients);
-    let (report, ()) = examined(&row.right, || thread::sleep(Duration::from_millis(10)));
+    drop(clients);
+    let (report, ()) = examined(&row.right, || ());
     let expected = ("listen-overflow", "socket", Rank::Fault, "10.9.1.1:80");
     assert_eq!(findings(&report), [expected], "{}", report.text(false));
+}
+
+/// Listens at 10.9.1.1:80, and accepts nothing.
+fn listening(host: &Namespace, backlog: i32) -> Socket {
+    let listen = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&"10.9.1.1:80".parse::<SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(backlog).unwrap();
+        socket
+    };
+    host.enter(listen).unwrap()
 }
 
 /// Begins so many connections.
@@ -391,12 +452,7 @@ fn segment(host: u8, port: u16, (sequence, flags): (u32, u8), payload: &[u8]) ->
 fn a_full_queue_of_half_open_connections_is_told() {
     const SYN: u8 = 2;
     let Some(row) = Row::create() else { return };
-    let _listener = row.right.enter(|| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&"10.9.1.1:80".parse::<SocketAddr>().unwrap().into()).unwrap();
-        socket.listen(4).unwrap();
-        socket
-    });
+    let _listener = listening(&row.right, 4);
     for (cookies, rank) in [("0", Rank::Loss), ("1", Rank::Suspicion)] {
         sysctl::set(&row.right, &[("net.ipv4.tcp_syncookies", cookies)]).unwrap();
         // From addresses that nobody has, so that nobody resets them.

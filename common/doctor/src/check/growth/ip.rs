@@ -11,7 +11,7 @@ use crate::finding::{Layer, Rank};
 use crate::patient::Patient;
 use crate::report::Report;
 
-const NO_ROUTE: [&str; 3] = ["IpExtInNoRoutes", "IpOutNoRoutes", "Ip6InNoRoutes"];
+const NO_ROUTE_IN: [&str; 2] = ["IpExtInNoRoutes", "Ip6InNoRoutes"];
 const HEADERS: [&str; 4] = ["IpInHdrErrors", "Ip6InHdrErrors", "IpExtInTruncatedPkts", "Ip6InTruncatedPkts"];
 const EXPIRED: [&str; 2] = ["IcmpOutTimeExcds", "Icmp6OutTimeExcds"];
 /// A connection that does not come about sends its SYN about that often while the doctor looks.
@@ -43,6 +43,8 @@ pub(super) fn judge(patient: &Patient, growth: &Growth<'_>, report: &mut Report)
         );
     }
     fragments(growth, report);
+    let discards = ["IpInDiscards", "Ip6InDiscards", "IpInUnknownProtos", "Ip6InUnknownProtos"];
+    growth.note("packets discarded where they arrived", &discards, report);
 }
 
 fn routes(patient: &Patient, growth: &Growth<'_>, report: &mut Report) {
@@ -57,15 +59,19 @@ fn routes(patient: &Patient, growth: &Growth<'_>, report: &mut Report) {
             ),
         );
     }
-    // A host without IPv6 asks for routes that it does not have whenever it looks up a name.
-    let is_global = |address: IpAddr| match address {
-        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
-        IpAddr::V4(_) => false,
-    };
-    let has_ipv6 = patient.services.local().iter().copied().any(is_global);
-    let mut names = NO_ROUTE.to_vec();
-    if has_ipv6 {
-        names.push("Ip6OutNoRoutes");
+    // A host without IPv6, or without IPv4, asks for routes that it does not have whenever it looks up a name.
+    let has = |is_such: fn(&IpAddr) -> bool| patient.services.local().iter().any(is_such);
+    let has_ipv4 =
+        has(|address| matches!(address, IpAddr::V4(four) if !four.is_loopback() && !four.is_link_local()));
+    let has_ipv6 = has(
+        |address| matches!(address, IpAddr::V6(six) if !six.is_loopback() && !six.is_unicast_link_local()),
+    );
+    let mut names = NO_ROUTE_IN.to_vec();
+    for (is_there, name) in [(has_ipv4, "IpOutNoRoutes"), (has_ipv6, "Ip6OutNoRoutes")] {
+        // A program that looks for others now and then may well find no route.
+        if is_there && growth.count(name) >= STRAYS {
+            names.push(name);
+        }
     }
     let lost = growth.sum(&names);
     if lost >= SYNS {
@@ -161,11 +167,13 @@ mod tests {
                 ("address-errors", Rank::Loss, 4)
             ]
         );
-        assert_eq!(found(&interval([("TcpExtIPReversePathFilter", 1), ("IpOutNoRoutes", 1)])), []);
+        assert_eq!(found(&interval([("TcpExtIPReversePathFilter", 1), ("IpOutNoRoutes", 4)])), []);
+        assert_eq!(found(&interval([("IpOutNoRoutes", 5)])), [("no-route-for-received", Rank::Loss, 5)]);
     }
 
     #[test]
-    fn a_host_without_ipv6_looks_for_its_routes_in_vain() {
+    fn a_host_without_ipv6_looks_for_its_routes_in_vain_and_one_without_ipv4_likewise() {
+        assert_eq!(found_at(&interval([("IpOutNoRoutes", 20)]), "fd00::1"), []);
         let growth = || interval([("Ip6OutNoRoutes", 20), ("Ip6InReceives", 0)]);
         assert_eq!(found_at(&growth(), "fe80::1"), []);
         assert_eq!(found_at(&growth(), "fd00::1"), [("no-route-for-received", Rank::Loss, 20)]);

@@ -121,6 +121,19 @@ impl<'a> Growth<'a> {
         finding.seen_by(format!("nstat -asz {}", seen.join(" ")))
     }
 
+    /// Notes those of some counters that have grown: worth knowing, and nothing is wrong.
+    fn note(&self, what: &str, names: &[&'static str], report: &mut Report) {
+        let grown: Vec<_> = names
+            .iter()
+            .map(|name| (name, self.count(name)))
+            .filter(|(_, count)| *count > 0)
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        if !grown.is_empty() {
+            report.note(what, format!("{} in {:.1} s", grown.join(", "), self.seconds()));
+        }
+    }
+
     /// Words how much something has grown.
     fn rate(&self, name: &str, count: u64) -> String {
         let seconds = self.seconds();

@@ -14,6 +14,8 @@ const LEARNING: u64 = 25;
 const FEW: u64 = 3;
 
 pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) {
+    growth.note("TCP's probes for a larger MTU", &["TcpExtTCPMTUPSuccess", "TcpExtTCPMTUPFail"], report);
+    growth.note("answers that packets were too large", &["Icmp6InPktTooBigs"], report);
     let (lost, told) = (growth.sum(&TOO_BIG), growth.sum(&TOLD));
     let cause = match () {
         () if lost >= FEW && told == 0 => (&MTU_BLACK_HOLE, Rank::Loss),

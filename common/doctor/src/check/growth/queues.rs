@@ -7,9 +7,8 @@ use crate::look::counters::queues::Queue;
 use crate::patient::Patient;
 use crate::report::Report;
 
-/// Those that drop to tell senders to slow down, which is their work.
-const ACTIVE: [&str; 10] =
-    ["cake", "choke", "codel", "dualpi2", "fq", "fq_codel", "fq_pie", "pie", "red", "sfb"];
+/// A queue of fewer packets drops what a sender may send at once.
+const SHORT: u32 = 16;
 /// Where packets arrive: what is dropped there, filters have dropped.
 const NOT_QUEUES: [&str; 2] = ["clsact", "ingress"];
 /// Drops everything.
@@ -61,9 +60,11 @@ impl<'a> Grown<'a> {
         !NOT_QUEUES.contains(&self.now.kind.as_str())
     }
 
-    /// Tells whether it drops more than its work is.
+    /// Tells whether it drops more than it must: a queue before a slower link is how TCP learns of that link's rate, and a
+    /// flow that begins overshoots it.
     fn is_dropping(&self) -> bool {
-        let share = if ACTIVE.contains(&self.now.kind.as_str()) { 50 } else { 20 };
+        let is_short = self.now.limit.is_some_and(|limit| limit.packets() < SHORT);
+        let share = if is_short { 20 } else { 200 };
         self.is_queue() && self.drops >= STRAYS && is_share(self.drops, self.drops + self.packets, share)
     }
 
@@ -147,6 +148,7 @@ mod tests {
     use super::*;
     use crate::examine::Interval;
     use crate::look::counters::links::Link;
+    use crate::look::counters::queues::Limit;
     use crate::patient::Role;
     use rtt0_core::service::Services;
 
@@ -195,12 +197,15 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_is_full_at_times_is_healthy() {
-        let fifo = |drops, packets| vec![queue("pfifo", (0x1_0000, ROOT), drops, packets)];
-        assert_eq!(found(&with(fifo(0, 0), fifo(15, 1000))), []);
-        let active = |drops, packets| vec![queue("fq_codel", (0x1_0000, ROOT), drops, packets)];
-        assert_eq!(found(&with(active(0, 0), active(40, 1000))), []);
-        assert_eq!(found(&with(active(0, 0), active(100, 1000))), [(Rank::Loss, 100)]);
+    fn a_queue_that_is_full_at_times_is_healthy_and_a_short_one_is_not() {
+        let fifo =
+            |limit, drops, packets| vec![Queue { limit, ..queue("pfifo", (0x1_0000, ROOT), drops, packets) }];
+        let found = |limit, drops| found(&with(fifo(limit, 0, 0), fifo(limit, drops, 1000)));
+        assert_eq!(found(None, 120), []);
+        assert_eq!(found(None, 300), [(Rank::Loss, 300)]);
+        assert_eq!(found(Some(Limit::Packets(1000)), 120), []);
+        assert_eq!(found(Some(Limit::Bytes(9000)), 70), [(Rank::Loss, 70)]);
+        assert_eq!(found(Some(Limit::Packets(2)), 15), []);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The queueing disciplines of all interfaces, over rtnetlink.
 
+use std::fmt;
+
 use netlink_bindings::tc::{IterableAttrs, OptionsMsg, Request, Tcmsg};
 use netlink_socket2::NetlinkSocket;
 
@@ -7,6 +9,8 @@ use super::{Seen, refused};
 
 /// More queueing disciplines than are looked at.
 const MOST: usize = 4096;
+/// An Ethernet frame of 1500 bytes of IP.
+const FULL_SIZE: u32 = 1514;
 /// `TC_H_ROOT`.
 const ROOT: u32 = u32::MAX;
 
@@ -31,8 +35,36 @@ pub struct Queue {
     pub length: u32,
     /// Bytes that wait.
     pub backlog: u32,
-    /// How many may wait, in words; none if it does not say or is not asked.
-    pub limit: Option<String>,
+    /// How many may wait; none if it does not say or is not asked.
+    pub limit: Option<Limit>,
+}
+
+/// How many may wait in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Packets.
+    Packets(u32),
+    /// Bytes.
+    Bytes(u32),
+}
+
+impl Limit {
+    /// Returns about how many packets of full size may wait.
+    pub fn packets(self) -> u32 {
+        match self {
+            Self::Packets(packets) => packets,
+            Self::Bytes(bytes) => bytes / FULL_SIZE,
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Packets(packets) => write!(f, "{packets} packets"),
+            Self::Bytes(bytes) => write!(f, "{bytes} bytes"),
+        }
+    }
 }
 
 impl Queue {
@@ -90,17 +122,14 @@ fn queue(header: &Tcmsg, attributes: &IterableAttrs<'_>) -> Queue {
     queue
 }
 
-/// Words the limit of those that are most often too small.
-fn limit(attributes: &IterableAttrs<'_>) -> Option<String> {
+/// Reads the limit of those for which it is most often too small.
+fn limit(attributes: &IterableAttrs<'_>) -> Option<Limit> {
     Some(match attributes.get_options().ok()? {
-        OptionsMsg::Pfifo(fifo) | OptionsMsg::PfifoHeadDrop(fifo) => format!("{} packets", fifo.limit),
-        OptionsMsg::Bfifo(fifo) => format!("{} bytes", fifo.limit),
-        OptionsMsg::Tbf(bucket) => {
-            let parameters = bucket.get_parms().ok()?;
-            format!("{} bytes at {} bytes/s", parameters.limit, parameters.rate.rate)
-        }
-        OptionsMsg::Netem(netem, _) => format!("{} packets", netem.limit),
-        OptionsMsg::FqCodel(options) => format!("{} packets", options.get_limit().ok()?),
+        OptionsMsg::Pfifo(fifo) | OptionsMsg::PfifoHeadDrop(fifo) => Limit::Packets(fifo.limit),
+        OptionsMsg::Bfifo(fifo) => Limit::Bytes(fifo.limit),
+        OptionsMsg::Tbf(bucket) => Limit::Bytes(bucket.get_parms().ok()?.limit),
+        OptionsMsg::Netem(netem, _) => Limit::Packets(netem.limit),
+        OptionsMsg::FqCodel(options) => Limit::Packets(options.get_limit().ok()?),
         _ => return None,
     })
 }
