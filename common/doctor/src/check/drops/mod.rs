@@ -83,10 +83,10 @@ fn judge_all(patient: &Patient, drops: &[Dropped], report: &mut Report) {
         let finding = finding.seen_by(command).mended_by(blame.fix);
         report.find(evidence(&dropped).into_iter().fold(finding, Finding::because));
     }
-    report.note(
-        "dropped as is usual",
-        format!("{harmless} packets (duplicates, closed connections, multicast)"),
-    );
+    if harmless > 0 {
+        let what = "duplicates, segments of closed connections, unwanted multicast, strays";
+        report.note("dropped as is usual", format!("{harmless} packets ({what})"));
+    }
     if guarded > 0 {
         report.note("dropped by the kernel guard", format!("{guarded} packets, which the daemon forwards"));
     }

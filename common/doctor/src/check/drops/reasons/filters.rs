@@ -11,8 +11,7 @@ pub(super) fn filters(reason: &str, dropped: &Dropped) -> Verdict {
     let leaves = place::is_leaving(dropped);
     let tc = |layer| {
         let (command, fix) = (
-            "tc -s filter show dev DEV ingress; tc -s filter show dev DEV egress; \
-bpftool net",
+            "tc -s filter show dev DEV ingress; tc -s filter show dev DEV egress; bpftool net",
             "find out whose filter or program it is, and take it away or correct it",
         );
         Some(Blame::loss(&causes::TC_DROP, layer, command, fix))
@@ -45,21 +44,19 @@ bpftool net",
             Layer::Socket,
             "ss -tuanp --bpf",
             "the program that owns the socket filters what it receives: correct its \
-filter (SO_ATTACH_FILTER, SO_ATTACH_BPF)",
+             filter (SO_ATTACH_FILTER, SO_ATTACH_BPF)",
         )),
         "SECURITY_HOOK" => Some(Blame::loss(
             &causes::CONFINED,
             Layer::Socket,
             "journalctl -k | grep -i -e apparmor -e avc",
-            "a security module (SELinux, Smack, AppArmor) refuses the packets: correct \
-its policy",
+            "a security module (SELinux, Smack, AppArmor) refuses the packets: correct its policy",
         )),
         "XFRM_POLICY" => Some(Blame::loss(
             &causes::KERNEL_DROP,
             Layer::Ip,
             "ip xfrm policy; cat /proc/net/xfrm_stat",
-            "an IPsec policy does not let the packets pass in the clear, or has no \
-state for them",
+            "an IPsec policy does not let the packets pass in the clear, or has no state for them",
         )),
         _ => return None,
     })
@@ -70,8 +67,7 @@ fn xdp() -> Option<Blame> {
         &causes::XDP_DROP,
         Layer::Xdp,
         "ip -d link show dev DEV; bpftool net",
-        "find out whose XDP program it is; `ip link set dev DEV xdp off` takes it \
-away",
+        "find out whose XDP program it is; `ip link set dev DEV xdp off` takes it away",
     ))
 }
 
@@ -81,6 +77,6 @@ fn cgroup() -> Option<Blame> {
         Layer::Cgroup,
         "bpftool cgroup tree",
         "a BPF program of the control group drops (systemd's IPAddressDeny=, a \
-container's policy): correct it",
+         container's policy): correct it",
     ))
 }

@@ -22,8 +22,7 @@ pub(super) fn internet(reason: &str, dropped: &Dropped) -> Verdict {
             &causes::REVERSE_PATH_FILTER,
             Layer::Routing,
             "nstat -az TcpExtIPReversePathFilter; sysctl -a | grep rp_filter",
-            "set net.ipv4.conf.{all,DEV}.rp_filter to 2 (loose) or 0, or let the way \
-back be the same",
+            "set net.ipv4.conf.{all,DEV}.rp_filter to 2 (loose) or 0, or let the way back be the same",
         ),
         "IP_INNOROUTES" | "IP_OUTNOROUTES" => Blame::loss(
             &causes::NO_ROUTE_FOR_RECEIVED,
@@ -34,8 +33,7 @@ back be the same",
         "NOT_SPECIFIED" if is_refused_by_route(dropped) => Blame::loss(
             &causes::ROUTE_REFUSES,
             Layer::Routing,
-            "ip route show table all | grep -e blackhole -e unreachable -e prohibit; ip \
-rule",
+            "ip route show table all | grep -e blackhole -e unreachable -e prohibit; ip rule",
             "take away the route or rule that refuses the packets",
         ),
         "NOT_SPECIFIED" => return Some(None),
@@ -43,10 +41,9 @@ rule",
             "packets are not for this host and it does not forward: switch forwarding on (net.ipv4.ip_forward, \
              net.ipv6.conf.all.forwarding), or correct the route that leads here",
         ),
-        "IP_LOCAL_SOURCE" | "IP_INVALID_SOURCE" | "IP_LOCALNET" | "IP_INVALID_DEST" => address(
-            "the source or destination can't come from outside (martian): find who \
-sends that",
-        ),
+        "IP_LOCAL_SOURCE" | "IP_INVALID_SOURCE" | "IP_LOCALNET" | "IP_INVALID_DEST" => {
+            address("the source or destination can't come from outside (martian): find who sends that")
+        }
         // That a hop limit has run out has no reason of its own, but it is judged only by who forwards.
         "IP_INHDR" if place::is_in(dropped, "forward") => Blame::loss(
             &causes::HOP_LIMIT,
@@ -73,8 +70,7 @@ sends that",
             &causes::PACKET_TOO_BIG,
             Layer::Ip,
             "ip link; ip route get ADDRESS",
-            "let ICMP 'too big' errors reach the sender, clamp the MSS, or make the \
-MTUs equal",
+            "let ICMP 'too big' errors reach the sender, clamp the MSS, or make the MTUs equal",
         )
         .symptom()
         .from(LEARNING),
@@ -82,8 +78,7 @@ MTUs equal",
             &causes::REASSEMBLY_FAILED,
             Layer::Ip,
             "nstat -az IpReasmFails Ip6ReasmFails",
-            "fragments are lost or come too late: send smaller packets, or raise \
-net.ipv4.ipfrag_high_thresh",
+            "fragments are lost or come too late: send smaller packets, or raise net.ipv4.ipfrag_high_thresh",
         ),
         "VXLAN_INVALID_HDR"
         | "VXLAN_VNI_NOT_FOUND"
@@ -111,9 +106,8 @@ pub(super) fn checksum(layer: Layer) -> Blame {
     Blame::loss(
         &causes::CHECKSUM_ERRORS,
         layer,
-        "nstat -az IpExtInCsumErrors UdpInCsumErrors TcpInCsumErrors; tcpdump -vv \
--n -i DEV",
+        "nstat -az IpExtInCsumErrors UdpInCsumErrors TcpInCsumErrors; tcpdump -vv -n -i DEV",
         "the sender's checksum offload is not finished by anybody (ethtool -K DEV \
-tx off there), or the path corrupts packets",
+         tx off there), or the path corrupts packets",
     )
 }

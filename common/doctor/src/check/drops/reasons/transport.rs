@@ -15,7 +15,7 @@ pub(super) fn transport(reason: &str, dropped: &Dropped) -> Verdict {
             Layer::Transport,
             "nstat -az TcpExtPAWSEstab",
             "the sender's timestamps go back: several hosts behind one address, or a \
-middlebox that changes them",
+             middlebox that changes them",
         )
         .from(least)
     };
@@ -24,8 +24,7 @@ middlebox that changes them",
             &causes::OUT_OF_WINDOW,
             Layer::Transport,
             "nstat -az TcpExtTCPChallengeACK TcpExtTCPACKSkippedSeq",
-            "something on the path changes sequence numbers, or connections are half \
-open",
+            "something on the path changes sequence numbers, or connections are half open",
         )
         .symptom()
         .from(MANY)
@@ -36,7 +35,7 @@ open",
             Layer::Socket,
             command,
             "make the receive buffer larger (SO_RCVBUF, net.core.rmem_max, \
-         net.ipv4.tcp_rmem), or the program faster",
+             net.ipv4.tcp_rmem), or the program faster",
         )
     };
     Some(Some(match reason {
@@ -44,8 +43,7 @@ open",
             &causes::UDP_NO_PORT,
             Layer::Transport,
             "ss -lun; nstat -az UdpNoPorts",
-            "start the program that should listen there, or correct the port or address \
-it listens at",
+            "start the program that should listen there, or correct the port or address it listens at",
         )
         .from(SOME),
         // Other segments without a socket are those of connections that are gone.
@@ -53,8 +51,7 @@ it listens at",
             &causes::TCP_NO_PORT,
             Layer::Transport,
             "ss -ltn; nstat -az TcpOutRsts",
-            "start the program that should listen there, or correct the port or address \
-it listens at",
+            "start the program that should listen there, or correct the port or address it listens at",
         )
         .symptom()
         .from(SOME),
@@ -102,8 +99,7 @@ it listens at",
             &causes::KERNEL_DROP,
             Layer::Transport,
             "nstat -az TcpExtTCPMinTTLDrop",
-            "segments come with a smaller hop limit than the program asks for \
-(IP_MINTTL)",
+            "segments come with a smaller hop limit than the program asks for (IP_MINTTL)",
         ),
         _ => return None,
     }))
