@@ -1,12 +1,15 @@
 //! *Where did it go*: sends marked packets and compares what each layer says it has seen of them.
 
+pub mod arriving;
+
 use std::net::SocketAddr;
 
 use crate::patient::Patient;
 use crate::report::Report;
 
 /// How probes are sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Protocol {
     /// Datagrams.
     Udp,
