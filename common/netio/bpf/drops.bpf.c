@@ -74,7 +74,9 @@ struct sk_buff {
 		value_;                                                           \
 	})
 
-enum { CALLERS = 4, FRAMES = 16, KEYS = 4096, KEYS_WITHOUT_PORTS = 1024 };
+enum { CALLERS = 4, FRAMES = 16, KEYS = 4096, KEYS_OF_SERVICES = 2048, KEYS_WITHOUT_PORTS = 1024 };
+// Above are ports that clients take, another for each connection.
+enum { LAST_SERVICE = 32767 };
 enum { SYN_ALONE = 1, TO_MANY = 2, SOCKET_HAS_FILTER = 4 };
 
 struct key {
@@ -95,13 +97,21 @@ struct {
 	__u64 *value;
 } drops SECTION(".maps");
 
-// Without ports: what `drops` has no room for.
+// Without clients' ports: what `drops` has no room for.
+struct {
+	int (*type)[BPF_MAP_TYPE_HASH];
+	int (*max_entries)[KEYS_OF_SERVICES];
+	struct key *key;
+	__u64 *value;
+} of_services SECTION(".maps");
+
+// Without ports: what these have no room for.
 struct {
 	int (*type)[BPF_MAP_TYPE_HASH];
 	int (*max_entries)[KEYS_WITHOUT_PORTS];
 	struct key *key;
 	__u64 *value;
-} more SECTION(".maps");
+} rest SECTION(".maps");
 
 enum { NAMESPACE, UNCOUNTED, SETTINGS };
 
@@ -304,8 +314,14 @@ INLINE void note(void *context, struct sk_buff *skb, __u64 location, __u32 reaso
 	read_callers(context, &key);
 	if (add_one(&drops, &key))
 		return;
+	if (key.source > LAST_SERVICE)
+		key.source = 0;
+	if (key.destination > LAST_SERVICE)
+		key.destination = 0;
+	if (add_one(&of_services, &key))
+		return;
 	key.source = key.destination = 0;
-	if (!add_one(&more, &key))
+	if (!add_one(&rest, &key))
 		__sync_fetch_and_add(uncounted, 1);
 }
 

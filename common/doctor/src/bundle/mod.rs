@@ -10,9 +10,8 @@ mod redact;
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use tar::{Builder, Header};
@@ -33,7 +32,8 @@ pub fn write(file: &Path, patient: &Patient, report: &Report, is_redacted: bool)
     let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
     let redactor = is_redacted.then(Redactor::of_this_host);
     let gathered = gather::everything(patient, report, redactor.as_ref());
-    let written = archive(&gathered)
+    let made = out.metadata().map_or(0, |metadata| metadata.mtime().try_into().unwrap_or(0));
+    let written = archive(&gathered, made)
         .map(|archive| compress_to_vec(&archive[..], CompressionLevel::Fastest))
         .and_then(|compressed| out.write_all(&compressed))
         .and_then(|()| out.sync_all());
@@ -44,14 +44,14 @@ pub fn write(file: &Path, patient: &Patient, report: &Report, is_redacted: bool)
     written
 }
 
-fn archive(gathered: &Gathered<'_>) -> io::Result<Vec<u8>> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+/// Packs the files, all of which were `made` at that time, in seconds since 1970.
+fn archive(gathered: &Gathered<'_>, made: u64) -> io::Result<Vec<u8>> {
     let mut archive = Builder::new(Vec::new());
     for (name, contents) in gathered.files() {
         let mut header = Header::new_gnu();
         header.set_size(contents.len() as u64);
         header.set_mode(0o600);
-        header.set_mtime(now);
+        header.set_mtime(made);
         archive.append_data(&mut header, format!("{FOLDER}/{name}"), contents)?;
     }
     archive.into_inner()

@@ -24,7 +24,7 @@ const TRACEPOINT: &str = "kfree_skb";
 const PROGRAMS: [&str; 2] = ["dropped", "dropped_before_6_11"];
 /// How many calls are remembered, besides that of the function that drops: `CALLERS` in the program.
 const CALLERS: usize = 4;
-/// More entries than both maps together have.
+/// More entries than all maps together have.
 const MOST_ENTRIES: usize = 8192;
 /// Upper half of the number: reasons of modules such as mac80211 or openvswitch, which are no part of the enumeration.
 const SUBSYSTEM_SHIFT: u32 = 16;
@@ -84,7 +84,7 @@ pub struct Drops {
 /// What was dropped while the kernel was watched.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counted {
-    /// What is known of it. Where the ports were too many they are 0.
+    /// What is known of it. Where the ports were too many those of clients (32768 and above) are 0, or all.
     pub drops: Vec<Drops>,
     /// Packets that were dropped and for which the tables had no room.
     pub uncounted: u64,
@@ -148,7 +148,7 @@ impl DropCounter {
     /// # Errors
     /// [`DropReasonsError::Map`].
     pub fn stop(mut self) -> Result<Counted, DropReasonsError> {
-        let maps = ["drops", "more"].map(|name| self.ebpf.take_map(name));
+        let maps = ["drops", "of_services", "rest"].map(|name| self.ebpf.take_map(name));
         let uncounted = match self.ebpf.map("settings") {
             Some(settings) => Array::<_, u64>::try_from(settings)?.get(&1, 0)?,
             None => 0,

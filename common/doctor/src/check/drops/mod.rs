@@ -12,6 +12,8 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use rtt0_netio::emit::DEVICE_PREFIX;
+
 use crate::examine::Interval;
 use crate::finding::{Finding, Layer};
 use crate::look::drops::{Dropped, UNCOUNTED};
@@ -25,8 +27,6 @@ const ICMP: u8 = 1;
 const ICMP6: u8 = 58;
 /// Destination unreachable; destination unreachable and packet too big.
 const ICMP_ERRORS: [(u8, u16); 3] = [(ICMP, 3), (ICMP6, 1), (ICMP6, 2)];
-/// What the daemon's own devices begin with.
-const OWN_DEVICE: &str = "rtt0-";
 /// Most lines of evidence for one finding.
 const MOST_LINES: usize = 6;
 /// The command that shows the same, for whatever was dropped.
@@ -73,7 +73,8 @@ fn judge_all(patient: &Patient, drops: &[Dropped], report: &mut Report) {
     }
     for ((_, _, subject), (blame, dropped)) in blamed {
         let packets: u64 = dropped.iter().map(|dropped| dropped.packets).sum();
-        if packets < blame.least {
+        let is_known = report.findings().iter().any(|finding| finding.cause.id == blame.cause.id);
+        if packets < blame.least && !is_known {
             harmless += packets;
             continue;
         }
@@ -82,10 +83,10 @@ fn judge_all(patient: &Patient, drops: &[Dropped], report: &mut Report) {
         let finding = finding.seen_by(command).mended_by(blame.fix);
         report.find(evidence(&dropped).into_iter().fold(finding, Finding::because));
     }
-    report.note(
-        "dropped as is usual",
-        format!("{harmless} packets (duplicates, closed connections, multicast)"),
-    );
+    if harmless > 0 {
+        let what = "duplicates, segments of closed connections, unwanted multicast, strays";
+        report.note("dropped as is usual", format!("{harmless} packets ({what})"));
+    }
     if guarded > 0 {
         report.note("dropped by the kernel guard", format!("{guarded} packets, which the daemon forwards"));
     }
@@ -103,7 +104,8 @@ fn is_daemons(patient: &Patient, dropped: &Dropped) -> bool {
         return false;
     }
     let device = dropped.device.as_deref().unwrap_or_default();
-    if device.starts_with(OWN_DEVICE) {
+    // What is copied to the daemon's own device ends there; what the daemon sends comes in by one, and may well be lost.
+    if device.starts_with(DEVICE_PREFIX) && (place::is_leaving(dropped) || dropped.reason == "OTHERHOST") {
         return true;
     }
     if dropped.reason != "NETFILTER_DROP" || !patient.interfaces.iter().any(|name| name == device) {

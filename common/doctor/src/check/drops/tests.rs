@@ -93,7 +93,7 @@ fn reasons_have_causes() {
         (udp("BPF_CGROUP_EGRESS", &["ip_finish_output"]), "cgroup-drop", Layer::Cgroup),
         (udp("SOCKET_FILTER", &["udp_queue_rcv_one_skb"]), "cgroup-drop", Layer::Cgroup),
         (filtered, "socket-filter", Layer::Socket),
-        (udp("QDISC_DROP", &["__dev_queue_xmit"]), "qdisc-drop", Layer::Qdisc),
+        (Dropped { packets: 5000, ..udp("QDISC_DROP", &["__dev_queue_xmit"]) }, "qdisc-drop", Layer::Qdisc),
         (udp("NEIGH_FAILED", &["neigh_invalidate"]), "neighbour-failed", Layer::Neighbour),
         (udp("OTHERHOST", &["ip_rcv_core"]), "wrong-mac", Layer::Device),
         (udp("IP_RPFILTER", &["ip_rcv_finish_core"]), "reverse-path-filter", Layer::Routing),
@@ -140,6 +140,10 @@ fn what_healthy_hosts_drop_is_no_finding() {
         // A few that stray, such as a traceroute's.
         Dropped { packets: 2, ..udp("NETFILTER_DROP", &["nf_hook_slow", "ip_forward"]) },
         Dropped { packets: 3, ..udp("IP_INHDR", &["ip_forward"]) },
+        // How queues and path MTU discovery work.
+        tcp("QDISC_CONGESTED", &["__dev_queue_xmit"]),
+        Dropped { packets: 100, ..udp("QDISC_DROP", &["__dev_queue_xmit"]) },
+        udp("PKT_TOO_BIG", &["ip_forward"]),
     ];
     assert_eq!(found(&host(), &drops), []);
 }
@@ -154,7 +158,10 @@ fn what_the_guard_drops_is_the_daemon_s_and_nothing_else_is() {
         at_ingress(ICMP, (3, 4)),
         at_ingress(ICMP6, (2, 0)),
         dropped("NETFILTER_DROP", &[], TCP, (40000, 80)),
-        Dropped { device: Some("rtt0-0".to_owned()), ..udp("A_REASON_OF_TOMORROW", &[]) },
+        Dropped {
+            device: Some("rtt0-0".to_owned()),
+            ..udp("A_REASON_OF_TOMORROW", &["tun_net_xmit", "dev_hard_start_xmit"])
+        },
     ];
     assert_eq!(found(&nic(), &guards), []);
     let others = [
@@ -163,6 +170,10 @@ fn what_the_guard_drops_is_the_daemon_s_and_nothing_else_is() {
         at_ingress(ICMP, (8, 0)),
         Dropped { device: Some("eth1".to_owned()), ..at_ingress(TCP, (40000, 80)) },
         dropped("NETFILTER_DROP", &["nf_hook_slow", "ip_forward"], TCP, (40000, 80)),
+        Dropped {
+            device: Some("rtt0-0".to_owned()),
+            ..dropped("NETFILTER_DROP", &["nf_hook_slow", "ip_forward"], TCP, (40000, 80))
+        },
     ];
     for other in others {
         assert_eq!(found(&nic(), std::slice::from_ref(&other)).len(), 1, "{other:?}");
@@ -182,6 +193,16 @@ fn evidence_says_what_was_dropped_and_where() {
         finding.evidence,
         ["15 packets: NETFILTER_DROP in nft_do_chain (called by ip_forward), UDP to port 9, on eth0"]
     );
+}
+
+#[test]
+fn what_another_check_has_found_is_confirmed() {
+    let mut report = Report::default();
+    report.find(
+        Finding::new(&crate::causes::QDISC_DROP, Layer::Qdisc, Rank::Loss).of("eth0").because("its counter"),
+    );
+    judge_all(&host(), &[udp("QDISC_DROP", &["__dev_queue_xmit"])], &mut report);
+    assert_eq!((report.findings().len(), report.findings()[0].evidence.len()), (1, 2));
 }
 
 #[test]
