@@ -15,6 +15,8 @@ pub mod capture;
 pub mod clock;
 pub mod counters;
 mod device;
+pub mod driver;
+pub mod drop_reasons;
 pub mod emit;
 pub mod fast_path;
 pub mod guard;

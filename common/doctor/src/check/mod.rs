@@ -2,7 +2,9 @@
 
 mod capabilities;
 mod cloud;
+pub mod drops;
 mod forwarding;
+mod growth;
 mod guard;
 mod interfaces;
 mod leftovers;
@@ -28,5 +30,7 @@ pub fn preconditions(patient: &Patient, report: &mut Report) {
 
 /// Judges what happened while the doctor looked.
 pub fn interval(patient: &Patient, interval: &Interval, report: &mut Report) {
+    growth::judge(patient, interval, report);
+    drops::judge(patient, interval, report);
     setup::interval(patient, interval, report);
 }

@@ -171,7 +171,9 @@ pub(super) fn interval(patient: &Patient, interval: &Interval, report: &mut Repo
         let has_strict_filter = Here.number("net.ipv4.conf.all.rp_filter") == Some(1);
         traffic::judge(traffic::Between { before, after }, has_strict_filter, report);
     }
-    let address_errors = interval.growth(|counters| counters.address_errors);
+    let address_errors = interval.growth(|counters| {
+        counters.tables.as_ref().ok().and_then(|tables| tables.number("IpInAddrErrors")).unwrap_or_default()
+    });
     // If it can't be read, the preconditions have said so.
     let Ok(network) = Network::read() else { return };
     forwarding::judge_unforwarded(patient, &network, &Here, address_errors, report);

@@ -1,6 +1,5 @@
 //! What the kernel and the daemon say of themselves, read and put into types. Nothing is judged here.
 
-pub mod address_errors;
 pub mod capabilities;
 pub mod cloud;
 pub mod counters;
