@@ -4,8 +4,6 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use rtt0_core::service::Services;
-
 use crate::causes::{NEIGHBOUR_FAILED, WRONG_MAC};
 use crate::finding::{Finding, Layer, Rank};
 use crate::look::neighbours::{Neighbour, State};
@@ -18,11 +16,12 @@ use super::routing::Led;
 /// Interface and address.
 type Hop = (u32, IpAddr);
 
-/// Returns the routers that routes lead by, and the servers that are reached without one.
+/// Returns the routers that routes lead by, and the single servers that are reached without one. (Of a network of servers
+/// nobody knows which there are.)
 pub(super) fn next_hops(network: &Network, led: &[Led]) -> BTreeSet<Hop> {
     let routers = network.routes.iter().filter_map(|route| Some((route.interface, route.via?)));
     let served = led.iter().filter_map(|led| match &led.way {
-        Way::Out(interface, via) => Some((*interface, via.unwrap_or(led.to))),
+        Way::Out(interface, via) => Some((*interface, via.or(Some(led.to).filter(|_| led.is_single))?)),
         _ => None,
     });
     routers.chain(served).collect()
@@ -65,10 +64,8 @@ pub(super) fn judge_permanent(network: &Network, report: &mut Report) {
 }
 
 /// Judges which neighbours did not answer in an interval of `elapsed`, at whose ends the tables were as given. `hops` are
-/// those that routes lead by; servers
-/// of `services` count as such.
+/// those that routes lead by.
 pub(super) fn judge_unanswered(
-    services: &Services,
     network: &Network,
     hops: &BTreeSet<Hop>,
     (before, after): (&[Neighbour], &[Neighbour]),
@@ -81,8 +78,7 @@ pub(super) fn judge_unanswered(
         before.iter().find(same).is_some_and(is_silent)
     };
     for neighbour in after.iter().filter(|neighbour| is_silent(neighbour)) {
-        let is_served = || services.rules().iter().any(|service| service.prefix.contains(neighbour.address));
-        let is_hop = hops.contains(&(neighbour.interface, neighbour.address)) || is_served();
+        let is_hop = hops.contains(&(neighbour.interface, neighbour.address));
         // A state that has changed lately: somebody is sending there now.
         let is_wanted = neighbour.age.is_some_and(|age| age <= elapsed + Duration::from_secs(1));
         let rank = match (neighbour.state, was_silent(neighbour)) {
@@ -146,8 +142,7 @@ mod tests {
     fn judged(before: &[Neighbour], after: &[Neighbour]) -> Vec<(Rank, String)> {
         let mut report = Report::default();
         let hops = BTreeSet::from([(2, HOP.parse().unwrap())]);
-        let services = Services::new(vec!["10.0.0.64/28:443".parse().unwrap()], Vec::new());
-        judge_unanswered(&services, &network(), &hops, (before, after), Duration::from_secs(2), &mut report);
+        judge_unanswered(&network(), &hops, (before, after), Duration::from_secs(2), &mut report);
         report.findings().iter().map(|finding| (finding.rank, finding.subject.clone())).collect()
     }
 
@@ -165,8 +160,6 @@ mod tests {
 
     #[test]
     fn other_neighbours_matter_while_somebody_sends_to_them() {
-        let server = neighbour("10.0.0.77", State::Failed, 500);
-        assert_eq!(judged(&[], &[server])[0].0, Rank::Loss);
         let other = "10.0.0.7";
         let long_ago = neighbour(other, State::Failed, 60_000);
         assert!(judged(slice::from_ref(&long_ago), slice::from_ref(&long_ago)).is_empty());

@@ -72,6 +72,10 @@ pub(super) fn judge(daemon: &Daemon, presence: &Presence, report: &mut Report) {
         }
         (Err(why), []) if presence.processes.is_ok() => report.find(not_running(daemon, why)),
         (Err(why), []) => report.is_blind_to(format!("whether {name} runs"), why),
+        (Err(why), _) if processes.iter().any(|process| process.is_here.is_none()) => report.is_blind_to(
+            format!("whether {name} runs"),
+            format!("{why}; a process of it may be in another network namespace, which only root is told"),
+        ),
         (Err(why), _) => judge_silence(daemon, presence, processes, why, report),
     }
 }
@@ -173,6 +177,7 @@ fn state(counters: &DaemonCounters) -> String {
 
 /// Judges whether several processes have the same interface, by their command lines.
 pub(super) fn judge_several(processes: &[Process], report: &mut Report) {
+    let processes: Vec<_> = processes.iter().filter(|process| process.is_here == Some(true)).collect();
     for (index, one) in processes.iter().enumerate() {
         for other in &processes[index + 1..] {
             let (mine, yours) = (one.interfaces(), other.interfaces());

@@ -71,6 +71,12 @@ fn silence_is_a_fault_only_where_an_answer_is_due() {
 }
 
 #[test]
+fn one_that_may_be_elsewhere_is_not_accused() {
+    let process = Process { is_here: None, ..process(7, 'S', "clientnic run") };
+    assert_eq!(judged(&silent(vec![process])), (Vec::new(), 2));
+}
+
+#[test]
 fn two_on_one_interface_are_one_too_many() {
     let judged = |first, second| {
         let mut report = Report::default();

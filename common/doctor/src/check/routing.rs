@@ -27,6 +27,8 @@ pub(super) struct Led {
     pub(super) service: String,
     /// One of its addresses.
     pub(super) to: IpAddr,
+    /// It is the service's only address.
+    pub(super) is_single: bool,
     /// What the kernel says.
     pub(super) way: Way,
 }
@@ -78,7 +80,7 @@ fn is_aggregate(route: &Route, network: &Network) -> bool {
 
 /// Judges where a NIC's services are reached.
 pub(super) fn judge_services(patient: &Patient, network: &Network, led: &[Led], report: &mut Report) {
-    for Led { service, to, way } in led {
+    for Led { service, to, way, .. } in led {
         match way {
             Way::Out(index, via) => {
                 let name = network.name(*index);

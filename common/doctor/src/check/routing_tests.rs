@@ -24,7 +24,7 @@ fn network(routes: Vec<Route>) -> Network {
 
 fn judged(way: Way) -> Vec<String> {
     let mut report = Report::default();
-    let led = [Led { service: "s".to_owned(), to: [10, 1, 2, 1].into(), way }];
+    let led = [Led { service: "s".to_owned(), to: [10, 1, 2, 1].into(), is_single: false, way }];
     judge_services(&nic(&["lan0", "wan0"]), &network(Vec::new()), &led, &mut report);
     causes(&report)
 }

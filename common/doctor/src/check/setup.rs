@@ -1,7 +1,9 @@
 //! How the host is set up: what is read once, and given to the judges.
 
+use std::net::IpAddr;
 use std::path::Path;
 
+use rtt0_core::service::Service;
 use rtt0_netio::emit::EMIT_MARK;
 use rtt0_netio::{guard as kernel_guard, offload};
 
@@ -69,12 +71,14 @@ fn judge_network(patient: &Patient, network: &Network, report: &mut Report) {
 
 /// Asks which way packets of each service go, as the daemon sends them.
 fn led(patient: &Patient, network: &Network) -> Vec<Led> {
-    let services = patient.services.rules().iter();
-    let addresses = services
-        .flat_map(|service| routing::samples(service, network).into_iter().map(move |to| (service, to)));
-    addresses
-        .map(|(service, to)| Led { service: service.to_string(), to, way: routes::way(to, EMIT_MARK) })
-        .collect()
+    let ask = |service: &Service, to: IpAddr| Led {
+        service: service.to_string(),
+        to,
+        is_single: service.prefix.length() == if to.is_ipv4() { 32 } else { 128 },
+        way: routes::way(to, EMIT_MARK),
+    };
+    let of = |service| routing::samples(service, network).into_iter().map(move |to| ask(service, to));
+    patient.services.rules().iter().flat_map(of).collect()
 }
 
 fn note_default(network: &Network, report: &mut Report) {
@@ -175,7 +179,7 @@ pub(super) fn interval(patient: &Patient, interval: &Interval, report: &mut Repo
     forwarding::judge_unforwarded(patient, &network, &Here, address_errors, report);
     let hops = neighbours::next_hops(&network, &led(patient, &network));
     let tables = (&interval.before.neighbour_entries[..], &interval.after.neighbour_entries[..]);
-    neighbours::judge_unanswered(&patient.services, &network, &hops, tables, interval.elapsed, report);
+    neighbours::judge_unanswered(&network, &hops, tables, interval.elapsed, report);
 }
 
 /// Writes an error with its causes.

@@ -73,3 +73,56 @@ impl Network {
             })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::neighbours::State;
+    use super::super::processes;
+    use super::super::routes::{Way, way};
+    use super::*;
+    use rtt0_netio::links::{Links, VethEnd};
+    use rtt0_netio::netns::Namespace;
+
+    #[test]
+    fn a_fresh_namespace_is_read_as_it_was_made() {
+        let namespace = match Namespace::create() {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                println!("skipped: needs CAP_SYS_ADMIN and CAP_NET_ADMIN");
+                return;
+            }
+            outcome => outcome.unwrap(),
+        };
+        let end = |name| VethEnd { namespace: &namespace, name };
+        Links::add_veth(end("lan0"), end("far0"), 1400).unwrap();
+        let links = Links::open(&namespace).unwrap();
+        let (own, router): (IpAddr, IpAddr) = ([10, 9, 0, 1].into(), [10, 9, 0, 2].into());
+        links.add_address("lan0", own, 24).unwrap();
+        links.bring_up("lan0").unwrap();
+        links.add_route([10, 8, 0, 0].into(), 16, router).unwrap();
+        links.add_neighbour("lan0", router, [2, 0, 0, 0, 0, 9]).unwrap();
+        namespace
+            .enter(|| {
+                let network = Network::read().unwrap();
+                let lan0 = network.link("lan0").unwrap();
+                assert_eq!(
+                    (lan0.kind.as_str(), lan0.mtu, lan0.is_up, lan0.has_carrier),
+                    ("veth", 1400, true, false)
+                );
+                assert!(!network.link("far0").unwrap().is_up && lan0.mac.is_some());
+                assert!(network.is_own(own) && !network.is_own(router));
+                let route =
+                    network.routes.iter().find(|route| route.to.to_string() == "10.8.0.0/16").unwrap();
+                assert_eq!((route.via, route.interface, route.refusal), (Some(router), lan0.index, None));
+                let neighbour =
+                    network.neighbours.iter().find(|neighbour| neighbour.address == router).unwrap();
+                assert_eq!((neighbour.state, neighbour.mac), (State::Permanent, Some([2, 0, 0, 0, 0, 9])));
+                assert_eq!(way([10, 8, 1, 1].into(), 7), Way::Out(lan0.index, Some(router)));
+                assert_eq!(way([10, 9, 0, 7].into(), 0), Way::Out(lan0.index, None));
+                assert_eq!(way(own, 0), Way::Here);
+                assert_eq!(way([10, 7, 0, 1].into(), 0), Way::Nowhere);
+                assert_eq!(way("fd07::1".parse().unwrap(), 0), Way::Nowhere);
+                assert!(processes::daemons("clientnic").unwrap().is_empty());
+            })
+            .unwrap();
+    }
+}
