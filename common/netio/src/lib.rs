@@ -16,6 +16,8 @@ pub mod clock;
 pub mod counters;
 pub mod crafted;
 mod device;
+pub mod driver;
+pub mod drop_reasons;
 pub mod emit;
 pub mod fast_path;
 pub mod guard;

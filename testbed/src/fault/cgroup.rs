@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::Context;
 use rustix::fs::{Mode, OFlags};
+
+use super::shell::Untriable;
 
 /// What the folders' names begin with; the process id follows.
 const PREFIX: &str = "testbed-fault-";
@@ -29,11 +30,12 @@ impl Cgroup {
     pub(super) fn make() -> anyhow::Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-        let root = mount_point(&mounts).context("no control group file system of version 2 is mounted")?;
+        let none = || Untriable("no control group file system of version 2 is mounted".to_owned());
+        let root = mount_point(&mounts).ok_or_else(none)?;
         sweep(&root);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = root.join(format!("{PREFIX}{}-{number}", std::process::id()));
-        fs::create_dir(&path).with_context(|| format!("can't make {}", path.display()))?;
+        fs::create_dir(&path).map_err(|error| Untriable::unless_permitted("control groups", error))?;
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(&path, flags, Mode::empty())?;
         Ok(Self { path, folder })

@@ -13,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::case::Case;
-use super::shell::NotInstalled;
+use super::shell::Untriable;
 use super::site::Site;
 use super::verdict::{Finding, Verdict};
 use super::{all, markdown};
@@ -176,7 +176,7 @@ fn try_one(case: &'static Case) -> Outcome {
     };
     match Site::raise(&case.raised).and_then(|site| site.examine(case)) {
         Ok(verdict) => outcome(judge(case, &verdict), verdict.findings.clone(), remark(&verdict)),
-        Err(error) if error.downcast_ref::<NotInstalled>().is_some() => {
+        Err(error) if error.downcast_ref::<Untriable>().is_some() => {
             outcome(Outcomes::Skipped, Vec::new(), format!("{error:#}"))
         }
         Err(error) => outcome(Outcomes::Wrong, Vec::new(), format!("{error:#}")),

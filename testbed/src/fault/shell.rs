@@ -1,19 +1,35 @@
 //! What an administrator would type.
 
+use std::io;
+
 use anyhow::{Context, bail};
 
 use crate::host::Host;
 use crate::program::installed;
 
-/// A program that is not installed: the case can't be tried here.
+/// Why a case can't be tried here: a program is not installed, or this user may not do that.
 #[derive(Debug, thiserror::Error)]
-#[error("not installed: {0}")]
-pub(super) struct NotInstalled(pub(super) String);
+#[error("{0}")]
+pub(super) struct Untriable(pub(super) String);
+
+impl Untriable {
+    fn not_installed(program: &str) -> Self {
+        Self(format!("not installed: {program}"))
+    }
+
+    /// Takes an error for what it is: a lack of permission makes the case untriable.
+    pub(super) fn unless_permitted(what: &str, error: io::Error) -> anyhow::Error {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Self(format!("not permitted here: {what}")).into(),
+            _ => anyhow::Error::new(error).context(format!("can't have {what}")),
+        }
+    }
+}
 
 /// Runs a command line on a host. Words are separated by blanks; there is no quoting.
 ///
 /// # Errors
-/// [`NotInstalled`]; or what the program says if it fails.
+/// [`Untriable`]; or what the program says if it fails.
 pub(super) fn run(host: &Host, line: &str) -> anyhow::Result<()> {
     run_words(host, line, &[])
 }
@@ -25,7 +41,7 @@ pub(super) fn run(host: &Host, line: &str) -> anyhow::Result<()> {
 pub(super) fn run_words(host: &Host, line: &str, more: &[&str]) -> anyhow::Result<()> {
     let mut words = line.split_whitespace().chain(more.iter().copied());
     let name = words.next().context("no command")?;
-    let program = installed::find(name).ok_or_else(|| NotInstalled(name.to_owned()))?;
+    let program = installed::find(name).ok_or_else(|| Untriable::not_installed(name))?;
     let output = host.command(program).args(words).output().with_context(|| format!("can't run {name}"))?;
     if !output.status.success() {
         bail!("'{line}' failed: {}", String::from_utf8_lossy(&output.stderr).trim());
@@ -36,10 +52,10 @@ pub(super) fn run_words(host: &Host, line: &str, more: &[&str]) -> anyhow::Resul
 /// Adds rules of nft(8) to a host.
 ///
 /// # Errors
-/// [`NotInstalled`]; or what nft says.
+/// [`Untriable`]; or what nft says.
 pub(super) fn nft(host: &Host, rules: &str) -> anyhow::Result<()> {
     if !crate::program::nft::is_installed() {
-        return Err(NotInstalled(crate::program::nft::NAME.to_owned()).into());
+        return Err(Untriable::not_installed(crate::program::nft::NAME).into());
     }
     crate::program::nft::apply(host, rules)
 }

@@ -1,11 +1,36 @@
 //! Judgements, one subject a file. Each takes what was looked at and adds to the report; it says what it could not see.
 
+mod capabilities;
+mod cloud;
+pub mod drops;
+mod forwarding;
+mod growth;
+mod guard;
+mod interfaces;
+mod leftovers;
+mod mtu;
+mod neighbours;
+mod presence;
+mod race;
+mod reverse_path;
+mod routing;
+mod setup;
+#[cfg(test)]
+mod testing;
+mod traffic;
+
 use crate::examine::Interval;
 use crate::patient::Patient;
 use crate::report::Report;
 
 /// Judges how the host is set up: what has to be right for packets to pass at all.
-pub fn preconditions(_patient: &Patient, _report: &mut Report) {}
+pub fn preconditions(patient: &Patient, report: &mut Report) {
+    setup::preconditions(patient, report);
+}
 
 /// Judges what happened while the doctor looked.
-pub fn interval(_patient: &Patient, _interval: &Interval, _report: &mut Report) {}
+pub fn interval(patient: &Patient, interval: &Interval, report: &mut Report) {
+    growth::judge(patient, interval, report);
+    drops::judge(patient, interval, report);
+    setup::interval(patient, interval, report);
+}

@@ -4,7 +4,7 @@ use rtt0_doctor::Layer;
 use rtt0_netio::links::Links;
 
 use super::super::case::{BASE, Case, Patient, Place, WITH_NICS, expect};
-use super::super::shell::run;
+use super::super::shell::{Untriable, run};
 use super::super::traffic::Kind;
 use super::UDP_PROBE;
 use crate::compare::choice::IpVersion::V4;
@@ -79,7 +79,8 @@ pub(super) const ALL: &[Case] = &[
         expected: expect(&["device-tx-drop"], Layer::Device),
         arguments: &["--probe", "udp", "10.1.7.2:9000"],
         inject: |site| {
-            let ring = Tap::create(site.host(Place::Client).namespace(), "ring0", Burden::Plain)?;
+            let ring = Tap::create(site.host(Place::Client).namespace(), "ring0", Burden::Plain);
+            let ring = ring.map_err(|error| Untriable::unless_permitted("TAP devices", error))?;
             site.keep(ring);
             let client = site.host(Place::Client);
             run(client, "ip addr add 10.1.7.1/24 dev ring0")?;

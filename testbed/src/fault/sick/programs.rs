@@ -1,5 +1,6 @@
 //! BPF programs and filters of traffic control.
 
+use std::io;
 use std::os::fd::AsRawFd;
 
 use rtt0_core::wire::PROTOCOL_TCP;
@@ -8,7 +9,7 @@ use rtt0_netio::links::Links;
 
 use super::super::bpf::{self, Hook};
 use super::super::case::{BASE, Case, Patient, Place, expect};
-use super::super::shell::{run, run_words};
+use super::super::shell::{Untriable, run, run_words};
 use super::super::site::Site;
 use super::super::traffic::Kind;
 use super::{TCP_PROBE, UDP_PROBE};
@@ -23,7 +24,7 @@ const SERVER: Patient = Patient::Host(Place::Server);
 fn at_device(site: &mut Site, place: Place, hook: Hook, protocol: u8) -> anyhow::Result<()> {
     let host = site.host(place);
     let index = Links::open(host.namespace())?.index("eth0")?;
-    let attached = host.enter(|| bpf::attach(hook, index, protocol))??;
+    let attached = host.enter(|| bpf::attach(hook, index, protocol))?.map_err(forbidden)?;
     site.keep(attached);
     Ok(())
 }
@@ -31,9 +32,13 @@ fn at_device(site: &mut Site, place: Place, hook: Hook, protocol: u8) -> anyhow:
 /// Attaches one to the control group of the doctor.
 fn at_cgroup(site: &mut Site, hook: Hook, protocol: u8) -> anyhow::Result<()> {
     let folder = site.cgroup()?.as_fd().as_raw_fd().cast_unsigned();
-    let attached = bpf::attach(hook, folder, protocol)?;
+    let attached = bpf::attach(hook, folder, protocol).map_err(forbidden)?;
     site.keep(attached);
     Ok(())
+}
+
+fn forbidden(error: io::Error) -> anyhow::Error {
+    Untriable::unless_permitted("BPF programs", error)
 }
 
 pub(super) const ALL: &[Case] = &[

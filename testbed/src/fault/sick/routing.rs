@@ -211,8 +211,9 @@ pub(super) const ALL: &[Case] = &[
         traffic: &[Kind::Udp(V4)],
         inject: |site| {
             let server = site.host(Place::Server);
-            run(server, "ip addr add 10.1.2.11/24 dev eth0")?;
+            // The second address goes with the first, whose network it shares.
             run(server, "ip addr del 10.1.2.10/24 dev eth0")?;
+            run(server, "ip addr add 10.1.2.11/24 dev eth0")?;
             run(server, "ip route replace default via 10.1.2.1 dev eth0")?;
             // The router still knows where the address was.
             let mac = rtt0_netio::links::Links::open(server.namespace())?.mac("eth0")?;
