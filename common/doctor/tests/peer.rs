@@ -360,6 +360,16 @@ fn what_the_host_itself_does_not_let_out_is_found_there() {
 }
 
 #[test]
+fn a_path_that_changes_windows_is_not_thought_to_lose_everything() {
+    let Some(path) = Path::new() else { return };
+    path.router(&forward("tcp dport 9643-9742 tcp window set 4096;"));
+    let report = path.examine(Role::Host, V4);
+    assert_eq!(report.findings().len(), 0, "{}", report.text(false));
+    assert_eq!(report.unseen().len(), 2);
+    assert!(report.text(false).contains("the window was changed"));
+}
+
+#[test]
 fn nobody_at_the_other_end_is_told() {
     let Some(path) = Path::new() else { return };
     let look = || {

@@ -193,7 +193,9 @@ fn established(course: &mut Course, seen: &mut Observed, way: Way, numbers: Numb
         (What::Urgent, Order { is_urgent: true, ..data }),
     ];
     fly(course, seen, way, 0, kinds)?;
-    if !seen.has_come(What::Data, way) {
+    let flight = seen.flight(What::Data, way);
+    if !flight.is_some_and(|flight| flight.arrival.is_some() && !flight.changes.contains(&Change::Window)) {
+        // Nothing comes, or can't be told apart when it does.
         return Ok(());
     }
     let train = train(course, way, data)?;

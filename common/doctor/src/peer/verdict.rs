@@ -339,6 +339,11 @@ fn facts(seen: &Observed, ends: &Ends, report: &mut Report) {
         }
         if let Some(train) = seen.trains.iter().find(|train| train.way == way) {
             parts.push(format!("lost {} of {}", train.sent - train.come, train.sent));
+        } else if seen.has_come(What::Data, way) {
+            report.cannot_see(
+                format!("MTU and losses of {}", ends.name(way)),
+                "windows change on the path, and by those segments are told apart",
+            );
         }
         if !parts.is_empty() {
             report.note(format!("path {}", ends.name(way)), parts.join(", "));
