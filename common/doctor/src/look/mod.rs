@@ -2,3 +2,5 @@
 
 pub mod counters;
 pub mod drops;
+pub mod firewall;
+pub mod programs;
