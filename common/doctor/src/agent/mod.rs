@@ -1,5 +1,7 @@
 //! The doctor at the far end: says what arrives of what another doctor sends.
 
+pub mod client;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

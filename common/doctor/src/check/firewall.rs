@@ -1,5 +1,7 @@
 //! Netfilter: rules that have dropped, and what certainly will.
 
+use std::collections::BTreeMap;
+
 use crate::causes;
 use crate::examine::Interval;
 use crate::finding::{Finding, Layer, Rank};
@@ -50,9 +52,9 @@ pub fn set_up(patient: &Patient, firewall: &Firewall, report: &mut Report) {
 /// Judges what rules have done meanwhile.
 pub fn judge(interval: &Interval, report: &mut Report) {
     let (before, after) = (&interval.before.firewall, &interval.after.firewall);
-    let mut counted = 0;
+    let mut counted = Vec::new();
     for (chain, suspect, packets) in grown(before, after) {
-        counted += packets;
+        counted.push((chain.layer, packets));
         report.find(dropped_by_rule(chain, suspect, packets));
     }
     let Ok(drops) = &interval.drops else { return };
@@ -60,12 +62,40 @@ pub fn judge(interval: &Interval, report: &mut Report) {
     if after.is_conntrack_full {
         return;
     }
-    let dropped: Vec<&Dropped> = drops.iter().filter(|dropped| dropped.reason == REASON).collect();
-    let total: u64 = dropped.iter().map(|dropped| dropped.packets).sum();
-    let Some(uncounted) = total.checked_sub(counted).filter(|uncounted| *uncounted > 0) else { return };
-    if let Some(finding) = uncounted_drops(after, &dropped, uncounted) {
-        report.find(finding);
+    let mut by_layer: BTreeMap<Option<Layer>, Vec<&Dropped>> = BTreeMap::new();
+    for dropped in drops.iter().filter(|dropped| dropped.reason == REASON) {
+        by_layer.entry(hook_of(dropped)).or_default().push(dropped);
     }
+    for (layer, dropped) in by_layer {
+        let total: u64 = dropped.iter().map(|dropped| dropped.packets).sum();
+        let counted = counted.iter().filter(|(at, _)| layer.is_none_or(|layer| layer == *at));
+        let counted: u64 = counted.map(|(_, packets)| packets).sum();
+        let uncounted = total.saturating_sub(counted);
+        if uncounted > 0
+            && let Some(finding) = uncounted_drops(after, layer, &dropped, uncounted)
+        {
+            report.find(finding);
+        }
+    }
+}
+
+/// Returns the hook at which netfilter dropped, by the nearest function that calls one.
+fn hook_of(dropped: &Dropped) -> Option<Layer> {
+    dropped.location.iter().chain(&dropped.callers).find_map(|function| {
+        // The compiler's variants of a function have a suffix.
+        Some(match function.split('.').next()? {
+            "ip_rcv" | "ipv6_rcv" | "ip_list_rcv" | "ipv6_list_rcv" | "ip_sublist_rcv" => Layer::Prerouting,
+            "ip_local_deliver" | "ip6_input" => Layer::Input,
+            "ip_forward" | "ip6_forward" => Layer::Forward,
+            "__ip_local_out" | "ip_local_out" | "__ip6_local_out" | "ip6_local_out" | "ip6_xmit" => {
+                Layer::Output
+            }
+            "ip_output" | "ip6_output" | "ip_mc_output" => Layer::Postrouting,
+            "__netif_receive_skb_core" => Layer::NetdevIngress,
+            "__dev_queue_xmit" => Layer::NetdevEgress,
+            _ => return None,
+        })
+    })
 }
 
 /// Returns the rules that have counted packets since, each once though several hooks may lead to it.
@@ -102,11 +132,19 @@ pub fn dropped_by_rule(chain: &BaseChain, suspect: &Suspect, packets: u64) -> Fi
 }
 
 /// Finds out who has dropped without counting: the only hook that can have, or the likeliest.
-fn uncounted_drops(firewall: &Firewall, dropped: &[&Dropped], packets: u64) -> Option<Finding> {
+fn uncounted_drops(
+    firewall: &Firewall,
+    layer: Option<Layer>,
+    dropped: &[&Dropped],
+    packets: u64,
+) -> Option<Finding> {
     let may: Vec<&BaseChain> = firewall.chains.iter().filter(|chain| drops_uncounted(chain)).collect();
-    // What leaves has no device yet at the output hook, and one everywhere else.
-    let has_device = dropped.iter().any(|dropped| dropped.interface != 0);
-    let fits = |chain: &&BaseChain| (chain.layer == Layer::Output) != has_device;
+    // Without the caller's name: what has no device yet is at the output hook.
+    let is_output = dropped.iter().all(|dropped| dropped.interface == 0);
+    let fits = |chain: &&BaseChain| match layer {
+        Some(layer) => chain.layer == layer,
+        None => !is_output || chain.layer == Layer::Output,
+    };
     let fitting: Vec<&BaseChain> = may.iter().copied().filter(fits).collect();
     let candidates = if fitting.is_empty() { may } else { fitting };
     let likeliest = candidates.iter().min_by_key(|chain| likelihood(chain.layer))?;
@@ -206,7 +244,7 @@ mod tests {
     }
 
     fn dropped(interface: u32, packets: u64) -> Dropped {
-        Dropped { reason: REASON.to_owned(), location: None, interface, protocol: 17, ports: (1, 2), packets }
+        Dropped { reason: REASON.to_owned(), interface, protocol: 17, packets, ..Dropped::default() }
     }
 
     fn judged(interval: &Interval) -> Vec<(&'static str, Layer, u64)> {
@@ -231,6 +269,16 @@ mod tests {
             let interval = interval(silent.clone(), silent, vec![dropped(interface, 4)]);
             assert_eq!(judged(&interval), [("firewall-drop", layer, 4)]);
         }
+    }
+
+    #[test]
+    fn the_kernels_callers_tell_the_hook() {
+        let mut silent = firewall(None, false, Point::Input);
+        silent.chains.extend(firewall(None, false, Point::Postrouting).chains);
+        let callers = ["nf_hook_slow", "ip_output.cold", "ip_rcv"].map(str::to_owned).to_vec();
+        let drops = vec![Dropped { callers, ..dropped(3, 6) }];
+        let findings = judged(&interval(silent.clone(), silent, drops));
+        assert_eq!(findings, [("firewall-drop", Layer::Postrouting, 6)]);
     }
 
     #[test]

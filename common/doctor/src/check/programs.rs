@@ -125,14 +125,7 @@ mod tests {
 
     fn judged(before: Programs, after: Programs, reason: &str) -> Vec<(&'static str, Layer, String, u64)> {
         let counters = |programs| Counters { programs, ..Counters::default() };
-        let dropped = Dropped {
-            reason: reason.to_owned(),
-            location: None,
-            interface: 2,
-            protocol: 17,
-            ports: (1, 2),
-            packets: 5,
-        };
+        let dropped = Dropped { reason: reason.to_owned(), interface: 2, packets: 5, ..Dropped::default() };
         let interval = Interval {
             before: counters(before),
             after: counters(after),

@@ -7,7 +7,7 @@ mod hooks;
 mod tap;
 
 pub use hooks::{Hooks, Place, TABLE_PREFIX};
-pub use tap::{Direction, Tap};
+pub use tap::{Direction, Tap, report_errors};
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use libc::sock_filter;
 
@@ -200,4 +200,21 @@ fn unless(program: &mut Vec<sock_filter>, code: u16, k: u32) {
 fn when(program: &mut Vec<sock_filter>, code: u16, k: u32) {
     program.push(sock_filter { code, jt: 0, jf: 1, k });
     load(program, RETURN, 0);
+}
+
+/// Has the kernel tell a UDP socket all ICMP errors, and all drops before the device: setsockopt(IP_RECVERR).
+///
+/// # Errors
+/// The kernel's.
+pub fn report_errors(socket: &impl AsFd, is_v4: bool) -> io::Result<()> {
+    let (level, option) = match is_v4 {
+        true => (libc::IPPROTO_IP, libc::IP_RECVERR),
+        false => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+    };
+    let on: libc::c_int = 1;
+    let length = mem::size_of_val(&on) as libc::socklen_t;
+    // SAFETY: the pointer and length describe `on`, which lives through the call.
+    check(unsafe {
+        libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const on).cast(), length)
+    })
 }
