@@ -94,14 +94,31 @@ fn programs_and_filters_where_packets_leave_are_named() {
             assert!(report.text(false).contains("program injected"), "{}", report.text(false));
         }
     }
-    let filter =
-        "tc filter add dev eth0 egress protocol ip pref 5 u32 match ip dport 7777 0xffff action drop";
-    if Rig::run(&rig.near, "tc qdisc add dev eth0 clsact")
-        .and_then(|()| Rig::run(&rig.near, filter))
-        .is_some()
-    {
-        rig.assert_found(Udp, "tc-drop", Layer::TcEgress, "eth0");
+    match rig::add_filter(&rig.near, "eth0") {
+        Err(error) => println!("skipped: {error}"),
+        Ok(()) => {
+            rig.assert_found(Udp, "tc-drop", Layer::TcEgress, "eth0");
+            let report = rig.probe(Udp, (FAR, PORT).into(), 20);
+            assert!(
+                report.text(false).contains("tc filter bpf of eth0 egress, pref 5"),
+                "{}",
+                report.text(false)
+            );
+        }
     }
+}
+
+#[test]
+fn datagrams_that_vanish_between_udp_and_the_tap_while_tcp_works() {
+    // The field's case: sending succeeds, OutDatagrams rises, nothing is seen at the device.
+    let Some(rig) = Rig::new() else { return };
+    let hook = "type filter hook egress device \"eth0\" priority 0;";
+    if Rig::rule(&rig.near, "netdev", hook, "meta l4proto udp drop").is_none() {
+        return;
+    }
+    rig.assert_found(Udp, "firewall-drop", Layer::NetdevEgress, "netdev t c handle");
+    let report = rig.probe(Tcp, (FAR, PORT).into(), 20);
+    assert!(report.findings().is_empty(), "{}", report.text(false));
 }
 
 #[test]

@@ -82,24 +82,43 @@ pub fn accused_cgroup(programs: &Programs, how: &[Attachment], packets: u64) -> 
     Some(finding.mended_by(first.removal()))
 }
 
-/// Finds filters whose own counts have grown: these can tell even where the kernel gives no reasons.
+/// Finds filters whose counts have grown: these can tell even where the kernel gives no reasons.
 fn counted(interval: &Interval, report: &mut Report) {
     for on in &interval.after.programs.interfaces {
-        let earlier = interval.before.programs.on(&on.name);
-        for is_egress in [false, true] {
-            let packets = filter_drops(on, is_egress)
-                .saturating_sub(earlier.map_or(0, |earlier| filter_drops(earlier, is_egress)));
-            if packets == 0 {
-                continue;
-            }
-            let layer = if is_egress { Layer::TcEgress } else { Layer::TcIngress };
-            if let Some(finding) = accused(on, &causes::TC_DROP, layer, packets) {
-                report.find(
-                    finding.because(format!("the filters' actions dropped {packets} packets meanwhile")),
-                );
+        let Some(earlier) = interval.before.programs.on(&on.name) else { continue };
+        let by_actions = [false, true]
+            .map(|is_egress| filter_drops(on, is_egress).saturating_sub(filter_drops(earlier, is_egress)));
+        // The clsact qdisc counts what filters drop in both directions, by themselves and by their actions.
+        let all = hook_drops(on).saturating_sub(hook_drops(earlier));
+        let by_programs = all.saturating_sub(by_actions.iter().sum());
+        let layers = [Layer::TcIngress, Layer::TcEgress];
+        let program = layers.into_iter().find(|layer| has_program(on, *layer));
+        for (layer, by_actions) in layers.into_iter().zip(by_actions) {
+            let packets = by_actions + if program == Some(layer) { by_programs } else { 0 };
+            if packets > 0
+                && let Some(finding) = accused(on, &causes::TC_DROP, layer, packets)
+            {
+                report
+                    .find(finding.because(format!(
+                        "by their own counts, filters dropped {packets} packets meanwhile"
+                    )));
             }
         }
     }
+}
+
+/// Tells whether a filter there has a program of others.
+fn has_program(on: &OnInterface, layer: Layer) -> bool {
+    on.filters.iter().any(|(filter, program)| {
+        filter.is_egress == (layer == Layer::TcEgress)
+            && program.as_ref().is_some_and(|program| !program.is_own())
+    })
+}
+
+/// Returns how many packets the filters of an interface's clsact or ingress qdisc have dropped in its life.
+pub fn hook_drops(on: &OnInterface) -> u64 {
+    let hooks = on.queues.iter().filter(|queue| matches!(queue.kind.as_str(), "clsact" | "ingress"));
+    hooks.map(|queue| queue.drops).sum()
 }
 
 /// Returns how many packets the filters of an interface have dropped in their lives, as far as their actions count.

@@ -4,6 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rtt0_netio::attached;
 use rtt0_netio::interface;
 use rtt0_netio::links::{Links, Neighbour, Way};
 use rtt0_netio::ruleset_dump::Point;
@@ -14,6 +15,9 @@ use crate::finding::Layer;
 
 /// How long packets may still be on their way through queues and address resolution; that gives up after three seconds.
 const PATIENCE: Duration = Duration::from_millis(3500);
+
+/// How long it may take until all places have counted what no queue holds back.
+const SETTLE: Duration = Duration::from_millis(300);
 
 /// Counters in place along the way out.
 #[derive(Debug)]
@@ -59,20 +63,30 @@ impl Leaving {
 
     /// Counts, as soon as all `tried` packets have left or no more can be expected to.
     pub(super) fn finish(mut self, tried: u64) -> Left {
-        let deadline = Instant::now() + PATIENCE;
+        let start = Instant::now();
         loop {
             let neighbour = self.neighbour();
             let sightings = self.sightings(tried);
             let count = |place: usize| sightings.get(place).and_then(|sighting| sighting.packets);
             let (tap, last) = (count(7), count(6).or_else(|| count(4)));
-            // They wait in a queue, or for the neighbour's address.
-            let is_underway = tap < last || neighbour == Some(Neighbour::Asked);
-            if !is_underway || Instant::now() > deadline {
+            // They wait in a queue, or for the neighbour's address, or are just being counted.
+            let is_underway = match neighbour {
+                Some(Neighbour::Asked) => true,
+                _ if tap < last => start.elapsed() < SETTLE || self.is_queued(),
+                _ => false,
+            };
+            if !is_underway || start.elapsed() > PATIENCE {
                 let dropped = transmit_drops(&self.interface).saturating_sub(self.transmit_drops);
                 return Left { sightings, neighbour, transmit_drops: dropped };
             }
             thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    fn is_queued(&self) -> bool {
+        let Ok(way) = &self.way else { return false };
+        attached::queues()
+            .is_ok_and(|queues| queues.iter().any(|queue| queue.device == way.device && queue.length > 0))
     }
 
     fn neighbour(&self) -> Option<Neighbour> {

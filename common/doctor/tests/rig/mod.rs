@@ -165,9 +165,18 @@ impl Attach {
 /// Attaches a program that returns `verdict` whatever comes, to the device or control group `target`, as long as what is
 /// returned lives.
 pub fn attach(attach: Attach, target: u32, verdict: i32) -> io::Result<[OwnedFd; 2]> {
-    const PROG_LOAD: i32 = 5;
     const LINK_CREATE: i32 = 28;
     let (attach_type, kind) = attach.numbers();
+    let loaded = load(kind, attach_type, verdict)?;
+    let mut create = [0u64; 8];
+    create[0] = u64::from(loaded.as_raw_fd().cast_unsigned()) | u64::from(target) << 32;
+    create[1] = u64::from(attach_type);
+    let link = bpf(LINK_CREATE, &mut create)?;
+    Ok([loaded, link])
+}
+
+fn load(kind: u32, attach_type: u32, verdict: i32) -> io::Result<OwnedFd> {
+    const PROG_LOAD: i32 = 5;
     // r0 = verdict; exit
     let program: [u64; 2] = [0xb7 | (u64::from(verdict.cast_unsigned()) << 32), 0x95];
     let license = c"GPL";
@@ -178,12 +187,31 @@ pub fn attach(attach: Attach, target: u32, verdict: i32) -> io::Result<[OwnedFd;
     // The name, at byte 48; the expected type, at byte 68.
     load[6] = u64::from_le_bytes(*b"injected");
     load[8] = u64::from(attach_type) << 32;
-    let loaded = bpf(PROG_LOAD, &mut load)?;
-    let mut create = [0u64; 8];
-    create[0] = u64::from(loaded.as_raw_fd().cast_unsigned()) | u64::from(target) << 32;
-    create[1] = u64::from(attach_type);
-    let link = bpf(LINK_CREATE, &mut create)?;
-    Ok([loaded, link])
+    bpf(PROG_LOAD, &mut load)
+}
+
+/// Adds a filter to a device's clsact qdisc, where packets leave, that drops whatever comes.
+pub fn add_filter(namespace: &Namespace, link: &str) -> io::Result<()> {
+    use netlink_bindings::tc::{Request, Tcmsg};
+
+    let program = load(3, 0, 2)?;
+    let device = index(namespace, link).cast_signed();
+    let ask = || {
+        let mut socket = netlink_socket2::NetlinkSocket::new();
+        let at = Tcmsg { ifindex: device, parent: 0xffff_fff1, handle: 0xffff_0000, ..Tcmsg::new() };
+        let mut qdisc = Request::new().set_create().op_newqdisc_do(&at);
+        qdisc.encode().push_kind(c"clsact");
+        socket.request(&qdisc)?.recv_ack()?;
+        let info = 5 << 16 | u32::from((libc::ETH_P_ALL as u16).to_be());
+        let at = Tcmsg { ifindex: device, parent: 0xffff_fff3, handle: 1, info, ..Tcmsg::new() };
+        let mut filter = Request::new().set_create().op_newtfilter_do(&at);
+        let options = filter.encode().push_kind(c"bpf").nested_options_bpf();
+        // TCA_BPF_FLAG_ACT_DIRECT: what it returns is the action.
+        options.push_fd(number(&program)).push_name(c"injected").push_flags(1).end_nested();
+        socket.request(&filter)?.recv_ack()?;
+        Ok(())
+    };
+    namespace.enter(ask).unwrap()
 }
 
 fn bpf<const N: usize>(command: i32, attributes: &mut [u64; N]) -> io::Result<OwnedFd> {

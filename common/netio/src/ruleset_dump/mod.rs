@@ -8,6 +8,9 @@ mod text;
 
 pub use read::dump;
 
+#[cfg(test)]
+mod tests;
+
 /// Where a chain is hooked into the way of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Point {

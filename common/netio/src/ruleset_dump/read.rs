@@ -5,9 +5,9 @@ use std::ffi::CString;
 use std::io;
 
 use netlink_bindings::nftables::{
-    ExprListAttrs, ExprOps, HookDevAttrs, IterableDataAttrs, IterableExprAttrs, IterableNftHookAttrs,
-    IterableRuleAttrs, IterableVerdictAttrs, Nfgenmsg, NftHookAttrs, Registers, Request,
-    SetelemListElemAttrs, VerdictCode,
+    ExprListAttrs, ExprOps, HookDevAttrs, IterableDataAttrs, IterableExprAttrs, IterableExprLookupAttrs,
+    IterableNftHookAttrs, IterableRuleAttrs, IterableVerdictAttrs, Nfgenmsg, NftHookAttrs, Registers,
+    Request, SetelemListElemAttrs, VerdictCode,
 };
 use netlink_socket2::NetlinkSocket;
 
@@ -159,10 +159,17 @@ fn expressions<'a>(rule: &IterableRuleAttrs<'a>) -> Vec<IterableExprAttrs<'a>> {
     list.map(|ExprListAttrs::Elem(expression)| expression).collect()
 }
 
+/// Returns the registers that a lookup reads and writes. The bindings take NFTA_LOOKUP_SREG, _DREG and _SET_ID for the
+/// set's id and the two registers (2, 3, 4 in linux/netfilter/nf_tables.h; all of one type), so each stands one further.
+pub(super) fn lookup_registers(lookup: &IterableExprLookupAttrs<'_>) -> (Option<u32>, Option<u32>) {
+    (lookup.get_set_id().ok(), lookup.get_sreg().ok())
+}
+
 /// Returns the name of the map, if this looks up a verdict.
 fn verdict_map(expression: &IterableExprAttrs<'_>) -> Option<CString> {
     let Ok(ExprOps::Lookup(lookup)) = expression.get_data() else { return None };
-    (lookup.get_dreg() == Ok(Registers::RegVerdict as u32)).then(|| lookup.get_set().ok())?.map(Into::into)
+    let (_, written) = lookup_registers(&lookup);
+    (written == Some(Registers::RegVerdict as u32)).then(|| lookup.get_set().ok())?.map(Into::into)
 }
 
 fn read_rule(family: u8, rule: &IterableRuleAttrs<'_>, maps: &HashMap<Names, Map>) -> Option<Rule> {

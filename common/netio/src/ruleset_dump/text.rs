@@ -9,7 +9,7 @@ use netlink_bindings::nftables::{
 };
 
 use super::Verdict;
-use super::read::{CT_INVALID, host_word};
+use super::read::{CT_INVALID, host_word, lookup_registers};
 
 /// What a register holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +86,8 @@ impl Writer {
                 let _ = write!(self.text, "{name} {low}-{high} ");
             }
             Ok(ExprOps::Lookup(lookup)) => {
-                let loaded = lookup.get_sreg().ok().and_then(|register| self.registers.get(&register));
+                let (read, _) = lookup_registers(&lookup);
+                let loaded = read.and_then(|register| self.registers.get(&register));
                 let name = loaded.map_or("(several)", |loaded| &loaded.name);
                 let set = lookup.get_set().map(|set| set.to_string_lossy().into_owned()).unwrap_or_default();
                 let _ = write!(self.text, "{name} @{set} ");
