@@ -312,7 +312,19 @@ pub fn cgroup_folders(cgroup: &str, mounts: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn folders_lie_in_what_is_mounted(group in "[a-z/.]{0,40}", root in "/[a-z/.]{0,10}") {
+            let mounts = format!("1 2 0:3 {root} /mnt rw - cgroup2 none rw\n");
+            let folders = cgroup_folders(&format!("0::{group}\n"), &mounts);
+            prop_assert!(folders.iter().all(|folder| folder.starts_with("/mnt") && !folder.contains("..")));
+            prop_assert_eq!(folders.last().map(String::as_str), Some("/mnt"));
+        }
+    }
 
     const MOUNTS: &str = "25 1 0:23 / /sys rw - sysfs sysfs rw\n\
         31 25 0:27 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";

@@ -47,7 +47,16 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_stands_there_is_read(text in "[A-Za-z0-9: \\n\t.-]{0,200}") {
+            Counts::default().add(&text);
+        }
+    }
 
     #[test]
     fn both_forms_are_read() {

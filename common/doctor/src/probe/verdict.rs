@@ -92,7 +92,9 @@ impl Facts<'_> {
         if let Some((sightings, is_elsewhere)) = &self.far {
             list(if *is_elsewhere { "far host" } else { "probe" }, sightings);
         }
-        list("answer", &self.answers);
+        if self.answers.iter().any(|place| place.packets.is_some_and(|packets| packets > 0)) {
+            list("answer", &self.answers);
+        }
         let Sent { tried, accepted, refused, errors, unreachable } = self.sent;
         let (protocol, address) = (self.target.protocol.name(), self.target.address);
         report.note(
@@ -117,6 +119,11 @@ impl Facts<'_> {
     pub(super) fn judge(&self, report: &mut Report) {
         if let Some(gap) = gap(&self.left.sightings) {
             report.find(self.leaving(&gap).because(gap.words()));
+            return;
+        }
+        let failed: u64 = self.sent.errors.values().sum();
+        if failed > 0 && !self.can_count() {
+            report.find(self.refused(failed));
             return;
         }
         if self.sent.answers() >= self.sent.tried {
@@ -216,10 +223,7 @@ impl Facts<'_> {
         let mut finding = Finding::new(&causes::NO_ANSWER, Layer::Path, rank)
             .of(address.to_string())
             .losing(missing)
-            .because(format!(
-                "all {} probes have left this host by {}; none was answered",
-                self.sent.tried, self.interface
-            ));
+            .because(self.left_in_words());
         if protocol == Protocol::Udp {
             finding = finding.because("what listens to datagrams need not answer them");
         }
@@ -232,6 +236,19 @@ impl Facts<'_> {
                 .seen_by(format!("tcpdump -ni {} host {} and port {}", self.interface, address.ip(), address.port()))
                 .mended_by("run a doctor with --listen on the far host, and give it as --agent: it says what arrives there"),
         );
+    }
+
+    /// Says how far the probes have come, as far as that was seen.
+    fn left_in_words(&self) -> String {
+        let tried = self.sent.tried;
+        match self.left.sightings.iter().rev().find(|sighting| sighting.packets.is_some()) {
+            Some(last) if last.layer != Layer::Socket.name() => {
+                format!("all {tried} probes have come as far as '{}'; none was answered", last.place)
+            }
+            _ => {
+                format!("{tried} probes were sent, nobody could see how far they came, and none was answered")
+            }
+        }
     }
 
     fn on_path(&self, gap: &Gap<'_>, who: &str) -> Finding {
@@ -254,7 +271,16 @@ impl Facts<'_> {
             Layer::Routing => Some(self.refused(lost)),
             layer @ (Layer::Output | Layer::Postrouting | Layer::NetdevEgress) => self.rules(layer, lost),
             Layer::Ip if self.sent.has_failed_with(errno::EMSGSIZE) => Some(
-                Finding::new(&causes::PACKET_TOO_BIG, Layer::Ip, Rank::Loss).of(self.interface).losing(lost),
+                Finding::new(&causes::PACKET_TOO_BIG, Layer::Ip, Rank::Loss)
+                    .of(self.interface)
+                    .losing(lost)
+                    .because(format!("the calls that send failed: {}", error_name(errno::EMSGSIZE)))
+                    .seen_by(format!(
+                        "ip link show dev {0}; ip route get {1}",
+                        self.interface,
+                        self.target.address.ip()
+                    ))
+                    .mended_by("raise the MTU of the link or of the route"),
             ),
             Layer::Neighbour => self.before_egress(gap, lost),
             Layer::Qdisc => self.before_tap(gap, lost),

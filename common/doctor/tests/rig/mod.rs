@@ -1,5 +1,6 @@
 //! Two hosts on a cable, and ways to lose packets between them.
 #![allow(dead_code, unreachable_pub, reason = "each test uses the part it needs")]
+#![allow(clippy::unwrap_used, reason = "part of tests")]
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -51,10 +51,10 @@ fn chains_have_their_hooks_and_rules_their_words() {
     );
     let texts: Vec<_> = ruleset.rules.iter().map(|rule| rule.text.as_str()).collect();
     assert!(texts[0].starts_with("iifname \"eth0\" "), "{texts:?}");
-    assert!(texts[0].ends_with("th dport 443 counter packets 0 drop"), "{texts:?}");
+    assert!(texts[0].ends_with("tcp dport 443 counter drop"), "{texts:?}");
     assert_eq!(texts[1], "ct state established,related accept");
     assert_eq!(texts[2], "ct state invalid drop");
-    assert!(texts[3].contains("th sport") && texts[3].ends_with("reject"), "{texts:?}");
+    assert!(texts[3].contains("udp sport 5-9") && texts[3].ends_with("reject"), "{texts:?}");
 }
 
 #[test]

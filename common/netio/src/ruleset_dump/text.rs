@@ -96,9 +96,7 @@ impl Writer {
                 let name = matching.get_name().map(|name| name.to_string_lossy().into_owned());
                 let _ = write!(self.text, "xt match {} ", name.unwrap_or_default());
             }
-            Ok(ExprOps::Counter(count)) => {
-                let _ = write!(self.text, "counter packets {} ", count.get_packets().unwrap_or(0));
-            }
+            Ok(ExprOps::Counter(_)) => self.text.push_str("counter "),
             // Those that change or note something say nothing of who is matched.
             _ => {
                 if let Ok(name) = expression.get_name() {
@@ -162,7 +160,11 @@ impl Writer {
             Verdict::Jump(chain) => self.text.push_str(&format!("jump {chain}")),
             Verdict::Goto(chain) => self.text.push_str(&format!("goto {chain}")),
         }
-        (self.is_of_invalid, self.text.trim_end().to_owned())
+        let mut text = self.text.trim_end().to_owned();
+        for protocol in ["tcp", "udp"] {
+            text = text.replace(&format!("meta l4proto {protocol} th "), &format!("{protocol} "));
+        }
+        (self.is_of_invalid, text)
     }
 }
 

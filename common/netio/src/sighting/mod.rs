@@ -6,6 +6,9 @@
 mod hooks;
 mod tap;
 
+#[cfg(test)]
+mod tests;
+
 pub use hooks::{Hooks, Place, TABLE_PREFIX};
 pub use tap::{Direction, Tap, report_errors};
 
