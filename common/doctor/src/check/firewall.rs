@@ -1,6 +1,6 @@
 //! Netfilter: rules that have dropped, and what certainly will.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::causes;
 use crate::examine::Interval;
@@ -101,16 +101,15 @@ fn hook_of(dropped: &Dropped) -> Option<Layer> {
 /// Returns the rules that have counted packets since, each once though several hooks may lead to it.
 pub fn grown<'a>(before: &Firewall, after: &'a Firewall) -> Vec<(&'a BaseChain, &'a Suspect, u64)> {
     let mut grown = Vec::new();
-    let mut seen = Vec::new();
+    let (counters, mut seen) = (before.counters(), HashSet::new());
     for chain in &after.chains {
         for suspect in &chain.suspects {
             let Some(now) = suspect.counter else { continue };
-            let earlier = before.counter(chain, suspect).unwrap_or(0);
+            let key = (chain.family, chain.table.as_str(), suspect.handle);
+            let earlier = counters.get(&key).copied().unwrap_or(0);
             let packets = now.checked_sub(earlier).unwrap_or(now);
-            let name = chain.rule_title(suspect);
-            if packets > 0 && !seen.contains(&name) {
+            if packets > 0 && seen.insert(key) {
                 grown.push((chain, suspect, packets));
-                seen.push(name);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Netfilter: what may drop at which hook.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 
@@ -97,6 +97,12 @@ impl BaseChain {
     }
 }
 
+/// A chain's family, table and name.
+type Names<'a> = (&'static str, &'a str, &'a str);
+
+/// Rules by their chains.
+type Rules<'a> = HashMap<Names<'a>, Vec<&'a Rule>>;
+
 impl Firewall {
     /// Reads it.
     pub fn read() -> Self {
@@ -111,8 +117,12 @@ impl Firewall {
 
     /// Finds out who may drop at which hook. The middlebox' guard and the doctor's own counters are left out.
     pub fn of(ruleset: &Ruleset) -> Self {
+        let mut rules: Rules<'_> = HashMap::new();
+        for rule in &ruleset.rules {
+            rules.entry((rule.family, &rule.table, &rule.chain)).or_default().push(rule);
+        }
         let chains = ruleset.chains.iter().filter(|chain| !is_ours(&chain.table));
-        let chains = chains.filter_map(|chain| base_chain(ruleset, chain, chain.hook.as_ref()?)).collect();
+        let chains = chains.filter_map(|chain| base_chain(&rules, chain, chain.hook.as_ref()?)).collect();
         Self { chains, ..Self::default() }
     }
 
@@ -126,11 +136,17 @@ impl Firewall {
         })
     }
 
-    /// Returns the count of a rule, by its names.
-    pub fn counter(&self, chain: &BaseChain, suspect: &Suspect) -> Option<u64> {
-        let same = |other: &&BaseChain| other.family == chain.family && other.table == chain.table;
-        let rules = self.chains.iter().filter(same).flat_map(|other| &other.suspects);
-        rules.filter(|other| other.handle == suspect.handle).find_map(|other| other.counter)
+    /// Returns the counts of all rules that have one, by their family, table and number.
+    pub fn counters(&self) -> HashMap<(&'static str, &str, u64), u64> {
+        let mut counters = HashMap::new();
+        for chain in &self.chains {
+            for suspect in &chain.suspects {
+                if let Some(count) = suspect.counter {
+                    counters.insert((chain.family, chain.table.as_str(), suspect.handle), count);
+                }
+            }
+        }
+        counters
     }
 }
 
@@ -154,7 +170,7 @@ fn layer(point: Point) -> Option<Layer> {
     }
 }
 
-fn base_chain(ruleset: &Ruleset, chain: &Chain, hook: &Hook) -> Option<BaseChain> {
+fn base_chain<'a>(rules: &Rules<'a>, chain: &'a Chain, hook: &Hook) -> Option<BaseChain> {
     let mut base = BaseChain {
         layer: layer(hook.point)?,
         family: chain.family,
@@ -166,27 +182,24 @@ fn base_chain(ruleset: &Ruleset, chain: &Chain, hook: &Hook) -> Option<BaseChain
         accepts: false,
         suspects: Vec::new(),
     };
-    let rules: Vec<&Rule> = ruleset
-        .rules
-        .iter()
-        .filter(|rule| rule.family == chain.family && rule.table == chain.table)
-        .collect();
-    let mut seen = HashSet::new();
-    walk(&rules, &chain.name, DEEPEST, &mut seen, &mut base);
+    let start = (chain.family, chain.table.as_str(), chain.name.as_str());
+    walk(rules, start, DEEPEST, &mut HashSet::new(), &mut base);
     Some(base)
 }
 
 fn walk<'a>(
-    rules: &[&'a Rule],
-    chain: &'a str,
+    rules: &Rules<'a>,
+    chain: Names<'a>,
     depth: usize,
-    seen: &mut HashSet<&'a str>,
+    seen: &mut HashSet<Names<'a>>,
     base: &mut BaseChain,
 ) {
     if depth == 0 || !seen.insert(chain) {
         return;
     }
-    for rule in rules.iter().filter(|rule| rule.chain == chain) {
+    let own = rules.get(&chain).into_iter().flatten();
+    let (family, table, _) = chain;
+    for rule in own {
         let verdicts = match &rule.verdict {
             Verdict::Map(verdicts) => verdicts.as_slice(),
             verdict => std::slice::from_ref(verdict),
@@ -197,7 +210,9 @@ fn walk<'a>(
         for verdict in verdicts {
             match verdict {
                 Verdict::Accept | Verdict::Other => base.accepts = true,
-                Verdict::Jump(next) | Verdict::Goto(next) => walk(rules, next, depth - 1, seen, base),
+                Verdict::Jump(next) | Verdict::Goto(next) => {
+                    walk(rules, (family, table, next), depth - 1, seen, base);
+                }
                 Verdict::Continue | Verdict::Drop | Verdict::Reject | Verdict::Map(_) => {}
             }
         }
