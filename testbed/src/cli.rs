@@ -3,6 +3,7 @@
 use crate::bench::{self, load::crowd_server, load::crowd_server::CrowdArgs};
 use crate::compare::{self, ClientKind, IpVersion, Mode, Options, ServerKind};
 use crate::explore;
+use crate::fault::{self, FaultsArgs};
 use crate::nic::{self, NicMode, Nics};
 use crate::privilege::{self, PrivilegeError};
 use crate::process::Process;
@@ -51,6 +52,8 @@ enum Command {
     Down,
     /// Look where packets vanish on this host, which has no daemon; exit status 0 healthy, 1 findings, 2 could not look
     Doctor(HostDoctorArgs),
+    /// Inject faults between real kernels and look whether the doctor names layer and cause of each
+    Faults(FaultsArgs),
     /// Compare kernel forwarding and both NICs on four VMs, or on namespaces in their place
     Remote(RemoteArgs),
     /// What `remote` has its hosts do
@@ -244,6 +247,10 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
         Command::Doctor(args) => Ok(rtt0_doctor::cli::run(&args.doctor, &Patient::host(args.interfaces))),
+        Command::Faults(args) => {
+            privilege::acquire()?;
+            Ok(outcome(fault::command(&args)?))
+        }
         Command::Remote(args) => remote::command(args),
         Command::Station(command) => command.run().map(|()| ExitCode::SUCCESS),
         Command::Clientnic(args) => Ok(clientnic::main_from(args.with_program("clientnic"))),

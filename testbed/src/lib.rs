@@ -6,6 +6,7 @@ pub mod bench;
 pub mod cli;
 pub mod compare;
 pub mod explore;
+pub mod fault;
 pub mod host;
 pub mod mounts;
 pub mod nic;

@@ -10,7 +10,7 @@ use crate::process::Process;
 use crate::topology::Topology;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -248,6 +248,32 @@ impl Nics {
         self.client.take().into_iter().chain(self.server.take()).collect()
     }
 
+    /// Returns a command that examines the NIC of `host`, with the settings of its daemon.
+    ///
+    /// # Errors
+    /// If this executable can't be found.
+    pub fn doctor(&self, host: &Host) -> anyhow::Result<Command> {
+        let mut command = host.command(executable()?);
+        command.args([host.name(), "doctor"]).args(self.settings(host.name()));
+        Ok(command)
+    }
+
+    /// Returns the settings that `run` of a daemon is given, and its doctor.
+    fn settings(&self, name: &str) -> Vec<OsString> {
+        let folder = |option: &str, path: &Path| [option.into(), path.as_os_str().to_owned()];
+        let mut settings: Vec<OsString> = vec!["--service".into(), SERVICES.into()];
+        settings.extend(folder("--config", &self.config_file(name)));
+        settings
+            .extend(self.interfaces.iter().flat_map(|interface| ["--interface".into(), interface.into()]));
+        settings.extend(folder("--key-file", &self.key_file()));
+        settings.extend(self.options.arguments.iter().map(OsString::from));
+        settings.extend(folder("--state-dir", &self.folder.path().join("state")));
+        if let Some(bpf) = &self.bpf {
+            settings.extend(folder("--bpf-dir", bpf.path()));
+        }
+        settings
+    }
+
     fn daemon(&self, host: &Host, name: &str, own: &[&str]) -> anyhow::Result<Process> {
         let socket_path = self.folder.path().join(format!("{name}.notify"));
         let _ = std::fs::remove_file(&socket_path);
@@ -259,13 +285,7 @@ impl Nics {
             // The machine may have a NIC's configuration of its own, which is not meant.
             std::fs::write(&file, "").context("can't write the configuration")?;
         }
-        command.args([name, "run", "--service", SERVICES]).arg("--config").arg(&file);
-        command.args(self.interfaces.iter().flat_map(|interface| ["--interface", *interface]));
-        command.arg("--key-file").arg(self.key_file()).args(own).args(&self.options.arguments);
-        command.arg("--state-dir").arg(self.folder.path().join("state"));
-        if let Some(bpf) = &self.bpf {
-            command.arg("--bpf-dir").arg(bpf.path());
-        }
+        command.args([name, "run"]).args(self.settings(name)).args(own);
         command.env("NOTIFY_SOCKET", &socket_path).env("RUST_LOG", "info").stdin(std::process::Stdio::null());
         command.stderr(std::fs::File::create(&log).context("can't make the daemon's log")?);
         let mut process = Process::spawn(command)?;

@@ -81,6 +81,7 @@ impl Report {
                 fold(cause, effect);
             }
         }
+        let mut kept = named(kept);
         kept.sort_by(|a, b| (a.rank, b.lost, a.layer).cmp(&(b.rank, a.lost, b.layer)));
         self.findings = kept;
     }
@@ -166,6 +167,21 @@ fn root(cause: &'static Cause, all: &[Finding]) -> &'static str {
         }
     }
     root.id
+}
+
+/// Joins what one account knows of all with what another has found out about a single one: of the same cause and layer, where
+/// only one has a subject, there is one finding.
+fn named(all: Vec<Finding>) -> Vec<Finding> {
+    let is_same = |a: &Finding, b: &Finding| (a.cause.id, a.layer) == (b.cause.id, b.layer);
+    let (whole, mut kept): (Vec<_>, Vec<_>) = all.into_iter().partition(|finding| finding.subject.is_empty());
+    for finding in whole {
+        let mut of_these = kept.iter_mut().filter(|other| is_same(other, &finding));
+        match (of_these.next(), of_these.next()) {
+            (Some(single), None) => fold(single, finding),
+            _ => kept.push(finding),
+        }
+    }
+    kept
 }
 
 /// Adds what another finding has seen.
@@ -258,6 +274,21 @@ mod tests {
         report.find(Finding::new(&OTHER, Layer::Qdisc, Rank::Loss).of("eth1"));
         report.conclude();
         assert_eq!((report.findings().len(), report.findings()[0].evidence.len()), (2, 1));
+    }
+
+    #[test]
+    fn what_is_known_of_all_goes_to_the_only_one_that_is_named() {
+        let finding = |subject| Finding::new(&OTHER, Layer::Socket, Rank::Loss).of(subject).because(subject);
+        let subjects = |all: &[&'static str]| {
+            let mut report = Report::default();
+            all.iter().for_each(|subject| report.find(finding(*subject)));
+            report.conclude();
+            let told = report.findings().iter();
+            told.map(|finding| (finding.subject.clone(), finding.evidence.len())).collect::<Vec<_>>()
+        };
+        assert_eq!(subjects(&["", "port 80"]), [("port 80".to_owned(), 2)]);
+        assert_eq!(subjects(&["port 80", "", "port 81"]).len(), 3);
+        assert_eq!(subjects(&[""]), [(String::new(), 1)]);
     }
 
     #[test]

@@ -110,13 +110,13 @@ pub fn write(interface: &str, wanted: Offloads) -> io::Result<()> {
 }
 
 /// A device by name, with a socket of its namespace to ask through.
-struct Device {
+pub(crate) struct Device {
     socket: OwnedFd,
     name: [c_char; libc::IFNAMSIZ],
 }
 
 impl Device {
-    fn open(interface: &str) -> io::Result<Self> {
+    pub(crate) fn open(interface: &str) -> io::Result<Self> {
         let bytes = interface.as_bytes();
         if bytes.is_empty() || bytes.len() >= libc::IFNAMSIZ || bytes.contains(&0) {
             let message = format!("interface name {interface:?} must have 1–15 bytes");
@@ -133,14 +133,23 @@ impl Device {
     /// Runs one command with `data` and returns the answer's data.
     fn value(&self, command: u32, data: u32) -> io::Result<u32> {
         let mut value = Value { command, data };
+        // SAFETY: the commands of this module read and write exactly one `struct ethtool_value`.
+        unsafe { self.run((&raw mut value).cast()) }?;
+        Ok(value.data)
+    }
+
+    /// Runs the command that `structure` begins with.
+    ///
+    /// # Safety
+    /// `structure` points to the command's structure of `<linux/ethtool.h>`, with room for all that the kernel writes.
+    pub(crate) unsafe fn run(&self, structure: *mut c_void) -> io::Result<()> {
         // SAFETY: `ifreq` is plain old data, for which all zeroes is a valid value.
         let mut request: libc::ifreq = unsafe { mem::zeroed() };
         request.ifr_name = self.name;
-        request.ifr_ifru.ifru_data = (&raw mut value).cast::<c_void>().cast::<c_char>();
-        // SAFETY: `request` and the `Value` it points to outlive the call, and the commands of
-        // this module read and write exactly one `struct ethtool_value`.
+        request.ifr_ifru.ifru_data = structure.cast::<c_char>();
+        // SAFETY: `request` outlives the call; what it points to does by this function's contract.
         let outcome = unsafe { libc::ioctl(self.socket.as_raw_fd(), SIOCETHTOOL.into(), &raw mut request) };
-        if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(value.data) }
+        if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
 

@@ -256,10 +256,11 @@ fn check(kernel: &KernelOffload, path: &mut KernelPath, trial: &Trial) -> Result
 }
 
 #[test]
-fn the_object_is_of_this_source() {
+fn the_objects_are_of_their_sources() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("bpf");
-    let sums = std::fs::read_to_string(folder.join("offload.bpf.sum")).unwrap();
-    for name in ["offload.bpf.c", "offload.bpf.o"] {
+    let sums = ["offload.bpf.sum", "drops.bpf.sum"];
+    let sums = sums.map(|name| std::fs::read_to_string(folder.join(name)).unwrap()).concat();
+    for name in ["offload.bpf.c", "offload.bpf.o", "drops.bpf.c", "drops.bpf.o"] {
         let bytes = std::fs::read(folder.join(name)).unwrap();
         let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         assert!(

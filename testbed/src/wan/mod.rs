@@ -41,7 +41,7 @@ pub(crate) use rtt::{measure as measure_rtt, measure_here as measure_rtt_here};
 use line::Line;
 use packet::PacketPort;
 use port::{Carrier, Port};
-use tap::{Burden, Tap};
+pub(crate) use tap::{Burden, Tap};
 
 /// Length of an Ethernet header without tags; the testbed has none.
 const ETHERNET_HEADER: usize = 14;

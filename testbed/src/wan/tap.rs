@@ -24,7 +24,7 @@ const OFFLOADS_CHECKSUM: c_ulong = 0x01;
 
 /// Which kinds of packets the kernel may hand to the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Burden {
+pub(crate) enum Burden {
     /// Single segments with full checksums.
     Plain,
     /// Single segments, perhaps with partial checksums.
@@ -35,7 +35,7 @@ pub(super) enum Burden {
 
 /// The user-space side of a TAP device. The device disappears with its last clone.
 #[derive(Debug, Clone)]
-pub(super) struct Tap {
+pub(crate) struct Tap {
     file: Arc<File>,
 }
 
@@ -45,7 +45,7 @@ impl Tap {
     ///
     /// # Errors
     /// The error of `open(2)` or of `ioctl(2)` with `TUNSETIFF`.
-    pub(super) fn create(namespace: &Namespace, name: &str, burden: Burden) -> io::Result<Self> {
+    pub(crate) fn create(namespace: &Namespace, name: &str, burden: Burden) -> io::Result<Self> {
         let tap = namespace.enter(|| Self::create_here(name))??;
         tap.set_burden(burden)?;
         Ok(tap)

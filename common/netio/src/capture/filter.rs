@@ -33,9 +33,9 @@ const KEEP_ALL: u32 = 0x40000;
 
 // Ancillary loads: offsets the kernel answers from packet metadata (linux/filter.h).
 pub(super) const AD_PROTOCOL: u32 = ancillary(libc::SKF_AD_PROTOCOL);
-const AD_PKTTYPE: u32 = ancillary(libc::SKF_AD_PKTTYPE);
+pub(super) const AD_PKTTYPE: u32 = ancillary(libc::SKF_AD_PKTTYPE);
 // Packet types: the frame is addressed to this host, or it leaves (linux/if_packet.h).
-const PACKET_HOST: u32 = 0;
+pub(super) const PACKET_HOST: u32 = 0;
 const PACKET_OUTGOING: u32 = 4;
 
 // Opcodes (linux/bpf_common.h).
@@ -44,11 +44,11 @@ pub(super) const LOAD_HALF: u16 = 0x28;
 pub(super) const LOAD_BYTE: u16 = 0x30;
 pub(super) const LOAD_HALF_INDEXED: u16 = 0x48;
 pub(super) const LOAD_BYTE_INDEXED: u16 = 0x50;
-const LOAD_X_HEADER_LENGTH: u16 = 0xb1;
+pub(super) const LOAD_X_HEADER_LENGTH: u16 = 0xb1;
 pub(super) const AND: u16 = 0x54;
 pub(super) const JUMP_IF_EQUAL: u16 = 0x15;
-const JUMP_IF_GREATER: u16 = 0x25;
-const JUMP_IF_NOT_LESS: u16 = 0x35;
+pub(super) const JUMP_IF_GREATER: u16 = 0x25;
+pub(super) const JUMP_IF_NOT_LESS: u16 = 0x35;
 const JUMP_IF_ANY_BIT: u16 = 0x45;
 pub(super) const JUMP: u16 = 0x05;
 pub(super) const LOAD_WORD_INDEXED: u16 = 0x40;

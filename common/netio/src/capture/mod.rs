@@ -19,6 +19,7 @@ mod mmsg;
 mod pnet;
 mod socket;
 pub mod spread;
+mod tap;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -30,6 +31,7 @@ use crate::counters::IoCounters;
 use memory::Memory;
 pub use socket::Filters;
 pub(crate) use socket::SendingSocket;
+pub use tap::Tap;
 
 /// Most packets that one batch holds.
 pub const MAX_BATCH: usize = 64;

@@ -242,7 +242,7 @@ fn link_header(hardware: u16) -> Option<usize> {
 }
 
 /// Ties the socket to an interface and a protocol in network byte order, bind(2).
-fn bind(fd: &impl AsFd, index: libc::c_int, protocol: u16) -> io::Result<()> {
+pub(super) fn bind(fd: &impl AsFd, index: libc::c_int, protocol: u16) -> io::Result<()> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: protocol,

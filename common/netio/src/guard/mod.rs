@@ -38,6 +38,7 @@
 
 mod netlink;
 mod ruleset;
+mod standing;
 mod text;
 
 #[cfg(test)]
@@ -53,6 +54,7 @@ use rtt0_core::service::Services;
 use crate::interface::{self, UnknownInterface};
 use netlink::{ANY, HOOK_INGRESS, HOOK_OUTPUT, HOOK_PREROUTING, INET, Message, NETDEV};
 use ruleset::Ruleset;
+pub use standing::{Standing, standing};
 use text::Text;
 
 /// Why the guard could not be installed or read.
