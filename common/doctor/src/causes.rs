@@ -30,7 +30,7 @@ causes! {
         explains ["lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];
     /// A BPF program of a control group.
     CGROUP_DROP = "cgroup-drop", "a BPF program of a control group drops packets",
-        explains ["out-discards", "lost-between-layers", "socket-refused", "tcp-retransmissions", "tcp-timeouts"];
+        explains ["out-discards", "lost-between-layers", "socket-refused", "socket-filter", "tcp-retransmissions", "tcp-timeouts"];
     /// A filter that a program has put on its own socket.
     SOCKET_FILTER = "socket-filter", "a filter on the receiving socket drops packets",
         explains ["udp-receive-errors", "lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];

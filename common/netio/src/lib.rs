@@ -11,6 +11,7 @@
 //!
 //! The kernel must not forward besides what [`worker`] forwards: [`guard`] sees to that.
 
+pub mod attached;
 pub mod capture;
 pub mod clock;
 pub mod counters;
@@ -27,6 +28,8 @@ pub mod netns;
 pub mod offload;
 pub mod privilege;
 pub mod probe;
+pub mod ruleset_dump;
+pub mod sighting;
 pub mod store;
 pub mod sysctl;
 pub mod trace;

@@ -15,6 +15,10 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::netns::Namespace;
 
+mod way;
+
+pub use way::{Neighbour, Way};
+
 /// What went wrong with a request to the kernel's routing tables.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {

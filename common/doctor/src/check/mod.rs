@@ -3,6 +3,7 @@
 mod capabilities;
 mod cloud;
 pub mod drops;
+pub mod firewall;
 mod forwarding;
 mod growth;
 mod guard;
@@ -11,6 +12,7 @@ mod leftovers;
 mod mtu;
 mod neighbours;
 mod presence;
+pub mod programs;
 mod race;
 mod reverse_path;
 mod routing;
@@ -20,16 +22,20 @@ mod testing;
 mod traffic;
 
 use crate::examine::Interval;
+use crate::look::firewall::Firewall;
 use crate::patient::Patient;
 use crate::report::Report;
 
 /// Judges how the host is set up: what has to be right for packets to pass at all.
 pub fn preconditions(patient: &Patient, report: &mut Report) {
+    firewall::set_up(patient, &Firewall::read(), report);
     setup::preconditions(patient, report);
 }
 
 /// Judges what happened while the doctor looked.
 pub fn interval(patient: &Patient, interval: &Interval, report: &mut Report) {
+    firewall::judge(interval, report);
+    programs::judge(interval, report);
     growth::judge(patient, interval, report);
     drops::judge(patient, interval, report);
     setup::interval(patient, interval, report);

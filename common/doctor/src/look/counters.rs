@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 
+use crate::look::firewall::Firewall;
+use crate::look::programs::Programs;
 use crate::patient::Patient;
 
 /// The longest file that is read whole, in bytes: a few hundred thousand sockets.
@@ -54,6 +56,10 @@ pub struct Counters {
     pub daemon: Option<super::daemon::DaemonCounters>,
     /// The neighbour tables; empty if the kernel does not tell.
     pub neighbour_entries: Vec<super::neighbours::Neighbour>,
+    /// Netfilter's rules, with what they have counted.
+    pub firewall: Firewall,
+    /// Programs and filters, with what they have counted.
+    pub programs: Programs,
 }
 
 impl Default for Counters {
@@ -75,6 +81,8 @@ impl Default for Counters {
             datagrams: unseen(),
             daemon: None,
             neighbour_entries: Vec::new(),
+            firewall: Firewall::default(),
+            programs: Programs::default(),
         }
     }
 }
@@ -95,6 +103,8 @@ impl Counters {
             datagrams: datagrams::read(),
             daemon: super::daemon::read(patient).ok(),
             neighbour_entries: super::neighbours::read().unwrap_or_default(),
+            firewall: Firewall::read(),
+            programs: Programs::read(&patient.interfaces),
         }
     }
 }
