@@ -33,6 +33,7 @@ const FILES: &[&str] = &[
     "/proc/net/stat/arp_cache",
     "/proc/net/stat/ndisc_cache",
     "/proc/net/xfrm_stat",
+    "/proc/net/fib_triestat",
     "/proc/meminfo",
     "/proc/interrupts",
     "/proc/softirqs",
@@ -52,7 +53,6 @@ const FILES_WITH_ADDRESSES: &[&str] = &[
     "/proc/net/route",
     "/proc/net/ipv6_route",
     "/proc/net/if_inet6",
-    "/proc/net/fib_triestat",
 ];
 const SETTINGS: &[&str] =
     &["/proc/sys/net", "/proc/sys/kernel/unprivileged_bpf_disabled", "/proc/sys/kernel/kptr_restrict"];
