@@ -5,6 +5,7 @@
 use crate::causes;
 use crate::finding::{Cause, Layer, Rank};
 use crate::look::drops::Dropped;
+use crate::peer::station::PORTS;
 
 use super::{ICMP, ICMP6, TCP, UDP, place};
 
@@ -147,6 +148,12 @@ fn is_usual(reason: &str) -> bool {
 type Verdict = Option<Option<Blame>>;
 
 /// Those that an administrator or a program has set up.
+/// Tells whether a segment is one of a path check's ([`crate::peer`]): one of its ports is always among those.
+fn is_path_check(dropped: &Dropped) -> bool {
+    let (source, destination) = dropped.ports;
+    dropped.protocol == TCP && (PORTS.contains(&source) || PORTS.contains(&destination))
+}
+
 fn filters(reason: &str, dropped: &Dropped) -> Verdict {
     let leaves = place::is_leaving(dropped);
     let tc = |layer| {
@@ -177,6 +184,8 @@ fn filters(reason: &str, dropped: &Dropped) -> Verdict {
         "NOT_SPECIFIED" if place::is_in(dropped, "xdp") => xdp(),
         "BPF_CGROUP_EGRESS" => cgroup(),
         "SOCKET_FILTER" if !matches!(dropped.protocol, TCP | UDP) => None,
+        // The doctor's own: at these its silence is meant.
+        "SOCKET_FILTER" if is_path_check(dropped) => None,
         // The kernel calls both so; but only one of them is with the socket.
         "SOCKET_FILTER" if !dropped.has_socket_filter => cgroup(),
         "SOCKET_FILTER" => Some(Blame::loss(
