@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rtt0_core::limits::Limits;
 use rtt0_doctor::DoctorArgs;
@@ -100,7 +101,8 @@ pub struct RunArgs {
     pub no_state: bool,
 
     /// Socket for operators, mode 0660 (see show, drain, top); empty for none [default: NAME.sock in the state folder]
-    #[arg(long, value_name = "FILE")]
+    // Clap's own parser of paths refuses an empty one.
+    #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub control_socket: Option<PathBuf>,
 
     /// Where Prometheus may ask for metrics, such as 127.0.0.1:9641

@@ -91,10 +91,10 @@ pub(super) const ALL: &[Case] = &[
     },
     Case {
         name: "bound-reached",
-        about: "ServerNIC may know one connection at a time, and gets more",
+        about: "ClientNIC may know one connection at a time, and gets more",
         expected: expect(&["bound-reached"], Layer::Daemon),
         raised: Raised { nic_arguments: &["--max-flows", "1"], ..WITH_NICS },
-        patient: SERVER_NIC,
+        patient: CLIENT_NIC,
         traffic: &[Kind::Tcp(V4), Kind::Tcp(V4), Kind::Tcp(V4), Kind::Tcp(V4)],
         ..BASE
     },

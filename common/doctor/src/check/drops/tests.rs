@@ -133,6 +133,8 @@ fn what_healthy_hosts_drop_is_no_finding() {
         tcp("TCP_OLD_SEQUENCE", &["tcp_validate_incoming"]),
         tcp("PACKET_SOCK_ERROR", &["tpacket_rcv"]),
         tcp("SOCKET_FILTER", &["raw_rcv"]),
+        // A path check's, at the end that listens.
+        Dropped { has_socket_filter: true, ..dropped("SOCKET_FILTER", &["tcp_v4_rcv"], TCP, (40000, 9650)) },
         tcp("SUBSYSTEM_1_REASON_9", &[]),
         multicast("NOT_SPECIFIED", "ip6_mc_input", 143),
         multicast("IP_INNOROUTES", "ip6_pkt_discard", 135),

@@ -5,6 +5,13 @@ use crate::causes;
 use crate::check::drops::{TCP, UDP, place};
 use crate::finding::Layer;
 use crate::look::drops::Dropped;
+use crate::peer::station::PORTS;
+
+/// Tells whether a segment is one of a path check's ([`crate::peer`]): one of its ports is always among those.
+fn is_path_check(dropped: &Dropped) -> bool {
+    let (source, destination) = dropped.ports;
+    dropped.protocol == TCP && (PORTS.contains(&source) || PORTS.contains(&destination))
+}
 
 /// Those that an administrator or a program has set up.
 pub(super) fn filters(reason: &str, dropped: &Dropped) -> Verdict {
@@ -37,6 +44,8 @@ pub(super) fn filters(reason: &str, dropped: &Dropped) -> Verdict {
         "NOT_SPECIFIED" if place::is_in(dropped, "xdp") => xdp(),
         "BPF_CGROUP_EGRESS" => cgroup(),
         "SOCKET_FILTER" if !matches!(dropped.protocol, TCP | UDP) => None,
+        // The doctor's own: at these its silence is meant.
+        "SOCKET_FILTER" if is_path_check(dropped) => None,
         // The kernel calls both so; but only one of them is with the socket.
         "SOCKET_FILTER" if !dropped.has_socket_filter => cgroup(),
         "SOCKET_FILTER" => Some(Blame::loss(
