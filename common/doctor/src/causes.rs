@@ -120,6 +120,8 @@ causes! {
     /// The queueing discipline is full, or of a kind that drops.
     QDISC_DROP = "qdisc-drop", "the queueing discipline drops packets",
         explains ["udp-send-buffer", "out-discards", "lost-between-layers", "socket-refused", "tcp-retransmissions", "tcp-timeouts", "emission-failed"];
+    /// It lets nothing pass, so that not even ARP gets its answers.
+    QDISC_BLACKHOLE = "qdisc-blackhole", "the queueing discipline lets nothing pass", explains ["qdisc-drop", "neighbour-failed"];
     /// The driver's transmit side.
     DEVICE_TX_DROP = "device-tx-drop", "the device or its driver drops packets that are to leave",
         explains ["udp-send-buffer", "out-discards", "lost-between-layers", "tcp-retransmissions", "tcp-timeouts"];

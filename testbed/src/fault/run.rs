@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::case::Case;
 use super::shell::Untriable;
 use super::site::Site;
-use super::verdict::{Finding, Verdict};
+use super::verdict::{Fact, Finding, Verdict};
 use super::{all, markdown};
 use crate::report::table::framed;
 use crate::scratch::Scratch;
@@ -55,6 +55,8 @@ pub(super) struct Outcome {
     pub(super) result: Outcomes,
     /// What was found, the likeliest first.
     pub(super) findings: Vec<Finding>,
+    /// What else the doctor noted.
+    pub(super) facts: Vec<Fact>,
     /// Why it could not be tried, or what else is to be said.
     pub(super) remark: String,
 }
@@ -157,6 +159,7 @@ fn tell(bar: &ProgressBar, outcome: &Outcome) {
         lines += &format!("\n    {finding} ({})", finding.subject);
         finding.evidence.iter().for_each(|evidence| lines += &format!("\n      - {evidence}"));
     }
+    outcome.facts.iter().for_each(|Fact { name, value }| lines += &format!("\n      {name}: {value}"));
     bar.suspend(|| eprintln!("{lines}"));
 }
 
@@ -165,21 +168,24 @@ fn try_one(case: &'static Case) -> Outcome {
         Some(expected) => format!("{} at {}", expected.causes.join(" or "), expected.layer),
         None => "nothing".to_owned(),
     };
-    let outcome = |result, findings, remark| Outcome {
+    let outcome = |result, findings, facts, remark| Outcome {
         case: case.name,
         about: case.about,
         is_fault: case.expected.is_some(),
         expected: expected.clone(),
         result,
         findings,
+        facts,
         remark,
     };
     match Site::raise(&case.raised).and_then(|site| site.examine(case)) {
-        Ok(verdict) => outcome(judge(case, &verdict), verdict.findings.clone(), remark(&verdict)),
-        Err(error) if error.downcast_ref::<Untriable>().is_some() => {
-            outcome(Outcomes::Skipped, Vec::new(), format!("{error:#}"))
+        Ok(verdict) => {
+            outcome(judge(case, &verdict), verdict.findings.clone(), verdict.facts.clone(), remark(&verdict))
         }
-        Err(error) => outcome(Outcomes::Wrong, Vec::new(), format!("{error:#}")),
+        Err(error) if error.downcast_ref::<Untriable>().is_some() => {
+            outcome(Outcomes::Skipped, Vec::new(), Vec::new(), format!("{error:#}"))
+        }
+        Err(error) => outcome(Outcomes::Wrong, Vec::new(), Vec::new(), format!("{error:#}")),
     }
 }
 

@@ -9,6 +9,15 @@ pub(super) struct Verdict {
     pub(super) findings: Vec<Finding>,
     #[serde(default)]
     pub(super) unseen: Vec<Unseen>,
+    #[serde(default)]
+    pub(super) facts: Vec<Fact>,
+}
+
+/// Something worth knowing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Fact {
+    pub(super) name: String,
+    pub(super) value: String,
 }
 
 /// One finding.

@@ -42,7 +42,7 @@ pub(super) const ALL: &[Case] = &[
     Case {
         name: "qdisc-blackhole",
         about: "the client's device has the queueing discipline that drops everything",
-        expected: expect(&["qdisc-drop"], Layer::Qdisc),
+        expected: expect(&["qdisc-blackhole"], Layer::Qdisc),
         arguments: UDP_PROBE,
         inject: |site| run(site.host(Place::Client), "tc qdisc add dev eth0 root blackhole"),
         ..BASE

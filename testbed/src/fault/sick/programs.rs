@@ -132,7 +132,7 @@ pub(super) const ALL: &[Case] = &[
         about: "an XDP program drops TCP at the server's device",
         expected: expect(&["xdp-drop"], Layer::Xdp),
         patient: SERVER,
-        traffic: &[Kind::Tcp(V4)],
+        traffic: &[Kind::Tcp(V4), Kind::Tcp(V4)],
         inject: |site| at_device(site, Place::Server, Hook::Xdp, PROTOCOL_TCP),
         ..BASE
     },

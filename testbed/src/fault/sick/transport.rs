@@ -102,7 +102,7 @@ pub(super) const ALL: &[Case] = &[
             sysctl::set(site.host(Place::Server).namespace(), &parameters)?;
             listen(site, 8)?;
             flood::route_sources(&site.topology)?;
-            let flood = Flood::start(site.host(Place::Client), own_address(), 500)?;
+            let flood = Flood::start(site.host(Place::Client), own_address(), 2000)?;
             site.keep(flood);
             Ok(())
         },
@@ -117,7 +117,7 @@ pub(super) const ALL: &[Case] = &[
             sysctl::set(site.host(Place::Server).namespace(), &[("net.ipv4.tcp_max_syn_backlog", "8")])?;
             listen(site, 8)?;
             flood::route_sources(&site.topology)?;
-            let flood = Flood::start(site.host(Place::Client), own_address(), 500)?;
+            let flood = Flood::start(site.host(Place::Client), own_address(), 2000)?;
             site.keep(flood);
             Ok(())
         },

@@ -1,7 +1,7 @@
 //! Queueing disciplines: those that drop, and those in which packets stand still.
 
 use super::{Growth, STRAYS, grown, is_share, percent};
-use crate::causes::QDISC_DROP;
+use crate::causes::{QDISC_BLACKHOLE, QDISC_DROP};
 use crate::finding::{Finding, Layer, Rank};
 use crate::look::counters::queues::Queue;
 use crate::patient::Patient;
@@ -93,7 +93,8 @@ fn dropping(queues: &[Grown<'_>], growth: &Growth<'_>, name: &str, length: u32) 
         .max_by_key(|queue| queue.drops)
         .or_else(|| dropping.first())?;
     let (drops, sent) = (innermost.drops, innermost.packets);
-    let mut finding = Finding::new(&QDISC_DROP, Layer::Qdisc, Rank::Loss)
+    let cause = if sent == 0 { &QDISC_BLACKHOLE } else { &QDISC_DROP };
+    let mut finding = Finding::new(cause, Layer::Qdisc, Rank::Loss)
         .losing(drops)
         .because(
             growth.rate(&format!("the number of packets dropped by {} of {name}", innermost.told()), drops),
