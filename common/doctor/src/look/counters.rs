@@ -6,6 +6,7 @@
 pub mod conntrack;
 pub mod datagrams;
 pub mod drivers;
+pub mod half_open;
 pub mod links;
 pub mod listeners;
 pub mod memory;
@@ -50,6 +51,8 @@ pub struct Counters {
     pub neighbours: Seen<neighbours::Tables>,
     /// The TCP sockets that listen.
     pub listeners: Seen<Vec<listeners::Listener>>,
+    /// The connections that are half open.
+    pub half_open: Seen<half_open::HalfOpen>,
     /// The UDP sockets, by inode.
     pub datagrams: Seen<BTreeMap<u64, datagrams::Datagrams>>,
     /// What the daemon counts; `None` if there is none, or it does not answer.
@@ -78,6 +81,7 @@ impl Default for Counters {
             drivers: BTreeMap::new(),
             neighbours: unseen(),
             listeners: unseen(),
+            half_open: unseen(),
             datagrams: unseen(),
             daemon: None,
             neighbour_entries: Vec::new(),
@@ -100,6 +104,7 @@ impl Counters {
             drivers: patient.interfaces.iter().map(|name| (name.clone(), drivers::read(name))).collect(),
             neighbours: neighbours::read(),
             listeners: listeners::read(),
+            half_open: half_open::read(),
             datagrams: datagrams::read(),
             daemon: super::daemon::read(patient).ok(),
             neighbour_entries: super::neighbours::read().unwrap_or_default(),

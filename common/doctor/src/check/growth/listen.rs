@@ -3,6 +3,7 @@
 use super::Growth;
 use crate::causes::{LISTEN_DROPS, LISTEN_OVERFLOW, SYN_FLOOD};
 use crate::finding::{Finding, Layer, Rank};
+use crate::look::counters::half_open::HalfOpen;
 use crate::look::counters::listeners::Listener;
 use crate::look::counters::{Counters, Seen};
 use crate::report::Report;
@@ -18,7 +19,12 @@ pub(super) fn judge(growth: &Growth<'_>, report: &mut Report) {
     accept_queue(growth, overflows, report);
     half_open(growth, refused, report);
     let others = growth.count("TcpExtListenDrops").saturating_sub(overflows + refused);
-    if others >= DROPS {
+    if others >= DROPS
+        && let Ok(half_open) = &growth.after().half_open
+        && half_open.is_full()
+    {
+        report.find(uncounted(growth, half_open, others));
+    } else if others >= DROPS {
         report.find(
             growth
                 .found(&LISTEN_DROPS, (Layer::Transport, Rank::Loss), others, &["TcpExtListenDrops"])
@@ -98,6 +104,22 @@ fn half_open(growth: &Growth<'_>, refused: u64, report: &mut Report) {
         "raise the backlog of listen(2), net.core.somaxconn and net.ipv4.tcp_max_syn_backlog; keep \
          net.ipv4.tcp_syncookies=1; see whether the clients answer at all (ss -tn state syn-recv)",
     ));
+}
+
+/// Without cookies the kernel does not say of a SYN that the queue was full.
+fn uncounted(growth: &Growth<'_>, half_open: &HalfOpen, dropped: u64) -> Finding {
+    let HalfOpen { connections, most, .. } = half_open;
+    let most = most.unwrap_or_default();
+    growth
+        .found(&SYN_FLOOD, (Layer::Socket, Rank::Loss), dropped, &["TcpExtListenDrops"])
+        .because(format!(
+            "{connections} connections are half open; without SYN cookies (net.ipv4.tcp_syncookies=0) new clients get no \
+             more than three quarters of net.ipv4.tcp_max_syn_backlog, which is {most}"
+        ))
+        .mended_by(
+            "sysctl net.ipv4.tcp_syncookies=1, or a larger net.ipv4.tcp_max_syn_backlog; see whether the clients answer \
+             at all (ss -tn state syn-recv)",
+        )
 }
 
 fn listeners(seen: &Seen<Vec<Listener>>) -> impl Iterator<Item = &Listener> {
