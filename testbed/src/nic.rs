@@ -248,6 +248,13 @@ impl Nics {
         self.client.take().into_iter().chain(self.server.take()).collect()
     }
 
+    /// Returns the arguments with which this executable, or a copy of it, runs the daemon of `host`.
+    pub fn run_arguments(&self, host: &Host) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = vec![host.name().into(), "run".into()];
+        arguments.extend(self.settings(host.name()));
+        arguments
+    }
+
     /// Returns a command that examines the NIC of `host`, with the settings of its daemon.
     ///
     /// # Errors

@@ -250,6 +250,17 @@ impl Topology {
         Ok(())
     }
 
+    /// Joins the client to its NIC again, whose device has been removed, as they were joined with [`Wiring::Direct`].
+    ///
+    /// # Errors
+    /// If a device, address or route can't be made.
+    pub fn rejoin_client(&self) -> anyhow::Result<()> {
+        join((&self.client_nic, LAN0), (&self.client, ETH0), &TopologyConfig::default())?;
+        assign(&self.client_nic, LAN0, CLIENT_NIC_LAN)?;
+        assign(&self.client, ETH0, CLIENT)?;
+        route_all(&self.client, CLIENT_NIC_LAN)
+    }
+
     /// Changes the long leg for packets that enter it from now on.
     pub fn set_path(&self, path: wan::Path) {
         if let Err(error) = self.wan.set_path(path) {

@@ -172,6 +172,17 @@ impl Links {
         self.change(link, "set MTU and queue of", |message| message.mtu(mtu).txqueuelen(packets))
     }
 
+    /// Removes the device; the other end of a veth pair goes with it.
+    ///
+    /// # Errors
+    /// [`LinkError`]; needs `CAP_NET_ADMIN`.
+    pub fn remove(&self, link: &str) -> Result<(), LinkError> {
+        let index = self.index(link)?;
+        self.runtime
+            .block_on(self.handle.link().del(index).execute())
+            .map_err(|error| refused(format!("remove {link}"), error))
+    }
+
     fn change(
         &self,
         link: &str,

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::{fmt, fs, io};
 
+use crate::interface::{self, Interface};
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError};
 use aya::programs::{ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfError, Pod};
@@ -56,7 +57,7 @@ pub enum DropReasonsError {
 
 /// Packets dropped for one reason, in one place, on one device, of one pair of ports.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Drops {
+pub struct Dropped {
     /// The kernel's name for the reason, without `SKB_DROP_REASON_`; a module's as `SUBSYSTEM_2_REASON_7`.
     pub reason: String,
     /// The function that dropped them, if known.
@@ -65,6 +66,8 @@ pub struct Drops {
     pub callers: Vec<String>,
     /// The device by its index, or that which the packets were to leave by; 0 if none.
     pub interface: u32,
+    /// Its name, if it still has one.
+    pub device: Option<String>,
     /// What the device took them for, in host byte order; 0 if unknown.
     pub ethertype: u16,
     /// The IP protocol; 0 if unknown.
@@ -85,7 +88,7 @@ pub struct Drops {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counted {
     /// What is known of it. Where the ports were too many those of clients (32768 and above) are 0, or all.
-    pub drops: Vec<Drops>,
+    pub drops: Vec<Dropped>,
     /// Packets that were dropped and for which the tables had no room.
     pub uncounted: u64,
 }
@@ -162,19 +165,32 @@ impl DropCounter {
         let addresses = entries.iter().flat_map(|(key, _)| key.callers.into_iter().chain([key.location]));
         // Without the functions' names the reasons tell enough.
         let functions = symbols::functions(addresses).unwrap_or_default();
-        let drops =
-            entries.iter().map(|(key, packets)| Drops::new(key, *packets, &self.names, &functions)).collect();
+        let devices = interface::list();
+        let drops = entries
+            .iter()
+            .map(|(key, packets)| Dropped::new(key, *packets, &self.names, &functions, &devices))
+            .collect();
         Ok(Counted { drops, uncounted })
     }
 }
 
-impl Drops {
-    fn new(key: &Key, packets: u64, names: &HashMap<u32, String>, functions: &HashMap<u64, String>) -> Self {
+impl Dropped {
+    fn new(
+        key: &Key,
+        packets: u64,
+        names: &HashMap<u32, String>,
+        functions: &HashMap<u64, String>,
+        devices: &[Interface],
+    ) -> Self {
         Self {
             reason: reason(names, key.reason),
             location: functions.get(&key.location).cloned(),
             callers: key.callers.iter().map_while(|address| functions.get(address).cloned()).collect(),
             interface: key.interface,
+            device: devices
+                .iter()
+                .find(|device| device.index == key.interface)
+                .map(|device| device.name.clone()),
             ethertype: key.ethertype,
             protocol: key.protocol,
             ports: (key.source, key.destination),

@@ -36,7 +36,7 @@
 //! invalid to conntrack. It does the same in `prerouting` with what is emitted through a device of
 //! ours ([`crate::emit::DEVICE_PREFIX`]), and gives that the mark too.
 
-mod netlink;
+pub(crate) mod netlink;
 mod ruleset;
 mod standing;
 mod text;

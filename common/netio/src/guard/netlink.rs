@@ -315,7 +315,12 @@ fn masked<P: Pusher>(
     compare(list, CmpOps::Eq, value)
 }
 
-fn compare<P: Pusher>(list: PushExprListAttrs<P>, op: CmpOps, value: &[u8]) -> PushExprListAttrs<P> {
+/// Appends a comparison of the first register with `value`.
+pub(crate) fn compare<P: Pusher>(
+    list: PushExprListAttrs<P>,
+    op: CmpOps,
+    value: &[u8],
+) -> PushExprListAttrs<P> {
     list.nested_elem()
         .nested_data_cmp()
         .push_sreg(REGISTER)

@@ -13,6 +13,7 @@ use netlink_bindings::traits::Pusher;
 use netlink_socket2::{NetlinkSocket, ReplyError};
 
 use super::{Base, Condition, Packets};
+use crate::guard::netlink::compare;
 use crate::ruleset_dump::Point;
 
 /// What the names of these tables begin with; the process id follows.
@@ -292,16 +293,4 @@ fn condition<P: Pusher>(list: PushExprListAttrs<P>, condition: &Condition) -> Pu
     }
     let list = compare(list, CmpOps::Gte, &bytes(condition.low));
     compare(list, CmpOps::Lte, &bytes(condition.high))
-}
-
-fn compare<P: Pusher>(list: PushExprListAttrs<P>, op: CmpOps, value: &[u8]) -> PushExprListAttrs<P> {
-    list.nested_elem()
-        .nested_data_cmp()
-        .push_sreg(REGISTER)
-        .push_op(op as u32)
-        .nested_data()
-        .push_value(value)
-        .end_nested()
-        .end_nested()
-        .end_nested()
 }

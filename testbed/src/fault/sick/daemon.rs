@@ -1,15 +1,26 @@
 //! The daemons themselves.
 
-use anyhow::Context;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
 use rtt0_doctor::Layer;
+use rtt0_netio::links::Links;
+use rustix::fs::XattrFlags;
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 use super::super::case::{BASE, Case, Patient, Place, Raised, WITH_NICS, expect};
-use super::super::shell::nft;
+use super::super::shell::{Untriable, nft};
 use super::super::traffic::Kind;
 use crate::compare::choice::IpVersion::V4;
 use crate::nic;
 use crate::process::Process;
+use crate::program::installed;
 
 const CLIENT_NIC: Patient = Patient::Nic(Place::ClientNic);
 const SERVER_NIC: Patient = Patient::Nic(Place::ServerNic);
@@ -47,6 +58,45 @@ pub(super) const ALL: &[Case] = &[
         ..BASE
     },
     Case {
+        name: "capability-late",
+        about: "ClientNIC's file was given CAP_BPF while the daemon, which lacks it, was running already",
+        expected: expect(&["capability-late"], Layer::Daemon),
+        raised: WITH_NICS,
+        patient: CLIENT_NIC,
+        inject: |site| {
+            let (folder, file) = copy_of_this_executable()?;
+            let nics = site.nics.as_mut().context("no daemons")?;
+            nics.client().take().context("no ClientNIC")?.terminate()?;
+            let host = &site.topology.client_nic;
+            let setpriv =
+                installed::find("setpriv").ok_or_else(|| Untriable("not installed: setpriv".to_owned()))?;
+            let mut command = host.command(setpriv);
+            command.arg("--bounding-set=-bpf,-perfmon,-sys_admin").arg(&file).args(nics.run_arguments(host));
+            command.stderr(Stdio::null());
+            let mut daemon = Process::spawn(command)?;
+            thread::sleep(Duration::from_secs(1));
+            ensure!(daemon.try_wait()?.is_none(), "the daemon does not run without CAP_BPF");
+            give_capabilities(&file)?;
+            site.keep((daemon, folder));
+            Ok(())
+        },
+        ..BASE
+    },
+    Case {
+        name: "interface-recreated",
+        about: "ClientNIC's interface to the client was removed and made anew under the same name",
+        expected: expect(&["guard-mismatch", "guard-missing"], Layer::Daemon),
+        raised: WITH_NICS,
+        patient: CLIENT_NIC,
+        traffic: &[Kind::Tcp(V4)],
+        inject: |site| {
+            let topology = &site.topology;
+            Links::open(topology.client_nic.namespace())?.remove("lan0")?;
+            topology.rejoin_client()
+        },
+        ..BASE
+    },
+    Case {
         name: "second-instance",
         about: "a second ClientNIC runs on the same interfaces",
         expected: expect(&["second-instance"], Layer::Daemon),
@@ -58,10 +108,10 @@ pub(super) const ALL: &[Case] = &[
             command.args(["clientnic", "run", "--config", "/dev/null", "--no-state"]);
             command.args(["--interface", "lan0", "--interface", "wan0", "--service", "10.1.2.0/24:8080"]);
             command.arg("--key-file").arg(nics.key_file()).args(["--control-socket", "", "--offload", "off"]);
-            command.stderr(std::process::Stdio::null());
+            command.stderr(Stdio::null());
             let mut second = Process::spawn(command)?;
-            std::thread::sleep(std::time::Duration::from_millis(500));
-            anyhow::ensure!(second.try_wait()?.is_none(), "a second daemon does not run");
+            thread::sleep(Duration::from_millis(500));
+            ensure!(second.try_wait()?.is_none(), "a second daemon does not run");
             site.keep(second);
             Ok(())
         },
@@ -112,6 +162,27 @@ pub(super) const ALL: &[Case] = &[
         ..BASE
     },
 ];
+
+/// Makes a copy of this executable, of which the file system may keep capabilities.
+fn copy_of_this_executable() -> anyhow::Result<(TempDir, PathBuf)> {
+    let folder = tempfile::tempdir().context("can't make a folder")?;
+    let file = folder.path().join("clientnic");
+    fs::copy("/proc/self/exe", &file).context("can't copy this executable")?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
+    Ok((folder, file))
+}
+
+/// Gives a file the daemon's capabilities, as setcap(8) does (capabilities(7), "File capabilities", revision 2).
+fn give_capabilities(file: &Path) -> anyhow::Result<()> {
+    const REVISION_2_EFFECTIVE: u32 = 0x0200_0001;
+    const NET_ADMIN_AND_RAW: u32 = 1 << 12 | 1 << 13;
+    /// Of capabilities 32 to 63.
+    const PERFMON_AND_BPF: u32 = 1 << (38 - 32) | 1 << (39 - 32);
+    let words = [REVISION_2_EFFECTIVE, NET_ADMIN_AND_RAW, 0, PERFMON_AND_BPF, 0];
+    let value: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    rustix::fs::setxattr(file, "security.capability", &value, XattrFlags::empty())
+        .map_err(|error| Untriable::unless_permitted("capabilities of files", error.into()))
+}
 
 /// A process that goes on when this is dropped, so that it can end.
 struct Stopped(Pid);
