@@ -112,10 +112,10 @@ pub(super) const ALL: &[Case] = &[
     },
     Case {
         name: "healthy-user-space",
-        about: "ServerNIC that leaves nothing to the kernel, under downloads",
+        about: "ServerNIC that leaves nothing to the kernel",
         raised: Raised { nic_arguments: &["--offload", "off"], ..WITH_NICS },
         patient: SERVER_NIC,
-        traffic: &[Kind::Bulk(V4), Kind::Tcp(V6)],
+        traffic: BUSY,
         ..BASE
     },
     Case {
