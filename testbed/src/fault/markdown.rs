@@ -4,7 +4,11 @@ use super::run::{Outcome, Outcomes, Tally};
 
 /// Renders it.
 pub(super) fn render(outcomes: &[Outcome], tally: &Tally) -> String {
-    let mut out = format!("{tally}.\n");
+    let mut out = format!(
+        "# What the doctor makes of faults\n\nMade by `testbed faults --markdown docs/FAULTS.md`, as root; see \
+         [DOCTOR.md](DOCTOR.md). Each row is a site of its own, in network namespaces, and the verdict of a doctor that ran on \
+         the sick host.\n\n**{tally}.**\n"
+    );
     let groups = [("Faults", true, "injected", "named first"), ("Healthy sites", false, "site", "found")];
     for (title, is_fault, what, found) in groups {
         out += &format!("\n## {title}\n\n| case | {what} | {found} | as it should |\n|---|---|---|---|\n");
