@@ -123,6 +123,9 @@ fn runs_confined_and_serves(machine: &Machine, network: &Network) -> Result<(), 
     assert!(profiles.contains("10.1.2.10:443"), "{profiles}");
     let stats = machine.sh("clientnic show stats")?;
     assert!(stats.contains("serving"), "{stats}");
+    // Neither the sandbox nor what the daemon has given up is an illness.
+    let report = machine.sh("clientnic doctor --interval 1; true")?;
+    assert!(report.contains("healthy, as far as was seen"), "{report}");
     Ok(())
 }
 
@@ -178,6 +181,8 @@ fn stops(machine: &Machine) -> Result<(), Failed> {
     let devices = machine.sh("ls /sys/class/net")?;
     assert!(!devices.contains("rtt0-"), "{devices}");
     machine.sh("test -e /run/rtt0/clientnic.state -a ! -e /run/rtt0/clientnic.sock")?;
+    let report = machine.sh("clientnic doctor --interval 1; echo status $?")?;
+    assert!(report.starts_with("1. the daemon does not run") && report.ends_with("status 1\n"), "{report}");
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::process::Stdio;
 
 use rtt0_core::wire::PROTOCOL_TCP;
 use rtt0_doctor::Layer;
@@ -85,7 +86,7 @@ pub(super) const ALL: &[Case] = &[
             site.stop_servers();
             at_cgroup(site, Hook::CgroupIngress, PROTOCOL_TCP)?;
             let mut command = site.host(Place::Server).command(nic::executable()?);
-            command.args(["serve", "--address", "10.1.2.10:8080"]);
+            command.args(["serve", "--address", "10.1.2.10:8080"]).stdout(Stdio::null());
             site.cgroup()?.run_inside(&mut command);
             let server = Process::spawn(command)?;
             site.keep(server);
