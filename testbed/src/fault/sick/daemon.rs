@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::super::case::{BASE, Case, Patient, Place, Raised, WITH_NICS, expect};
-use super::super::shell::{Untriable, nft};
+use super::super::shell::{Untriable, nft, run};
 use super::super::traffic::Kind;
 use crate::compare::choice::IpVersion::V4;
 use crate::nic;
@@ -127,6 +127,15 @@ pub(super) const ALL: &[Case] = &[
         raised: WITH_NICS,
         patient: CLIENT_NIC,
         arguments: &["--service", "10.1.2.0/24:1-65535,10.1.3.0/24:443"],
+        ..BASE
+    },
+    Case {
+        name: "guard-own-address",
+        about: "ClientNIC was given an address within a service, of which the running daemon's guard does not know",
+        expected: expect(&["guard-mismatch"], Layer::Daemon),
+        raised: WITH_NICS,
+        patient: CLIENT_NIC,
+        inject: |site| run(site.host(Place::ClientNic), "ip addr add 10.1.2.77/32 dev wan0"),
         ..BASE
     },
     Case {

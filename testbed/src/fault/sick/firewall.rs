@@ -1,13 +1,17 @@
 //! Rules of nftables in every hook, and connection tracking.
 
+use std::net::{Ipv4Addr, UdpSocket};
+
 use rtt0_doctor::Layer;
+use rtt0_netio::sysctl;
 
 use super::super::case::{BASE, Case, Patient, Place, Raised, WITH_NICS, expect};
-use super::super::shell::nft;
+use super::super::shell::{Untriable, nft};
 use super::super::site::Site;
 use super::super::traffic::Kind;
 use super::{TCP_PROBE, UDP_PROBE};
 use crate::compare::choice::IpVersion::{V4, V6};
+use crate::host::Host;
 use crate::topology::Wiring;
 
 /// Adds a chain with one rule at a hook of `inet`.
@@ -29,6 +33,31 @@ fn at_device(site: &Site, place: Place, hook: &str, device: &str, rule: &str) ->
 const FIREWALL: &[&str] = &["firewall-drop"];
 const SERVER: Patient = Patient::Host(Place::Server);
 const ROUTER: Patient = Patient::Host(Place::ClientNic);
+
+/// Has a host track a connection for each of so many addresses of its loopback that there is room for no more. The limit is that of all
+/// network namespaces, the count is each one's own.
+fn fill_conntrack(host: &Host) -> anyhow::Result<()> {
+    /// More would take too long.
+    const MOST: u32 = 1 << 20;
+    let limit: u32 = sysctl::read(host.namespace(), "net.netfilter.nf_conntrack_max")?.parse()?;
+    if limit > MOST {
+        return Err(
+            Untriable(format!("the kernel tracks {limit} connections, which are too many to make")).into()
+        );
+    }
+    // Some rule has to ask for the state, so that there is any; what comes back by loopback has done its part.
+    let rules = "table inet site {\n chain asks { type filter hook output priority 0; ct state invalid counter\n }\n \
+        chain ends { type filter hook prerouting priority -300; iif lo udp dport 9 drop\n }\n }\n";
+    nft(host, rules)?;
+    let fill = || {
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        for number in 0..limit + limit / 50 {
+            socket.send_to(b"x", (Ipv4Addr::from(0x7f01_0000 + number), 9))?;
+        }
+        std::io::Result::Ok(())
+    };
+    Ok(host.enter(fill)??)
+}
 
 pub(super) const ALL: &[Case] = &[
     Case {
@@ -166,12 +195,21 @@ pub(super) const ALL: &[Case] = &[
         patient: ROUTER,
         traffic: &[Kind::Lasting(20)],
         inject: |site| {
-            rtt0_netio::sysctl::set(
+            sysctl::set(
                 site.host(Place::ClientNic).namespace(),
                 &[("net.netfilter.nf_conntrack_tcp_loose", "0")],
             )?;
             chain(site, Place::ClientNic, "forward", "ct state invalid drop")
         },
+        ..BASE
+    },
+    Case {
+        name: "conntrack-full",
+        about: "a router tracks as many connections as it may, and has no room for new ones",
+        expected: expect(&["conntrack-full"], Layer::Conntrack),
+        patient: ROUTER,
+        traffic: &[Kind::Udp(V4)],
+        inject: |site| fill_conntrack(site.host(Place::ClientNic)),
         ..BASE
     },
     Case {
