@@ -6,8 +6,8 @@
 //!  program ◀─ input ◀─ routing ◀─ prerouting ◀─ ingress ◀─ tc ◀─ tap ◀─ XDP ◀─ driver ◀───────────────┘
 //! ```
 //!
-//! [`leaving`] counts on the upper way, [`arriving`] on the lower one: at the far host if a doctor listens there, on this
-//! host for what it sends to itself, and here for the answers. [`verdict`] finds the first place that has seen fewer than
+//! `leaving` counts on the upper way, `arriving` on the lower one: at the far host if a doctor listens there, on this
+//! host for what it sends to itself, and here for the answers. `verdict` finds the first place that has seen fewer than
 //! the one before, and who stands between the two. Whatever counts belongs to this process and vanishes with it.
 
 pub mod arriving;

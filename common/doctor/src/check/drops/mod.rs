@@ -1,7 +1,7 @@
 //! What the kernel says it dropped, and why.
 //!
 //! Most of what passes the tracepoint is no loss at all: segments that come twice, connections that are closed, multicast
-//! that nobody wants. [`reasons`] says which reasons mean something, and what; [`place`] tells the layer from
+//! that nobody wants. `reasons` says which reasons mean something, and what; `place` tells the layer from
 //! the functions that had been called. What no table knows is told as it is.
 
 mod place;
