@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rtt0_core::service::Services;
 use rtt0_doctor::{Daemon, DoctorArgs, Patient, Role};
 use rtt0_netio::interface;
 
 use crate::cli::RunArgs;
-use crate::control::{self, stats_of};
+use crate::control::{self, AskError, stats_of};
 use crate::failure::Failure;
 use crate::offload::Offloading;
 use crate::setup;
@@ -26,9 +27,15 @@ pub(crate) fn examine(
     let services = Services::new(setup::rules(run)?, interface::local_addresses());
     let control_socket = control_socket(program, run);
     let asked = control_socket.clone();
+    // Whoever does not answer is waited for once, and not each time.
+    let is_silent = AtomicBool::new(false);
     let stats = move || match &asked {
-        Some(path) => stats_of(path).map_err(|error| error.to_string()),
         None => Err("it has no control socket".to_owned()),
+        Some(_) if is_silent.load(Ordering::Relaxed) => Err("it has not answered before".to_owned()),
+        Some(path) => stats_of(path).map_err(|error| {
+            is_silent.store(matches!(error, AskError::Broken(_)), Ordering::Relaxed);
+            error.to_string()
+        }),
     };
     let daemon = Daemon {
         name: program,

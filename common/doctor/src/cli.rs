@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use indicatif::ProgressBar;
 
 use crate::examine::{self, Options};
 use crate::patient::Patient;
@@ -82,7 +83,11 @@ fn try_run(args: &DoctorArgs, patient: &Patient) -> Result<ExitCode, String> {
         probe: target(args)?,
         peer: args.peer.as_deref().map(resolve).transpose()?,
     };
-    let report = examine::examine(patient, &options);
+    // Drawn only on a terminal.
+    let spinner = ProgressBar::new_spinner();
+    spinner.enable_steady_tick(Duration::from_millis(120));
+    let report = examine::examine(patient, &options, |what| spinner.set_message(what.to_owned()));
+    spinner.finish_and_clear();
     if let Some(file) = &args.bundle {
         bundle::write(file, patient, &report, args.is_redacted)
             .map_err(|error| format!("cannot write {}: {error}", file.display()))?;

@@ -43,19 +43,23 @@ impl Interval {
     }
 }
 
-/// Examines the host that this process is on.
-pub fn examine(patient: &Patient, options: &Options) -> Report {
+/// Examines the host that this process is on. `say` is told, in a few words, what is being done.
+pub fn examine(patient: &Patient, options: &Options, say: impl Fn(&str)) -> Report {
     let mut report = Report::default();
+    say("looking how the host is set up");
     let monitor = DropMonitor::start();
     let start = Instant::now();
     let before = Counters::read(patient);
     check::preconditions(patient, &mut report);
     if let Some(target) = &options.probe {
+        say("sending probes");
         probe::probe(patient, target, &mut report);
     }
     if let Some(peer) = options.peer {
+        say("trying the path to the other NIC");
         peer::compare(patient, peer, &mut report);
     }
+    say(&format!("watching the kernel's counters for {:.1?} in all", options.interval));
     thread::sleep(options.interval.saturating_sub(start.elapsed()));
     let after = Counters::read(patient);
     let elapsed = start.elapsed();
