@@ -12,10 +12,9 @@ use indicatif::ProgressBar;
 use crate::examine::{self, Options};
 use crate::patient::Patient;
 use crate::probe::{Protocol, Target};
+use crate::talk::PORT;
 use crate::{agent, bundle};
 
-/// Port on which a doctor listens for another.
-pub const AGENT_PORT: u16 = 9642;
 /// Exit status when the doctor could not look.
 pub const BLIND: u8 = 2;
 
@@ -123,7 +122,7 @@ fn target(args: &DoctorArgs) -> Result<Option<Target>, String> {
 fn resolve(text: &str) -> Result<SocketAddr, String> {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     text.to_socket_addrs()
-        .or_else(|_| (bare, AGENT_PORT).to_socket_addrs())
+        .or_else(|_| (bare, PORT).to_socket_addrs())
         .ok()
         .and_then(|mut found| found.next())
         .ok_or_else(|| format!("'{text}' is no HOST or HOST:PORT that can be resolved"))

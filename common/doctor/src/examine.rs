@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::check;
 use crate::look::counters::Counters;
-use crate::look::drops::{DropMonitor, Dropped};
+use crate::look::drops::DropMonitor;
+use crate::look::interval::Interval;
 use crate::patient::Patient;
 use crate::report::Report;
 use crate::{peer, probe};
@@ -20,27 +21,6 @@ pub struct Options {
     pub probe: Option<probe::Target>,
     /// The other NIC's doctor, for the path between them.
     pub peer: Option<SocketAddr>,
-}
-
-/// What happened while the doctor looked.
-#[derive(Debug)]
-pub struct Interval {
-    /// The kernel's counters at its beginning.
-    pub before: Counters,
-    /// And at its end.
-    pub after: Counters,
-    /// How long it was.
-    pub elapsed: Duration,
-    /// The packets that the kernel dropped meanwhile, by its own reasons, or why those can't be had.
-    pub drops: Result<Vec<Dropped>, String>,
-}
-
-impl Interval {
-    /// Returns how much something has grown meanwhile; what has shrunk was reset, and counts from zero.
-    pub fn growth(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
-        let (before, after) = (counter(&self.before), counter(&self.after));
-        after.checked_sub(before).unwrap_or(after)
-    }
 }
 
 /// Examines the host that this process is on. `say` is told, in a few words, what is being done.

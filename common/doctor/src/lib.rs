@@ -24,6 +24,7 @@ pub mod patient;
 pub mod peer;
 pub mod probe;
 pub mod report;
+pub mod talk;
 
 pub use cli::DoctorArgs;
 pub use finding::{Cause, Finding, Layer, Rank};

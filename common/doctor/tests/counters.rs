@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rtt0_doctor::check;
-use rtt0_doctor::examine::Interval;
 use rtt0_doctor::look::counters::Counters;
+use rtt0_doctor::look::interval::Interval;
 use rtt0_doctor::{Finding, Patient, Rank, Report};
 use rtt0_netio::links::{Links, VethEnd};
 use rtt0_netio::netns::Namespace;

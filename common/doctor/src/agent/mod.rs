@@ -21,8 +21,6 @@
 //! and half a minute without a word; lines are bounded, and what is not understood is answered with an error. A fifth is told so.
 //! What it takes (ports, taps, watches) ends with the connection or with the process, however that dies.
 
-pub mod client;
-pub mod message;
 mod session;
 
 use std::io;
@@ -34,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use message::{Line, Reply};
+use crate::talk::message::{Line, Reply};
 
 /// Clients at a time.
 const CLIENTS: usize = 4;

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::message::{Line, Reply, Request, VERSION};
 use crate::peer::station::{BATCH, Station};
 use crate::probe::arriving::Watch;
+use crate::talk::message::{Line, Reply, Request, VERSION};
 
 /// How long it may be silent.
 const SILENCE: Duration = Duration::from_secs(30);

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::causes;
-use crate::examine::Interval;
 use crate::finding::{Finding, Layer, Rank};
 use crate::look::drops::Dropped;
 use crate::look::firewall::{BaseChain, Firewall, Suspect, Trouble};
+use crate::look::interval::Interval;
 use crate::patient::Patient;
 use crate::report::Report;
 

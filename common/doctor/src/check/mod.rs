@@ -21,8 +21,8 @@ mod setup;
 mod testing;
 mod traffic;
 
-use crate::examine::Interval;
 use crate::look::firewall::Firewall;
+use crate::look::interval::Interval;
 use crate::patient::Patient;
 use crate::report::Report;
 

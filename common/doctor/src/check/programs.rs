@@ -3,8 +3,8 @@
 use rtt0_netio::attached::Attachment;
 
 use crate::causes;
-use crate::examine::Interval;
 use crate::finding::{Cause, Finding, Layer, Rank};
+use crate::look::interval::Interval;
 use crate::look::programs::{OnInterface, Programs};
 use crate::report::Report;
 

@@ -11,7 +11,7 @@ use super::presence::{self, Presence};
 use super::reverse_path::{self, Arrival};
 use super::routing::{self, Led};
 use super::{capabilities, cloud, forwarding, guard, interfaces, leftovers, mtu, neighbours, race, traffic};
-use crate::examine::Interval;
+use crate::look::interval::Interval;
 use crate::look::network::Network;
 use crate::look::parameters::{Here, Parameters};
 use crate::look::{self, ingress, routes};

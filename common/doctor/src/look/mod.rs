@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod drops;
 pub mod firewall;
 pub mod ingress;
+pub mod interval;
 pub mod links;
 pub mod neighbours;
 pub mod network;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::arrival::{Arrival, Caught, Change};
 use super::order::Order;
 use super::station::{SERVICE_LANE, Shot, Station, Unsent};
-use crate::agent::client::Agent;
+use crate::talk::Agent;
 
 /// How long a segment may be under way beyond the round trip.
 const JITTER: Duration = Duration::from_millis(150);

@@ -22,12 +22,12 @@ mod verdict;
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::agent::client::Agent;
 use crate::causes;
-use crate::cli::AGENT_PORT;
 use crate::finding::{Finding, Layer, Rank};
 use crate::patient::{Patient, Role};
 use crate::report::Report;
+use crate::talk::Agent;
+use crate::talk::PORT;
 use course::{Course, Way};
 
 /// A range of so many ports has none that are particular.
@@ -90,7 +90,7 @@ fn silent(peer: SocketAddr, why: &str) -> Finding {
         .because(why)
         .seen_by(format!("nc -vz {} {}", peer.ip(), peer.port()))
         .mended_by(format!(
-            "at the peer: `clientnic doctor --listen {}` (or servernic, testbed), and let TCP port {} through (usually {AGENT_PORT})",
+            "at the peer: `clientnic doctor --listen {}` (or servernic, testbed), and let TCP port {} through (usually {PORT})",
             peer.ip(),
             peer.port()
         ))

@@ -14,49 +14,23 @@ pub mod arriving;
 mod counts;
 mod leaving;
 mod send;
+pub mod sighting;
 mod verdict;
 
 use std::net::SocketAddr;
 
-use crate::agent::client::Agent;
 use crate::finding::Layer;
 use crate::look::drops::{DropMonitor, Dropped};
 use crate::look::firewall::Firewall;
 use crate::look::programs::Programs;
 use crate::patient::Patient;
 use crate::report::Report;
+use crate::talk::Agent;
 use arriving::Watch;
 use leaving::Leaving;
 use send::Marks;
+pub use sighting::{Protocol, Sighting};
 use verdict::Facts;
-
-/// How probes are sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Protocol {
-    /// Datagrams.
-    Udp,
-    /// Connections.
-    Tcp,
-}
-
-impl Protocol {
-    /// Returns its number in the IP header.
-    pub fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-        }
-    }
-
-    /// Returns its name, as `--probe` takes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        }
-    }
-}
 
 /// Where they are sent.
 #[derive(Debug, Clone)]
@@ -69,19 +43,6 @@ pub struct Target {
     pub count: u32,
     /// A doctor that listens on the far host, and says what arrives there.
     pub agent: Option<SocketAddr>,
-}
-
-/// How many of the probes a layer has seen.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Sighting {
-    /// The place, in words, such as `nft output, first`.
-    pub place: String,
-    /// The layer's name ([`crate::finding::Layer::name`]) in which packets are lost that are seen before this place and not here.
-    pub layer: String,
-    /// How many were seen; none if it can't tell.
-    pub packets: Option<u64>,
-    /// What stands between the place before and this one and may drop them, such as rules or programs.
-    pub suspects: Vec<String>,
 }
 
 impl Sighting {

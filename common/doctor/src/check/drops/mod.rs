@@ -14,9 +14,9 @@ use std::collections::BTreeMap;
 
 use rtt0_netio::emit::DEVICE_PREFIX;
 
-use crate::examine::Interval;
 use crate::finding::{Finding, Layer};
 use crate::look::drops::{Dropped, UNCOUNTED};
+use crate::look::interval::Interval;
 use crate::patient::Patient;
 use crate::report::Report;
 use reasons::Blame;

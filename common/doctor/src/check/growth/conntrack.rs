@@ -99,7 +99,7 @@ fn are_the_same(invalid: u64, drops: u64) -> bool {
 mod tests {
     use super::super::tests::{found, interval};
     use super::*;
-    use crate::examine::Interval;
+    use crate::look::interval::Interval;
 
     fn tracked(count: u64, counters: &[(&str, u64)]) -> Interval {
         let mut interval = interval([]);

@@ -228,7 +228,7 @@ fn driver<'a>(growth: &'a Growth<'a>, name: &str) -> BTreeMap<&'a str, u64> {
 mod tests {
     use super::super::tests::interval;
     use super::*;
-    use crate::examine::Interval;
+    use crate::look::interval::Interval;
     use crate::patient::Role;
     use rtt0_core::service::Services;
 

@@ -142,7 +142,7 @@ fn fragments(growth: &Growth<'_>, report: &mut Report) {
 mod tests {
     use super::super::tests::interval;
     use super::*;
-    use crate::examine::Interval;
+    use crate::look::interval::Interval;
     use crate::patient::Role;
     use rtt0_core::service::Services;
 

@@ -93,7 +93,7 @@ fn is_above(memory: &Memory, limit: usize) -> bool {
 mod tests {
     use super::super::tests::{found, interval};
     use super::*;
-    use crate::examine::Interval;
+    use crate::look::interval::Interval;
 
     fn with_memory(mut interval: Interval, pages: u64) -> Interval {
         let numbers = [("TCP.mem".to_owned(), pages), ("TCP.orphan".to_owned(), 4096)].into();

@@ -23,9 +23,9 @@ mod unseen;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use crate::examine::Interval;
 use crate::finding::{Cause, Finding, Layer, Rank};
 use crate::look::counters::Counters;
+use crate::look::interval::Interval;
 use crate::patient::Patient;
 use crate::report::Report;
 

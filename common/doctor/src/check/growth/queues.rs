@@ -147,9 +147,9 @@ fn holes(queues: &[Grown<'_>], name: &str) -> Option<Finding> {
 mod tests {
     use super::super::tests::interval;
     use super::*;
-    use crate::examine::Interval;
     use crate::look::counters::links::Link;
     use crate::look::counters::queues::Limit;
+    use crate::look::interval::Interval;
     use crate::patient::Role;
     use rtt0_core::service::Services;
 

@@ -75,9 +75,9 @@ fn charged(growth: &Growth<'_>) -> (u64, u64) {
 mod tests {
     use super::super::tests::interval;
     use super::*;
-    use crate::examine::Interval;
     use crate::look::counters::links::{Counts, Link};
     use crate::look::counters::per_cpu::Softnet;
+    use crate::look::interval::Interval;
 
     fn busy(softnet: Softnet, rx_dropped: u64) -> Interval {
         let mut interval = interval([]);

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::peer::arrival::Caught;
 use crate::peer::station::{Shot, Unsent};
-use crate::probe::{Protocol, Sighting};
+use crate::probe::sighting::{Protocol, Sighting};
 
 /// Version of all this. Another one is refused.
 pub const VERSION: u32 = 1;

@@ -1,4 +1,6 @@
-//! The near side of the conversation with an agent.
+//! The conversation of two doctors: what is said ([`message`]), and its near side.
+
+pub mod message;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -6,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::message::{Line, Reply, Request, VERSION};
 use crate::peer::arrival::Caught;
 use crate::peer::station::{Shot, Unsent};
-use crate::probe::{self, Sighting};
+use crate::probe::sighting::{self, Sighting};
+use message::{Line, Reply, Request, VERSION};
 
+/// Port on which a doctor listens for another.
+pub const PORT: u16 = 9642;
 /// How long a connection, or an answer, may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the whole conversation may.
@@ -73,7 +77,7 @@ impl Agent {
     ///
     /// # Errors
     /// In words.
-    pub fn watch(&mut self, protocol: probe::Protocol, port: u16) -> Result<(), String> {
+    pub fn watch(&mut self, protocol: sighting::Protocol, port: u16) -> Result<(), String> {
         match self.ask(&Request::Watch { protocol, port }, Duration::ZERO)? {
             Reply::Ready => Ok(()),
             _ => Err(unexpected()),
