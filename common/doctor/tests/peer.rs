@@ -32,6 +32,19 @@ const LIFE: Duration = Duration::from_secs(25);
 impl Path {
     /// Makes one; `None`, with a word on why, without the privileges.
     fn new() -> Option<Self> {
+        Self::with(&[])
+    }
+
+    /// Makes one for a test that runs these programs; `None`, with a word on why, without one of them or the privileges.
+    fn with(programs: &[&str]) -> Option<Self> {
+        let is_missing = |program: &&&str| {
+            // Each of them knows that, or complains; what counts is that it starts.
+            Command::new(program).arg("--version").output().is_err()
+        };
+        if let Some(program) = programs.iter().find(is_missing) {
+            println!("skipped: {program} is not installed");
+            return None;
+        }
         let create = || {
             let namespace = Namespace::create()?;
             let parameters = [
@@ -167,7 +180,7 @@ fn a_healthy_path_gives_no_finding_and_permits_everything() {
 
 #[test]
 fn one_lost_packet_in_a_hundred_is_no_finding() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["nft"]) else { return };
     path.router(&forward("numgen random mod 100 0 drop;"));
     for report in path.examine_all() {
         assert_found(&report, &[]);
@@ -176,7 +189,7 @@ fn one_lost_packet_in_a_hundred_is_no_finding() {
 
 #[test]
 fn a_smaller_link_whose_router_says_so_is_no_finding() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["ip"]) else { return };
     path.run(&path.router, "ip", &["link", "set", "net1", "mtu", "1400"]);
     path.run(&path.near, "ip", &["link", "set", "eth0", "mtu", "1400"]);
     for report in path.examine_all() {
@@ -187,7 +200,7 @@ fn a_smaller_link_whose_router_says_so_is_no_finding() {
 
 #[test]
 fn offloads_and_slow_links_are_healthy() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["tc", "ethtool"]) else { return };
     for state in ["on", "off"] {
         for host in [&path.near, &path.far] {
             path.run(host, "ethtool", &["-K", "eth0", "gro", state, "tso", state, "tx", state]);
@@ -203,7 +216,7 @@ fn offloads_and_slow_links_are_healthy() {
 
 #[test]
 fn a_stateful_firewall_that_knows_nothing_of_early_data_is_found() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["nft"]) else { return };
     path.router(&forward("ct state invalid drop;"));
     for report in path.examine_all() {
         assert_found(&report, &[("early-data-dropped", Rank::Loss)]);
@@ -213,7 +226,7 @@ fn a_stateful_firewall_that_knows_nothing_of_early_data_is_found() {
 
 #[test]
 fn an_option_that_is_taken_out_is_found() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["nft"]) else { return };
     path.router(&forward("reset tcp option 253;"));
     for report in path.examine_all() {
         assert_found(&report, &[("option-stripped", Rank::Fault)]);
@@ -223,7 +236,7 @@ fn an_option_that_is_taken_out_is_found() {
 
 #[test]
 fn other_options_that_are_taken_out_only_raise_suspicion() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["nft"]) else { return };
     path.router(&forward("reset tcp option sack-perm;"));
     let report = path.examine(Role::Host, V4);
     assert_found(&report, &[("option-stripped", Rank::Suspicion)]);
@@ -232,7 +245,7 @@ fn other_options_that_are_taken_out_only_raise_suspicion() {
 
 #[test]
 fn segments_with_the_option_that_vanish_are_found() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["nft"]) else { return };
     path.router(&forward("tcp option 253 exists drop;"));
     for report in path.examine_all() {
         assert_found(&report, &[("option-dropped", Rank::Loss)]);
@@ -242,7 +255,7 @@ fn segments_with_the_option_that_vanish_are_found() {
 
 #[test]
 fn changed_sequence_numbers_are_found() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["nft"]) else { return };
     path.router(&forward("tcp flags & (syn|ack) == syn tcp dport 9643-9742 tcp sequence set 7;"));
     for report in path.examine_all() {
         assert_found(&report, &[("sequence-rewritten", Rank::Fault)]);
@@ -252,7 +265,7 @@ fn changed_sequence_numbers_are_found() {
 
 #[test]
 fn a_clamped_mss_is_told() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["nft"]) else { return };
     path.router(&forward("tcp flags syn tcp option maxseg size set 1300;"));
     for report in path.examine_all() {
         assert_found(&report, &[("mss-rewritten", Rank::Suspicion)]);
@@ -262,7 +275,7 @@ fn a_clamped_mss_is_told() {
 
 #[test]
 fn cleared_ecn_is_told() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["nft"]) else { return };
     path.router(&forward("ip ecn set not-ect; ip6 ecn set not-ect;"));
     for report in path.examine_all() {
         assert_found(&report, &[("ecn-cleared", Rank::Suspicion)]);
@@ -271,7 +284,7 @@ fn cleared_ecn_is_told() {
 
 #[test]
 fn large_packets_that_vanish_without_a_word_are_found() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["nft"]) else { return };
     path.router(&forward("meta length > 1380 drop;"));
     for report in path.examine_all() {
         assert_found(&report, &[("mtu-black-hole", Rank::Loss)]);
@@ -281,7 +294,7 @@ fn large_packets_that_vanish_without_a_word_are_found() {
 
 #[test]
 fn a_small_link_whose_router_is_silenced_is_found() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["nft", "ip"]) else { return };
     path.run(&path.router, "ip", &["link", "set", "net2", "mtu", "1400"]);
     path.router(
         "table inet box { chain output { type filter hook output priority 0; \
@@ -296,7 +309,7 @@ fn a_small_link_whose_router_is_silenced_is_found() {
 
 #[test]
 fn a_nat_is_found() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["nft"]) else { return };
     path.router(
         "table inet box { chain post { type nat hook postrouting priority 100; oif net2 masquerade random; } }",
     );
@@ -308,7 +321,7 @@ fn a_nat_is_found() {
 
 #[test]
 fn a_middlebox_at_the_services_port_alone_is_found() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["nft"]) else { return };
     path.router(&forward("tcp dport 443 reset tcp option 253;"));
     for (role, address, service) in
         [(Role::ClientNic, V4, "10.9.9.0/24:443"), (Role::ServerNic, V6, "[fd09:9::/64]:443")]
@@ -324,7 +337,7 @@ fn a_middlebox_at_the_services_port_alone_is_found() {
 
 #[test]
 fn what_is_lost_on_the_path_is_found() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["nft"]) else { return };
     path.router(&forward("tcp dport 9643-9742 drop;"));
     for report in path.examine_all() {
         assert_found(&report, &[("lost-on-path", Rank::Loss)]);
@@ -338,7 +351,7 @@ fn what_is_lost_on_the_path_is_found() {
 
 #[test]
 fn a_hop_limit_and_a_class_that_change_are_notes() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["nft"]) else { return };
     path.router(&forward("ip ttl set 200; ip dscp set cs1;"));
     let report = path.examine(Role::Host, V4);
     assert_found(&report, &[]);
@@ -348,7 +361,7 @@ fn a_hop_limit_and_a_class_that_change_are_notes() {
 
 #[test]
 fn what_the_host_itself_does_not_let_out_is_found_there() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["nft"]) else { return };
     let rules = "table inet own {\nchain output {\ntype filter hook output priority 0; tcp option 253 exists drop;\n}\n}";
     path.run(&path.near, "nft", &[rules]);
     let report = path.examine(Role::Host, V4);
@@ -361,7 +374,7 @@ fn what_the_host_itself_does_not_let_out_is_found_there() {
 
 #[test]
 fn a_path_that_changes_windows_is_not_thought_to_lose_everything() {
-    let Some(path) = Path::new() else { return };
+    let Some(path) = Path::with(&["nft"]) else { return };
     path.router(&forward("tcp dport 9643-9742 tcp window set 4096;"));
     let report = path.examine(Role::Host, V4);
     assert_eq!(report.findings().len(), 0, "{}", report.text(false));
