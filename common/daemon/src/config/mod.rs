@@ -91,8 +91,9 @@ impl Layers {
     /// `arguments` begin with the program's name.
     pub(crate) fn new(command: Command, arguments: Vec<OsString>) -> Self {
         let usual_file = Path::new(FOLDER).join(command.get_name()).with_extension("toml");
-        let command = CONFIGURED.iter().fold(command, |command, name| {
-            command.mut_subcommand(name, |subcommand| subcommand.mut_args(with_variable))
+        let command = CONFIGURED.iter().fold(command, |command, name| match command.find_subcommand(name) {
+            Some(_) => command.mut_subcommand(name, |subcommand| subcommand.mut_args(with_variable)),
+            None => command,
         });
         Self { command, arguments, usual_file }
     }
