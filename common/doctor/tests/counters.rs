@@ -399,7 +399,12 @@ fn queues_that_drop_are_named() {
         let (report, ()) = examined(&row.left, send);
         assert_eq!(
             findings(&report),
-            [("qdisc-drop", "qdisc", Rank::Loss, "eth0")],
+            [(
+                if qdisc == "blackhole" { "qdisc-blackhole" } else { "qdisc-drop" },
+                "qdisc",
+                Rank::Loss,
+                "eth0"
+            )],
             "{}",
             report.text(false)
         );

@@ -162,7 +162,11 @@ impl Writer {
         }
         let mut text = self.text.trim_end().to_owned();
         for protocol in ["tcp", "udp"] {
-            text = text.replace(&format!("meta l4proto {protocol} th "), &format!("{protocol} "));
+            let asked = format!("meta l4proto {protocol} th ");
+            if text.contains(&asked) {
+                text =
+                    text.replace(&asked, &format!("{protocol} ")).replace(" th ", &format!(" {protocol} "));
+            }
         }
         (self.is_of_invalid, text)
     }
