@@ -1,6 +1,5 @@
 //! `doctor`: what the doctor has to know of this daemon.
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,23 +8,26 @@ use rtt0_doctor::{Daemon, DoctorArgs, Patient, Role};
 use rtt0_netio::interface;
 
 use crate::cli::RunArgs;
-use crate::control::{self, AskError, stats_of};
+use crate::control::{AskError, stats_of};
 use crate::failure::Failure;
 use crate::offload::Offloading;
 use crate::setup;
 
-/// Examines this host as one on which `program` runs, or should, with the configuration `run`.
-///
-/// # Errors
-/// If the configuration is wrong. An interface that there is not is for the doctor to find.
-pub(crate) fn examine(
-    program: &'static str,
-    role: Role,
-    args: &DoctorArgs,
-    run: &RunArgs,
-) -> Result<ExitCode, Failure> {
+/// Examines this host as one on which `program` runs, or should, with the configuration `run`, and returns the exit status. An
+/// interface that there is not is for the doctor to find; with a configuration that is wrong it can't look.
+pub(crate) fn examine(program: &'static str, role: Role, args: &DoctorArgs, run: &RunArgs) -> ExitCode {
+    match patient(program, role, run) {
+        Ok(patient) => rtt0_doctor::cli::run(args, &patient),
+        Err(failure) => {
+            eprintln!("{program}: {}", failure.line());
+            ExitCode::from(rtt0_doctor::cli::BLIND)
+        }
+    }
+}
+
+fn patient(program: &'static str, role: Role, run: &RunArgs) -> Result<Patient, Failure> {
     let services = Services::new(setup::rules(run)?, interface::local_addresses());
-    let control_socket = control_socket(program, run);
+    let control_socket = setup::control_socket(program, run);
     let asked = control_socket.clone();
     // Whoever does not answer is waited for once, and not each time.
     let is_silent = AtomicBool::new(false);
@@ -44,15 +46,5 @@ pub(crate) fn examine(
         is_offloading: run.offload == Offloading::Auto,
         stats: Box::new(stats),
     };
-    let patient = Patient { role, interfaces: run.interfaces.clone(), services, daemon: Some(daemon) };
-    Ok(rtt0_doctor::cli::run(args, &patient))
-}
-
-/// Returns where operators talk to the daemon, if anywhere.
-pub(crate) fn control_socket(program: &str, args: &RunArgs) -> Option<PathBuf> {
-    match &args.control_socket {
-        Some(path) => Some(path.clone()).filter(|path| !path.as_os_str().is_empty()),
-        None if args.no_state => None,
-        None => Some(control::usual(Path::new(&args.state_dir), program)),
-    }
+    Ok(Patient { role, interfaces: run.interfaces.clone(), services, daemon: Some(daemon) })
 }

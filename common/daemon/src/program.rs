@@ -80,15 +80,6 @@ pub fn command<N: Nic>(program: &Program) -> clap::Command {
 pub fn main<N: Nic>(program: &Program, args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let layers = Layers::new(command::<N>(program), args.into_iter().collect());
     let outcome = match read::<N>(&layers) {
-        Ok((Cli { command: Command::Doctor(Examined { doctor, settings }) }, _)) => {
-            match doctor::examine(program.name, N::ROLE, &doctor, &settings.common) {
-                Ok(code) => return code,
-                Err(failure) => {
-                    eprintln!("{}: {}", program.name, failure.line());
-                    return ExitCode::from(rtt0_doctor::cli::BLIND);
-                }
-            }
-        }
         Ok((cli, configured)) => run::<N>(program.name, cli, layers, configured),
         Err(Unusable::Arguments(error)) => {
             // Nothing can be done for a reader who closed the pipe.
@@ -98,7 +89,7 @@ pub fn main<N: Nic>(program: &Program, args: impl IntoIterator<Item = OsString>)
         Err(Unusable::File(error)) => Err(error.into()),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             eprintln!("{}: {}", program.name, failure.line());
             ExitCode::from(failure.exit_code())
@@ -118,15 +109,26 @@ fn run<N: Nic>(
     cli: Cli<N::Options>,
     layers: Layers,
     configured: Configured,
+) -> Result<ExitCode, Failure> {
+    match cli.command {
+        Command::Run(settings) => start::<N>(program, settings, layers, configured)?,
+        Command::CheckConfig(settings) => check::<N>(program, settings, &configured)?,
+        Command::Keygen { file, id } => key_file::generate(&file, id)?,
+        Command::Ask(ask) => control::run(program, ask)?,
+        Command::Doctor(Examined { doctor, settings }) => {
+            return Ok(doctor::examine(program, N::ROLE, &doctor, &settings.common));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Serves; or prints what was asked for instead.
+fn start<N: Nic>(
+    program: &'static str,
+    Settings { common, own }: Settings<N::Options>,
+    layers: Layers,
+    configured: Configured,
 ) -> Result<(), Failure> {
-    let Settings { common, own } = match cli.command {
-        Command::Run(settings) => settings,
-        Command::CheckConfig(settings) => return check::<N>(program, settings, &configured),
-        Command::Keygen { file, id } => return Ok(key_file::generate(&file, id)?),
-        Command::Ask(ask) => return control::run(program, ask),
-        // Has an exit status of its own, and has been seen to.
-        Command::Doctor(_) => return Ok(()),
-    };
     if common.print_config {
         print!("{}", configured.show());
         return Ok(());

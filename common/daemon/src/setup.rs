@@ -14,7 +14,7 @@ use rtt0_netio::interface::{self, Interface};
 use rtt0_netio::privilege;
 
 use crate::cli::RunArgs;
-use crate::doctor;
+use crate::control;
 use crate::failure::Failure;
 use crate::key_file::{self, KeyFileError};
 use crate::offload::Offloading;
@@ -81,7 +81,7 @@ impl Setup {
             busy_poll: Duration::from_micros(args.busy_poll.into()),
             trace: args.pcap.clone().map(|file| (file, args.pcap_packets)),
             is_redacted: args.redact_addresses,
-            control_socket: doctor::control_socket(program, args),
+            control_socket: control_socket(program, args),
             metrics_address: args.metrics_address,
         })
     }
@@ -159,6 +159,15 @@ impl Setup {
             IpAddr::V4(_) => None,
         });
         RouterAddresses { v4, v6 }
+    }
+}
+
+/// Returns where operators talk to the daemon, if anywhere.
+pub(crate) fn control_socket(program: &str, args: &RunArgs) -> Option<PathBuf> {
+    match &args.control_socket {
+        Some(path) => Some(path.clone()).filter(|path| !path.as_os_str().is_empty()),
+        None if args.no_state => None,
+        None => Some(control::usual(&args.state_dir, program)),
     }
 }
 

@@ -30,7 +30,7 @@ pub fn examine(patient: &Patient, options: &Options, say: impl Fn(&str)) -> Repo
     let monitor = DropMonitor::start();
     let start = Instant::now();
     let before = Counters::read(patient);
-    check::preconditions(patient, &mut report);
+    check::preconditions(patient, &before, &mut report);
     if let Some(target) = &options.probe {
         say("sending probes");
         probe::probe(patient, target, &mut report);

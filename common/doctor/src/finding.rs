@@ -4,85 +4,74 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// Where on a host a packet is: the layers in the order in which a packet that is sent passes them, then those of one that
-/// is received.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Layer {
-    /// A NIC daemon: whether it runs, what it may do, how it is configured.
-    Daemon,
-    /// A program's socket: the system call's result, buffers, listen queues.
-    Socket,
-    /// TCP or UDP.
-    Transport,
-    /// IP: headers, fragments, the hop limit, forwarding.
-    Ip,
-    /// Routing tables, policy rules, reverse-path filters.
-    Routing,
-    /// Netfilter where packets arrive, before routing.
-    Prerouting,
-    /// Netfilter where packets are for this host.
-    Input,
-    /// Netfilter where packets are forwarded.
-    Forward,
-    /// Netfilter where this host's packets leave.
-    Output,
-    /// Netfilter after routing.
-    Postrouting,
-    /// Connection tracking.
-    Conntrack,
-    /// BPF programs of a control group.
-    Cgroup,
-    /// ARP and neighbour discovery.
-    Neighbour,
-    /// Netfilter at a device's egress.
-    NetdevEgress,
-    /// Traffic control's filters and tcx programs where packets leave.
-    TcEgress,
-    /// The queueing discipline.
-    Qdisc,
-    /// The device and its driver: rings, carrier, offloads.
-    Device,
-    /// XDP programs.
-    Xdp,
-    /// The kernel's queue for packets that have been received (softnet).
-    Backlog,
-    /// Traffic control's filters and tcx programs where packets arrive.
-    TcIngress,
-    /// Netfilter at a device's ingress.
-    NetdevIngress,
-    /// Beyond this host: the path, or the host at its other end.
-    Path,
+macro_rules! layers {
+    ($($(#[doc = $doc:literal])+ $layer:ident = $name:literal,)+) => {
+        /// Where on a host a packet is: the layers in the order in which a packet that is sent passes them, then those of one that
+        /// is received.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        pub enum Layer {
+            $($(#[doc = $doc])+ #[serde(rename = $name)] $layer,)+
+        }
+
+        impl Layer {
+            /// Returns its name as it stands in JSON.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$layer => $name,)+ }
+            }
+
+            /// Returns the layer of this name, if there is one.
+            pub fn named(name: &str) -> Option<Self> {
+                match name { $($name => Some(Self::$layer),)+ _ => None }
+            }
+        }
+    };
 }
 
-impl Layer {
-    /// Returns its name as it stands in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Daemon => "daemon",
-            Self::Socket => "socket",
-            Self::Transport => "transport",
-            Self::Ip => "ip",
-            Self::Routing => "routing",
-            Self::Prerouting => "prerouting",
-            Self::Input => "input",
-            Self::Forward => "forward",
-            Self::Output => "output",
-            Self::Postrouting => "postrouting",
-            Self::Conntrack => "conntrack",
-            Self::Cgroup => "cgroup",
-            Self::Neighbour => "neighbour",
-            Self::NetdevEgress => "netdev-egress",
-            Self::TcEgress => "tc-egress",
-            Self::Qdisc => "qdisc",
-            Self::Device => "device",
-            Self::Xdp => "xdp",
-            Self::Backlog => "backlog",
-            Self::TcIngress => "tc-ingress",
-            Self::NetdevIngress => "netdev-ingress",
-            Self::Path => "path",
-        }
-    }
+layers! {
+    /// A NIC daemon: whether it runs, what it may do, how it is configured.
+    Daemon = "daemon",
+    /// A program's socket: the system call's result, buffers, listen queues.
+    Socket = "socket",
+    /// TCP or UDP.
+    Transport = "transport",
+    /// IP: headers, fragments, the hop limit, forwarding.
+    Ip = "ip",
+    /// Routing tables, policy rules, reverse-path filters.
+    Routing = "routing",
+    /// Netfilter where packets arrive, before routing.
+    Prerouting = "prerouting",
+    /// Netfilter where packets are for this host.
+    Input = "input",
+    /// Netfilter where packets are forwarded.
+    Forward = "forward",
+    /// Netfilter where this host's packets leave.
+    Output = "output",
+    /// Netfilter after routing.
+    Postrouting = "postrouting",
+    /// Connection tracking.
+    Conntrack = "conntrack",
+    /// BPF programs of a control group.
+    Cgroup = "cgroup",
+    /// ARP and neighbour discovery.
+    Neighbour = "neighbour",
+    /// Netfilter at a device's egress.
+    NetdevEgress = "netdev-egress",
+    /// Traffic control's filters and tcx programs where packets leave.
+    TcEgress = "tc-egress",
+    /// The queueing discipline.
+    Qdisc = "qdisc",
+    /// The device and its driver: rings, carrier, offloads.
+    Device = "device",
+    /// XDP programs.
+    Xdp = "xdp",
+    /// The kernel's queue for packets that have been received (softnet).
+    Backlog = "backlog",
+    /// Traffic control's filters and tcx programs where packets arrive.
+    TcIngress = "tc-ingress",
+    /// Netfilter at a device's ingress.
+    NetdevIngress = "netdev-ingress",
+    /// Beyond this host: the path, or the host at its other end.
+    Path = "path",
 }
 
 impl fmt::Display for Layer {

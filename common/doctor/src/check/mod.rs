@@ -21,15 +21,16 @@ mod setup;
 mod testing;
 mod traffic;
 
-use crate::look::firewall::Firewall;
+use crate::look::counters::Counters;
 use crate::look::interval::Interval;
 use crate::patient::Patient;
 use crate::report::Report;
 
 /// Judges how the host is set up: what has to be right for packets to pass at all.
-pub fn preconditions(patient: &Patient, report: &mut Report) {
-    firewall::set_up(patient, &Firewall::read(), report);
-    setup::preconditions(patient, report);
+/// `before` is what was read at the beginning.
+pub fn preconditions(patient: &Patient, before: &Counters, report: &mut Report) {
+    firewall::set_up(patient, &before.firewall, report);
+    setup::preconditions(patient, before, report);
 }
 
 /// Judges what happened while the doctor looked.

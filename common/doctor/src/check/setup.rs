@@ -11,6 +11,8 @@ use super::presence::{self, Presence};
 use super::reverse_path::{self, Arrival};
 use super::routing::{self, Led};
 use super::{capabilities, cloud, forwarding, guard, interfaces, leftovers, mtu, neighbours, race, traffic};
+use crate::look::counters::{Counters, Seen};
+use crate::look::daemon::DaemonCounters;
 use crate::look::interval::Interval;
 use crate::look::network::Network;
 use crate::look::parameters::{Here, Parameters};
@@ -22,7 +24,7 @@ use crate::report::Report;
 const PROGRAMS: [&str; 2] = ["clientnic", "servernic"];
 
 /// Judges the network's configuration and the daemon.
-pub(super) fn preconditions(patient: &Patient, report: &mut Report) {
+pub(super) fn preconditions(patient: &Patient, before: &Counters, report: &mut Report) {
     let network = match Network::read() {
         Ok(network) => network,
         Err(why) => {
@@ -34,7 +36,7 @@ pub(super) fn preconditions(patient: &Patient, report: &mut Report) {
     forwarding::judge(patient, &Here, report);
     cloud::judge(patient.role, look::cloud::instance().filter(|_| patient.role.forwards()).as_ref(), report);
     match &patient.daemon {
-        Some(daemon) => judge_daemon(patient, daemon, &network, report),
+        Some(daemon) => judge_daemon(patient, daemon, before.daemon.clone(), &network, report),
         None => judge_remains(&network, report),
     }
 }
@@ -91,11 +93,17 @@ fn note_default(network: &Network, report: &mut Report) {
     }
 }
 
-fn judge_daemon(patient: &Patient, daemon: &Daemon, network: &Network, report: &mut Report) {
+fn judge_daemon(
+    patient: &Patient,
+    daemon: &Daemon,
+    answer: Seen<DaemonCounters>,
+    network: &Network,
+    report: &mut Report,
+) {
     let presence = Presence {
         processes: look::processes::daemons(daemon.name),
         are_hidden: look::processes::are_hidden(),
-        answer: look::daemon::read(patient),
+        answer,
         socket: presence::knock(daemon.control_socket.as_deref()),
     };
     presence::judge(daemon, &presence, report);
@@ -167,7 +175,7 @@ fn judge_remains(network: &Network, report: &mut Report) {
 
 /// Judges what the daemon and the neighbour tables say of an interval.
 pub(super) fn interval(patient: &Patient, interval: &Interval, report: &mut Report) {
-    if let (Some(before), Some(after)) = (&interval.before.daemon, &interval.after.daemon) {
+    if let (Ok(before), Ok(after)) = (&interval.before.daemon, &interval.after.daemon) {
         let has_strict_filter = Here.number("net.ipv4.conf.all.rp_filter") == Some(1);
         traffic::judge(traffic::Between { before, after }, has_strict_filter, report);
     }

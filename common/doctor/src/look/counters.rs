@@ -55,8 +55,8 @@ pub struct Counters {
     pub half_open: Seen<half_open::HalfOpen>,
     /// The UDP sockets, by inode.
     pub datagrams: Seen<BTreeMap<u64, datagrams::Datagrams>>,
-    /// What the daemon counts; `None` if there is none, or it does not answer.
-    pub daemon: Option<super::daemon::DaemonCounters>,
+    /// What the daemon counts, if there is one.
+    pub daemon: Seen<super::daemon::DaemonCounters>,
     /// The neighbour tables; empty if the kernel does not tell.
     pub neighbour_entries: Vec<super::neighbours::Neighbour>,
     /// Netfilter's rules, with what they have counted.
@@ -83,7 +83,7 @@ impl Default for Counters {
             listeners: unseen(),
             half_open: unseen(),
             datagrams: unseen(),
-            daemon: None,
+            daemon: unseen(),
             neighbour_entries: Vec::new(),
             firewall: Firewall::default(),
             programs: Programs::default(),
@@ -106,7 +106,7 @@ impl Counters {
             listeners: listeners::read(),
             half_open: half_open::read(),
             datagrams: datagrams::read(),
-            daemon: super::daemon::read(patient).ok(),
+            daemon: super::daemon::read(patient),
             neighbour_entries: super::neighbours::read().unwrap_or_default(),
             firewall: Firewall::read(),
             programs: Programs::read(&patient.interfaces),

@@ -4,9 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 
+use rtt0_netio::guard;
 use rtt0_netio::ruleset_dump::{self, Chain, Hook, Point, Rule, Ruleset, Verdict};
 use rtt0_netio::sighting::TABLE_PREFIX;
 
+use super::counters::conntrack;
 use crate::finding::Layer;
 
 /// How deep chains that lead to chains are followed; the kernel allows 16.
@@ -111,7 +113,8 @@ impl Firewall {
             Err(error) => Self { trouble: Some(trouble(&error)), ..Self::default() },
         };
         firewall.legacy_tables = legacy_tables();
-        firewall.is_conntrack_full = is_conntrack_full();
+        firewall.is_conntrack_full =
+            conntrack::read().is_ok_and(|conntrack| conntrack.is_some_and(|it| it.is_full()));
         firewall
     }
 
@@ -150,11 +153,9 @@ impl Firewall {
     }
 }
 
-/// The guard's tables are called `rtt0_` and a process's number; the doctor's have a prefix of their own.
+/// Tells whether a table is the guard's or the doctor's.
 fn is_ours(table: &str) -> bool {
-    let guard = table.strip_prefix("rtt0_");
-    guard.is_some_and(|rest| !rest.is_empty() && rest.chars().all(|c| c.is_ascii_digit() || c == '_'))
-        || table.starts_with(TABLE_PREFIX)
+    guard::is_name(table) || table.starts_with(TABLE_PREFIX)
 }
 
 fn layer(point: Point) -> Option<Layer> {
@@ -246,16 +247,6 @@ fn legacy_tables() -> Vec<String> {
         }
     }
     tables
-}
-
-fn is_conntrack_full() -> bool {
-    let number = |name: &str| -> Option<u64> {
-        fs::read_to_string(format!("/proc/sys/net/netfilter/{name}")).ok()?.trim().parse().ok()
-    };
-    match (number("nf_conntrack_count"), number("nf_conntrack_max")) {
-        (Some(count), Some(most)) => most > 0 && count >= most,
-        _ => false,
-    }
 }
 
 #[cfg(test)]

@@ -32,39 +32,39 @@ const MAX_INSTRUCTIONS: usize = 4096;
 const KEEP_ALL: u32 = 0x40000;
 
 // Ancillary loads: offsets the kernel answers from packet metadata (linux/filter.h).
-pub(super) const AD_PROTOCOL: u32 = ancillary(libc::SKF_AD_PROTOCOL);
-pub(super) const AD_PKTTYPE: u32 = ancillary(libc::SKF_AD_PKTTYPE);
+pub(crate) const AD_PROTOCOL: u32 = ancillary(libc::SKF_AD_PROTOCOL);
+pub(crate) const AD_PKTTYPE: u32 = ancillary(libc::SKF_AD_PKTTYPE);
 // Packet types: the frame is addressed to this host, or it leaves (linux/if_packet.h).
 pub(super) const PACKET_HOST: u32 = 0;
 const PACKET_OUTGOING: u32 = 4;
 
 // Opcodes (linux/bpf_common.h).
-pub(super) const LOAD_WORD: u16 = 0x20;
-pub(super) const LOAD_HALF: u16 = 0x28;
-pub(super) const LOAD_BYTE: u16 = 0x30;
-pub(super) const LOAD_HALF_INDEXED: u16 = 0x48;
-pub(super) const LOAD_BYTE_INDEXED: u16 = 0x50;
-pub(super) const LOAD_X_HEADER_LENGTH: u16 = 0xb1;
-pub(super) const AND: u16 = 0x54;
-pub(super) const JUMP_IF_EQUAL: u16 = 0x15;
-pub(super) const JUMP_IF_GREATER: u16 = 0x25;
-pub(super) const JUMP_IF_NOT_LESS: u16 = 0x35;
-const JUMP_IF_ANY_BIT: u16 = 0x45;
+pub(crate) const LOAD_WORD: u16 = 0x20;
+pub(crate) const LOAD_HALF: u16 = 0x28;
+pub(crate) const LOAD_BYTE: u16 = 0x30;
+pub(crate) const LOAD_HALF_INDEXED: u16 = 0x48;
+pub(crate) const LOAD_BYTE_INDEXED: u16 = 0x50;
+pub(crate) const LOAD_X_HEADER_LENGTH: u16 = 0xb1;
+pub(crate) const AND: u16 = 0x54;
+pub(crate) const JUMP_IF_EQUAL: u16 = 0x15;
+pub(crate) const JUMP_IF_GREATER: u16 = 0x25;
+pub(crate) const JUMP_IF_NOT_LESS: u16 = 0x35;
+pub(crate) const JUMP_IF_ANY_BIT: u16 = 0x45;
 pub(super) const JUMP: u16 = 0x05;
-pub(super) const LOAD_WORD_INDEXED: u16 = 0x40;
+pub(crate) const LOAD_WORD_INDEXED: u16 = 0x40;
 const LOAD_LENGTH: u16 = 0x80;
 const SUBTRACT_X: u16 = 0x1c;
-pub(super) const LOAD_X: u16 = 0x01;
-pub(super) const RETURN: u16 = 0x06;
+pub(crate) const LOAD_X: u16 = 0x01;
+pub(crate) const RETURN: u16 = 0x06;
 
-pub(super) const IPV4: u32 = libc::ETH_P_IP as u32;
-pub(super) const IPV6: u32 = libc::ETH_P_IPV6 as u32;
+pub(crate) const IPV4: u32 = libc::ETH_P_IP as u32;
+pub(crate) const IPV6: u32 = libc::ETH_P_IPV6 as u32;
 pub(super) const TCP: u32 = libc::IPPROTO_TCP as u32;
 pub(super) const ICMP: u32 = libc::IPPROTO_ICMP as u32;
 pub(super) const ICMPV6: u32 = libc::IPPROTO_ICMPV6 as u32;
 /// Hop-by-hop options, routing, fragment, destination options (RFC 8200 §4).
 pub(super) const EXTENSION_HEADERS: [u32; 4] = [0, 43, 44, 60];
-const FRAGMENT_OFFSET: u32 = 0x1fff;
+pub(crate) const FRAGMENT_OFFSET: u32 = 0x1fff;
 
 const fn ancillary(field: libc::c_int) -> u32 {
     // The kernel's offsets are negative numbers in an unsigned field.

@@ -17,7 +17,7 @@ pub mod filter;
 mod memory;
 mod mmsg;
 mod pnet;
-mod socket;
+pub(crate) mod socket;
 pub mod spread;
 mod tap;
 

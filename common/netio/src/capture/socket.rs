@@ -194,6 +194,12 @@ pub(super) fn set_option(fd: &impl AsFd, option: libc::c_int, value: libc::c_int
 /// Returns how many packets the socket has dropped for want of buffer since the last call,
 /// getsockopt(PACKET_STATISTICS).
 pub(super) fn drops(fd: &impl AsFd) -> io::Result<u64> {
+    statistics(fd).map(|(_, drops)| drops.into())
+}
+
+/// Returns how many packets have come for the socket since the last call, and how many of them it has dropped,
+/// getsockopt(PACKET_STATISTICS).
+pub(crate) fn statistics(fd: &impl AsFd) -> io::Result<(u32, u32)> {
     /// `struct tpacket_stats`.
     #[repr(C)]
     #[derive(Default)]
@@ -213,7 +219,7 @@ pub(super) fn drops(fd: &impl AsFd) -> io::Result<u64> {
             &raw mut length,
         )
     };
-    check(result).map(|()| statistics.drops.into())
+    check(result).map(|()| (statistics.packets, statistics.drops))
 }
 
 /// Tells whether the socket's interface still exists: the kernel unties the socket from one that
@@ -242,7 +248,7 @@ fn link_header(hardware: u16) -> Option<usize> {
 }
 
 /// Ties the socket to an interface and a protocol in network byte order, bind(2).
-pub(super) fn bind(fd: &impl AsFd, index: libc::c_int, protocol: u16) -> io::Result<()> {
+pub(crate) fn bind(fd: &impl AsFd, index: libc::c_int, protocol: u16) -> io::Result<()> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: protocol,
@@ -269,7 +275,12 @@ fn address(fd: &impl AsFd) -> io::Result<libc::sockaddr_ll> {
 
 /// Attaches a filter, setsockopt(SO_ATTACH_FILTER).
 pub(super) fn attach(fd: &impl AsFd, program: &Program) -> io::Result<()> {
-    set_program(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program.instructions())
+    filter(fd, program.instructions())
+}
+
+/// Attaches the instructions of a filter, setsockopt(SO_ATTACH_FILTER).
+pub(crate) fn filter(fd: &impl AsFd, instructions: &[libc::sock_filter]) -> io::Result<()> {
+    set_program(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, instructions)
 }
 
 /// Gives the kernel a program, setsockopt(2).

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use libc::sock_filter;
-use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::filter::{
     AD_PKTTYPE, AD_PROTOCOL, AND, ICMP, ICMPV6, IPV4, IPV6, JUMP_IF_EQUAL, JUMP_IF_GREATER, JUMP_IF_NOT_LESS,
@@ -37,11 +37,7 @@ impl Tap {
     pub fn open(peer: IpAddr, ports: &[RangeInclusive<u16>]) -> io::Result<Self> {
         // Of this type the kernel takes the link header off, whatever the interface has. Of protocol 0 it receives nothing yet.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0)))?;
-        let filter: Vec<_> = program(peer, ports)
-            .into_iter()
-            .map(|step| SockFilter::new(step.code, step.jt, step.jf, step.k))
-            .collect();
-        socket.attach_filter(&filter)?;
+        socket::filter(&socket, &program(peer, ports))?;
         socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
         // No interface in particular.
         socket::bind(&socket, 0, (libc::ETH_P_ALL as u16).to_be())?;

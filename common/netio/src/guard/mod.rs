@@ -300,12 +300,22 @@ pub fn tables() -> Result<Vec<String>, GuardError> {
 /// have taken the first.
 const NAMES: u32 = 64;
 
+/// What a table's name begins with; the number of its process follows.
+const NAME_PREFIX: &str = "rtt0_";
+
 fn table_name(attempt: u32) -> String {
     let pid = std::process::id();
     match attempt {
-        0 => format!("rtt0_{pid}"),
-        _ => format!("rtt0_{pid}_{attempt}"),
+        0 => format!("{NAME_PREFIX}{pid}"),
+        _ => format!("{NAME_PREFIX}{pid}_{attempt}"),
     }
+}
+
+/// Tells whether a table of nf_tables is called as a guard's are.
+pub fn is_name(table: &str) -> bool {
+    table.strip_prefix(NAME_PREFIX).is_some_and(|rest| {
+        !rest.is_empty() && rest.chars().all(|character| character.is_ascii_digit() || character == '_')
+    })
 }
 
 /// Makes the netdev table under the first free name.

@@ -12,9 +12,6 @@ use rtt0_core::service::{Prefix, Service};
 
 use super::{GuardError, NETDEV};
 
-/// What a table's name begins with.
-const NAME: &str = "rtt0_";
-
 /// A guard that stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
@@ -57,7 +54,7 @@ fn tables(socket: &mut NetlinkSocket) -> Result<Vec<(CString, Standing)>, ReplyE
         let (_, table) = reply?;
         let name = table.get_name()?.to_owned();
         let text = name.to_string_lossy().into_owned();
-        if text.starts_with(NAME) {
+        if super::is_name(&text) {
             guards
                 .push((name, Standing { table: text, owner: table.get_owner().ok(), ..Standing::default() }));
         }

@@ -2,35 +2,21 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 
 use libc::sock_filter;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Base, Condition, Packets};
-
-/// PACKET_STATISTICS of linux/if_packet.h; libc does not export it.
-const PACKET_STATISTICS: libc::c_int = 6;
-
-// Opcodes (linux/bpf_common.h).
-const LOAD_WORD: u16 = 0x20;
-const LOAD_HALF: u16 = 0x28;
-const LOAD_BYTE: u16 = 0x30;
-const LOAD_WORD_INDEXED: u16 = 0x40;
-const LOAD_HALF_INDEXED: u16 = 0x48;
-const LOAD_BYTE_INDEXED: u16 = 0x50;
-/// `X = 4 * (P[k] & 15)`: the length of an IPv4 header.
-const LOAD_X_HEADER_LENGTH: u16 = 0xb1;
-const LOAD_X: u16 = 0x01;
-const AND: u16 = 0x54;
-const JUMP_IF_EQUAL: u16 = 0x15;
-const JUMP_IF_GREATER: u16 = 0x25;
-const JUMP_IF_NOT_LESS: u16 = 0x35;
-const JUMP_IF_ANY_BIT: u16 = 0x45;
-const RETURN: u16 = 0x06;
+use crate::capture::filter::{
+    AD_PKTTYPE, AD_PROTOCOL, AND, FRAGMENT_OFFSET, IPV4, IPV6, JUMP_IF_ANY_BIT, JUMP_IF_EQUAL,
+    JUMP_IF_GREATER, JUMP_IF_NOT_LESS, LOAD_BYTE, LOAD_BYTE_INDEXED, LOAD_HALF, LOAD_HALF_INDEXED, LOAD_WORD,
+    LOAD_WORD_INDEXED, LOAD_X, LOAD_X_HEADER_LENGTH, RETURN,
+};
+use crate::capture::socket;
 
 /// Length of the IPv6 header in bytes.
 const V6_HEADER: u32 = 40;
-const FRAGMENT_OFFSET: u32 = 0x1fff;
 
 /// Which way the packets go at the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +43,7 @@ impl Direction {
 /// A tap. It counts in the kernel, and keeps next to nothing.
 #[derive(Debug)]
 pub struct Tap {
-    fd: OwnedFd,
+    socket: Socket,
     counted: u64,
 }
 
@@ -67,45 +53,13 @@ impl Tap {
     /// # Errors
     /// The kernel's: `EPERM` without `CAP_NET_RAW`, `ENODEV` without such an interface.
     pub fn start(index: u32, direction: Direction, packets: &Packets) -> io::Result<Self> {
-        let program = program(direction, packets);
-        // SAFETY: socket(2) takes no pointers; a result of 0 or more is a descriptor nobody else owns. With protocol
-        // 0 it receives nothing yet.
-        let fd = unsafe {
-            match libc::socket(
-                libc::AF_PACKET,
-                libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
-                0,
-            ) {
-                -1 => return Err(io::Error::last_os_error()),
-                fd => OwnedFd::from_raw_fd(fd),
-            }
-        };
-        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
-        let length = mem::size_of_val(&filter) as libc::socklen_t;
-        // SAFETY: `filter` and the instructions that it points to live through the call; the kernel copies them.
-        check(unsafe {
-            libc::setsockopt(
-                fd.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_ATTACH_FILTER,
-                (&raw const filter).cast(),
-                length,
-            )
-        })?;
-        let address = libc::sockaddr_ll {
-            sll_family: libc::AF_PACKET as u16,
-            // Taps of one protocol sit behind the ingress hooks; those of all, before.
-            sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
-            sll_ifindex: index.cast_signed(),
-            sll_hatype: 0,
-            sll_pkttype: 0,
-            sll_halen: 0,
-            sll_addr: [0; 8],
-        };
-        let length = mem::size_of_val(&address) as libc::socklen_t;
-        // SAFETY: the pointer and length describe `address`, which lives through the call.
-        check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) })?;
-        Ok(Self { fd, counted: 0 })
+        // With protocol 0 it receives nothing yet.
+        let tap = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(0)))?;
+        tap.set_nonblocking(true)?;
+        socket::filter(&tap, &program(direction, packets))?;
+        // Taps of one protocol sit behind the ingress hooks; those of all, before.
+        socket::bind(&tap, index.cast_signed(), (libc::ETH_P_ALL as u16).to_be())?;
+        Ok(Self { socket: tap, counted: 0 })
     }
 
     /// Returns how many were seen so far, whether there was room to keep them or not.
@@ -113,27 +67,9 @@ impl Tap {
     /// # Errors
     /// The kernel's.
     pub fn count(&mut self) -> io::Result<u64> {
-        /// `struct tpacket_stats`; asking resets it.
-        #[repr(C)]
-        #[derive(Default)]
-        struct Statistics {
-            packets: libc::c_uint,
-            drops: libc::c_uint,
-        }
-        let mut statistics = Statistics::default();
-        let mut length = mem::size_of_val(&statistics) as libc::socklen_t;
-        // SAFETY: the pointer and length describe `statistics`, which the kernel fills; any bits are valid.
-        check(unsafe {
-            libc::getsockopt(
-                self.fd.as_raw_fd(),
-                libc::SOL_PACKET,
-                PACKET_STATISTICS,
-                (&raw mut statistics).cast(),
-                &raw mut length,
-            )
-        })?;
+        let (packets, _) = socket::statistics(&self.socket)?;
         // Those dropped are among them.
-        self.counted += u64::from(statistics.packets);
+        self.counted += u64::from(packets);
         Ok(self.counted)
     }
 }
@@ -145,20 +81,19 @@ fn check(result: libc::c_int) -> io::Result<()> {
 /// Makes the filter. The packet begins with its IP header (`SOCK_DGRAM`). Every test falls through or goes on by one
 /// to a return of its own, so that no jump is long.
 fn program(direction: Direction, packets: &Packets) -> Vec<sock_filter> {
-    let ancillary = |field: libc::c_int| (libc::SKF_AD_OFF + field).cast_unsigned();
     let mut program = Vec::new();
-    load(&mut program, LOAD_BYTE, ancillary(libc::SKF_AD_PKTTYPE));
+    load(&mut program, LOAD_BYTE, AD_PKTTYPE);
     unless(&mut program, JUMP_IF_EQUAL, direction.packet_type());
-    load(&mut program, LOAD_HALF, ancillary(libc::SKF_AD_PROTOCOL));
+    load(&mut program, LOAD_HALF, AD_PROTOCOL);
     if packets.is_v4 {
-        unless(&mut program, JUMP_IF_EQUAL, libc::ETH_P_IP as u32);
+        unless(&mut program, JUMP_IF_EQUAL, IPV4);
         load(&mut program, LOAD_HALF, 6);
         when(&mut program, JUMP_IF_ANY_BIT, FRAGMENT_OFFSET);
         load(&mut program, LOAD_BYTE, 9);
         unless(&mut program, JUMP_IF_EQUAL, packets.protocol.into());
         load(&mut program, LOAD_X_HEADER_LENGTH, 0);
     } else {
-        unless(&mut program, JUMP_IF_EQUAL, libc::ETH_P_IPV6 as u32);
+        unless(&mut program, JUMP_IF_EQUAL, IPV6);
         load(&mut program, LOAD_BYTE, 6);
         unless(&mut program, JUMP_IF_EQUAL, packets.protocol.into());
         load(&mut program, LOAD_X, V6_HEADER);

@@ -20,6 +20,11 @@ pub struct Conntrack {
 }
 
 impl Conntrack {
+    /// Tells whether there is no room for another connection.
+    pub fn is_full(&self) -> bool {
+        self.limit > 0 && self.count >= self.limit
+    }
+
     /// Returns a counter, or none if this kernel does not keep it.
     pub fn number(&self, name: &str) -> Option<u64> {
         self.counters.as_ref()?.get(name).copied()
@@ -27,7 +32,7 @@ impl Conntrack {
 }
 
 /// Reads it; none if this kernel, or this kernel now, does not track connections.
-pub(super) fn read() -> Seen<Option<Conntrack>> {
+pub(in crate::look) fn read() -> Seen<Option<Conntrack>> {
     let Some(count) = parameter("net.netfilter.nf_conntrack_count")? else { return Ok(None) };
     let Some(limit) = parameter("net.netfilter.nf_conntrack_max")? else { return Ok(None) };
     let counters = proc_net("stat/nf_conntrack").ok().map(|text| columns(&text));

@@ -1,17 +1,12 @@
 //! Connections whose handshake this host has answered and whose client has not yet: how many, and how many may be.
 
-use netlink_bindings::inet_diag::{ReqV2, Request};
-use netlink_socket2::NetlinkSocket;
 use rtt0_netio::sysctl;
 
-use super::{Seen, refused};
+use super::Seen;
+use super::listeners::{each_socket, family};
 
-/// `IPPROTO_TCP`.
-const TCP: u8 = 6;
 /// `TCP_SYN_RECV` and `TCP_NEW_SYN_RECV`, as bits.
 const STATES: u32 = 1 << 3 | 1 << 12;
-/// `AF_INET` and `AF_INET6`.
-const FAMILIES: [u8; 2] = [2, 10];
 
 /// The half-open connections of a network namespace.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,7 +30,7 @@ impl HalfOpen {
 
 /// Reads them.
 pub(super) fn read() -> Seen<HalfOpen> {
-    let connections = FAMILIES.into_iter().map(count).sum::<Seen<u64>>()?;
+    let connections = [family::INET, family::INET6].into_iter().map(count).sum::<Seen<u64>>()?;
     let number = |name: &str| sysctl::read_here(name).ok()?.parse::<u64>().ok();
     Ok(HalfOpen {
         connections,
@@ -45,16 +40,8 @@ pub(super) fn read() -> Seen<HalfOpen> {
 }
 
 fn count(family: u8) -> Seen<u64> {
-    let failed = |error: std::io::Error| refused("SOCK_DIAG_BY_FAMILY", error);
-    let mut socket = NetlinkSocket::new();
-    let wanted = ReqV2 { family, protocol: TCP, states: STATES, ..ReqV2::default() };
-    let request = Request::new().op_tcp_diag_dump(&wanted);
-    let mut replies = socket.request(&request).map_err(failed)?;
     let mut connections = 0;
-    while let Some(reply) = replies.recv() {
-        reply.map_err(|error| failed(error.into()))?;
-        connections += 1;
-    }
+    each_socket(family, STATES, |_| connections += 1)?;
     Ok(connections)
 }
 

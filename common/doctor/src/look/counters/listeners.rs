@@ -55,25 +55,33 @@ pub(super) fn read() -> Seen<Vec<Listener>> {
 }
 
 /// Address families.
-mod family {
-    pub(super) const INET: u8 = 2;
-    pub(super) const INET6: u8 = 10;
+pub(super) mod family {
+    pub(in super::super) const INET: u8 = 2;
+    pub(in super::super) const INET6: u8 = 10;
 }
 
 fn diagnosed(family: u8) -> Seen<Vec<Listener>> {
+    let mut listeners = Vec::new();
+    each_socket(family, 1 << LISTEN, |message| {
+        if u32::from(message.state) == LISTEN && listeners.len() < MOST {
+            listeners.push(listener(message));
+        }
+    })?;
+    Ok(listeners)
+}
+
+/// Hands out the TCP sockets of one family whose state is one of `states` (bits).
+pub(super) fn each_socket(family: u8, states: u32, mut take: impl FnMut(&Msg)) -> Seen<()> {
     let failed = |error: std::io::Error| refused("SOCK_DIAG_BY_FAMILY", error);
     let mut socket = NetlinkSocket::new();
-    let wanted = ReqV2 { family, protocol: TCP, states: 1 << LISTEN, ..ReqV2::default() };
+    let wanted = ReqV2 { family, protocol: TCP, states, ..ReqV2::default() };
     let request = Request::new().op_tcp_diag_dump(&wanted);
     let mut replies = socket.request(&request).map_err(failed)?;
-    let mut listeners = Vec::new();
     while let Some(reply) = replies.recv() {
         let (message, _) = reply.map_err(|error| failed(error.into()))?;
-        if u32::from(message.state) == LISTEN && listeners.len() < MOST {
-            listeners.push(listener(&message));
-        }
+        take(&message);
     }
-    Ok(listeners)
+    Ok(())
 }
 
 fn listener(message: &Msg) -> Listener {

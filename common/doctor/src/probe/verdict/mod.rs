@@ -270,34 +270,5 @@ impl Facts<'_> {
 
 /// Returns the layer of this name; what an older or newer doctor calls otherwise is on the path.
 fn layer_named(name: &str) -> Layer {
-    use Layer::{
-        Backlog, Cgroup, Conntrack, Daemon, Device, Forward, Input, Ip, Neighbour, NetdevEgress,
-        NetdevIngress, Output, Path, Postrouting, Prerouting, Qdisc, Routing, Socket, TcEgress, TcIngress,
-        Transport, Xdp,
-    };
-    let all = [
-        Daemon,
-        Socket,
-        Transport,
-        Ip,
-        Routing,
-        Prerouting,
-        Input,
-        Forward,
-        Output,
-        Postrouting,
-        Conntrack,
-        Cgroup,
-        Neighbour,
-        NetdevEgress,
-        TcEgress,
-        Qdisc,
-        Device,
-        Xdp,
-        Backlog,
-        TcIngress,
-        NetdevIngress,
-        Path,
-    ];
-    all.into_iter().find(|layer| layer.name() == name).unwrap_or(Path)
+    Layer::named(name).unwrap_or(Layer::Path)
 }
