@@ -118,7 +118,7 @@ fn has_program(on: &OnInterface, layer: Layer) -> bool {
 /// Returns how many packets the filters of an interface's clsact or ingress qdisc have dropped in its life.
 pub fn hook_drops(on: &OnInterface) -> u64 {
     let hooks = on.queues.iter().filter(|queue| matches!(queue.kind.as_str(), "clsact" | "ingress"));
-    hooks.map(|queue| queue.drops).sum()
+    hooks.map(|queue| u64::from(queue.drops)).sum()
 }
 
 /// Returns how many packets the filters of an interface have dropped in their lives, as far as their actions count.

@@ -1,14 +1,13 @@
 //! What forwards packets before the guard can drop them: then they go on twice, untranslated and translated.
 
+use rtt0_netio::guard::PRIORITY as GUARD;
+
 use crate::causes::KERNEL_PATH_RACE;
 use crate::finding::{Finding, Layer, Rank};
 use crate::look::ingress::Forwarder;
 use crate::look::network::Network;
 use crate::patient::Patient;
 use crate::report::Report;
-
-/// The guard's priority at the ingress hook.
-const GUARD: i32 = -300;
 
 /// Judges what forwards at the interfaces of a NIC. What comes behind the guard sees nothing of what it drops.
 pub(super) fn judge(patient: &Patient, forwarders: &[Forwarder], report: &mut Report) {

@@ -11,8 +11,8 @@ use super::presence::{self, Presence};
 use super::reverse_path::{self, Arrival};
 use super::routing::{self, Led};
 use super::{capabilities, cloud, forwarding, guard, interfaces, leftovers, mtu, neighbours, race, traffic};
-use crate::look::counters::{Counters, Seen};
-use crate::look::daemon::DaemonCounters;
+use crate::look::counters::Counters;
+use crate::look::firewall::Firewall;
 use crate::look::interval::Interval;
 use crate::look::network::Network;
 use crate::look::parameters::{Here, Parameters};
@@ -36,7 +36,7 @@ pub(super) fn preconditions(patient: &Patient, before: &Counters, report: &mut R
     forwarding::judge(patient, &Here, report);
     cloud::judge(patient.role, look::cloud::instance().filter(|_| patient.role.forwards()).as_ref(), report);
     match &patient.daemon {
-        Some(daemon) => judge_daemon(patient, daemon, before.daemon.clone(), &network, report),
+        Some(daemon) => judge_daemon(patient, daemon, before, &network, report),
         None => judge_remains(&network, report),
     }
 }
@@ -96,14 +96,14 @@ fn note_default(network: &Network, report: &mut Report) {
 fn judge_daemon(
     patient: &Patient,
     daemon: &Daemon,
-    answer: Seen<DaemonCounters>,
+    before: &Counters,
     network: &Network,
     report: &mut Report,
 ) {
     let presence = Presence {
         processes: look::processes::daemons(daemon.name),
         are_hidden: look::processes::are_hidden(),
-        answer,
+        answer: before.daemon.clone(),
         socket: presence::knock(daemon.control_socket.as_deref()),
     };
     presence::judge(daemon, &presence, report);
@@ -116,6 +116,7 @@ fn judge_daemon(
     }
     let runs = presence.runs();
     judge_guard(patient, &presence, network, report);
+    judge_race(patient, &before.firewall, report);
     leftovers::note_pins(&daemon.bpf_dir, daemon.name, runs, report);
     if runs || presence.are_hidden || presence.processes.is_err() {
         return;
@@ -147,8 +148,12 @@ fn judge_guard(patient: &Patient, presence: &Presence, network: &Network, report
         }
         Ok(_) => report.cannot_see("the kernel guard", "the daemon has just been started"),
     }
-    match ingress::forwarders() {
-        Ok(forwarders) => race::judge(patient, &forwarders, report),
+}
+
+fn judge_race(patient: &Patient, firewall: &Firewall, report: &mut Report) {
+    race::judge(patient, &firewall.forwarders, report);
+    match ingress::flowtables() {
+        Ok(flowtables) => race::judge(patient, &flowtables, report),
         Err(why) => report
             .cannot_see("who forwards at the ingress", format!("{why} (needs CAP_NET_ADMIN and nf_tables)")),
     }

@@ -94,13 +94,15 @@ impl Default for Counters {
 impl Counters {
     /// Reads them all. What can't be read is left out, and says so.
     pub fn read(patient: &Patient) -> Self {
+        let queues = queues::read();
+        let programs = Programs::among(&patient.interfaces, queues.as_deref());
         Self {
             tables: tables::read(),
             softnet: per_cpu::softnet(),
             memory: memory::read(),
             conntrack: conntrack::read(),
             links: links::read(),
-            queues: queues::read(),
+            queues,
             drivers: patient.interfaces.iter().map(|name| (name.clone(), drivers::read(name))).collect(),
             neighbours: neighbours::read(),
             listeners: listeners::read(),
@@ -109,7 +111,7 @@ impl Counters {
             daemon: super::daemon::read(patient),
             neighbour_entries: super::neighbours::read().unwrap_or_default(),
             firewall: Firewall::read(),
-            programs: Programs::read(&patient.interfaces),
+            programs,
         }
     }
 }

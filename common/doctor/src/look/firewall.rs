@@ -9,6 +9,7 @@ use rtt0_netio::ruleset_dump::{self, Chain, Hook, Point, Rule, Ruleset, Verdict}
 use rtt0_netio::sighting::TABLE_PREFIX;
 
 use super::counters::conntrack;
+use super::ingress::{self, Forwarder};
 use crate::finding::Layer;
 
 /// How deep chains that lead to chains are followed; the kernel allows 16.
@@ -19,6 +20,8 @@ const DEEPEST: usize = 16;
 pub struct Firewall {
     /// The base chains of every program's tables but our own.
     pub chains: Vec<BaseChain>,
+    /// Chains that send packets on at a device's ingress, past everything behind it.
+    pub forwarders: Vec<Forwarder>,
     /// Tables of the old xtables interface, whose rules only its own program can list.
     pub legacy_tables: Vec<String>,
     /// Whether connection tracking has no room for another connection: then it drops at its own hooks.
@@ -126,7 +129,7 @@ impl Firewall {
         }
         let chains = ruleset.chains.iter().filter(|chain| !is_ours(&chain.table));
         let chains = chains.filter_map(|chain| base_chain(&rules, chain, chain.hook.as_ref()?)).collect();
-        Self { chains, ..Self::default() }
+        Self { chains, forwarders: ingress::chains(ruleset), ..Self::default() }
     }
 
     /// Returns those that may drop packets at `layer`, and at `device` if that has hooks of its own.
@@ -262,6 +265,7 @@ pub(crate) mod tests {
             handle,
             counter,
             verdict,
+            forwards: false,
             is_of_invalid: false,
             text: format!("rule {handle}"),
         }

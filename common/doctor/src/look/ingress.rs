@@ -3,16 +3,12 @@
 use std::collections::BTreeSet;
 use std::ffi::CStr;
 
-use netlink_bindings::nftables::{
-    self, ExprListAttrs, IterableChainAttrs, IterableFlowtableAttrs, IterableHookDevAttrs, IterableRuleAttrs,
-    Nfgenmsg,
-};
-use netlink_socket2::{NetlinkSocket, ReplyError};
+use netlink_bindings::nftables::{self, IterableFlowtableAttrs, IterableHookDevAttrs, Nfgenmsg};
+use netlink_socket2::NetlinkSocket;
+use rtt0_netio::ruleset_dump::{Chain, Point, Ruleset};
 
-/// NFPROTO_NETDEV.
-const NETDEV: u8 = 5;
-/// NF_NETDEV_INGRESS.
-const INGRESS: u32 = 0;
+/// The family of hooks at devices.
+const NETDEV: &str = "netdev";
 /// NFT_FLOWTABLE_HW_OFFLOAD.
 const HARDWARE: u32 = 1;
 
@@ -31,29 +27,17 @@ pub struct Forwarder {
     pub interfaces: Vec<String>,
 }
 
-/// Lists all of them.
+/// Lists the flowtables.
 ///
 /// # Errors
 /// Why the kernel does not tell.
-pub fn forwarders() -> Result<Vec<Forwarder>, String> {
-    let mut socket = NetlinkSocket::new();
-    let read = |socket: &mut NetlinkSocket| -> Result<Vec<Forwarder>, ReplyError> {
-        let mut all = flowtables(socket)?;
-        let forwarding = forwarding_tables(socket)?;
-        if !forwarding.is_empty() {
-            all.extend(chains(socket, &forwarding)?);
-        }
-        Ok(all)
-    };
-    read(&mut socket).map_err(|error| error.to_string())
-}
-
-fn flowtables(socket: &mut NetlinkSocket) -> Result<Vec<Forwarder>, ReplyError> {
+pub fn flowtables() -> Result<Vec<Forwarder>, String> {
     let request = nftables::Request::new().op_getflowtable_dump(&Nfgenmsg::default());
-    let mut replies = socket.request(&request)?;
+    let mut socket = NetlinkSocket::new();
+    let mut replies = socket.request(&request).map_err(|error| error.to_string())?;
     let mut tables = Vec::new();
     while let Some(reply) = replies.recv() {
-        tables.extend(flowtable(&reply?.1));
+        tables.extend(flowtable(&reply.map_err(|error| error.to_string())?.1));
     }
     Ok(tables)
 }
@@ -70,55 +54,22 @@ fn flowtable(attributes: &IterableFlowtableAttrs<'_>) -> Option<Forwarder> {
     })
 }
 
-/// Returns the tables of the netdev family in which a rule forwards.
-fn forwarding_tables(socket: &mut NetlinkSocket) -> Result<BTreeSet<String>, ReplyError> {
-    let header = Nfgenmsg { nfgen_family: NETDEV, ..Nfgenmsg::default() };
-    let request = nftables::Request::new().op_getrule_dump(&header);
-    let mut replies = socket.request(&request)?;
-    let mut tables = BTreeSet::new();
-    while let Some(reply) = replies.recv() {
-        let (_, rule) = reply?;
-        if forwards(&rule) {
-            tables.insert(text(rule.get_table()?));
-        }
-    }
-    Ok(tables)
+/// Returns the chains at an ingress whose tables have a rule that forwards.
+pub(super) fn chains(ruleset: &Ruleset) -> Vec<Forwarder> {
+    let forwarding = ruleset.rules.iter().filter(|rule| rule.family == NETDEV && rule.forwards);
+    let tables: BTreeSet<_> = forwarding.map(|rule| &rule.table).collect();
+    let is_meant = |chain: &&Chain| chain.family == NETDEV && tables.contains(&chain.table);
+    ruleset.chains.iter().filter(is_meant).filter_map(chain).collect()
 }
 
-fn forwards(rule: &IterableRuleAttrs<'_>) -> bool {
-    rule.get_expressions().into_iter().flatten().flatten().any(|element| {
-        let ExprListAttrs::Elem(expression) = element;
-        expression.get_name().is_ok_and(|name| name == c"fwd")
-    })
-}
-
-/// Returns the chains of these tables that have a hook at an ingress.
-fn chains(socket: &mut NetlinkSocket, tables: &BTreeSet<String>) -> Result<Vec<Forwarder>, ReplyError> {
-    let header = Nfgenmsg { nfgen_family: NETDEV, ..Nfgenmsg::default() };
-    let request = nftables::Request::new().op_getchain_dump(&header);
-    let mut replies = socket.request(&request)?;
-    let mut chains = Vec::new();
-    while let Some(reply) = replies.recv() {
-        chains.extend(chain(&reply?.1, tables));
-    }
-    Ok(chains)
-}
-
-fn chain(attributes: &IterableChainAttrs<'_>, tables: &BTreeSet<String>) -> Option<Forwarder> {
-    let (table, hook) = (text(attributes.get_table().ok()?), attributes.get_hook().ok()?);
-    if !tables.contains(&table) || hook.get_num().ok()? != INGRESS {
-        return None;
-    }
-    let interfaces = match hook.get_devs() {
-        Ok(several) => names(several),
-        Err(_) => hook.get_dev().into_iter().map(text).collect(),
-    };
+fn chain(chain: &Chain) -> Option<Forwarder> {
+    let hook = chain.hook.as_ref().filter(|hook| hook.point == Point::Ingress)?;
     Some(Forwarder {
-        name: format!("chain netdev {table} {}", text(attributes.get_name().ok()?)),
+        name: format!("chain {} {} {}", chain.family, chain.table, chain.name),
         is_chain: true,
-        priority: hook.get_priority().ok()?,
+        priority: hook.priority,
         is_hardware: false,
-        interfaces,
+        interfaces: hook.devices.clone(),
     })
 }
 

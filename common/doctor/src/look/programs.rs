@@ -7,6 +7,7 @@ use rtt0_netio::attached::{self, Attachment, Filter, Queue};
 use rtt0_netio::interface;
 use rtt0_netio::links::Links;
 
+use super::counters::queues;
 use crate::finding::Layer;
 
 /// The middlebox' own program, which takes established flows (see `rtt0_netio::fast_path`).
@@ -189,16 +190,21 @@ impl OnCgroup {
 impl Programs {
     /// Reads what is attached to these interfaces and to the control groups of this process.
     pub fn read(interfaces: &[String]) -> Self {
+        Self::among(interfaces, queues::read().as_deref())
+    }
+
+    /// The same, given the queueing disciplines of all interfaces, or why those can't be seen.
+    pub fn among(interfaces: &[String], queues: Result<&[Queue], &String>) -> Self {
         let mut programs = Self::default();
-        let queues = attached::queues().unwrap_or_else(|error| {
-            programs.unseen.push(("queueing disciplines".to_owned(), error.to_string()));
-            Vec::new()
+        let queues = queues.unwrap_or_else(|why| {
+            programs.unseen.push(("queueing disciplines".to_owned(), why.clone()));
+            &[]
         });
         let links = Links::here();
         for name in interfaces {
             let Ok(interface) = interface::by_name(name) else { continue };
             let queues: Vec<_> =
-                queues.iter().filter(|queue| queue.device == interface.index).cloned().collect();
+                queues.iter().filter(|queue| queue.interface == interface.index).cloned().collect();
             let mut on = OnInterface { name: name.clone(), index: interface.index, ..OnInterface::default() };
             match &links {
                 Ok(links) => match links.xdp_programs(name) {

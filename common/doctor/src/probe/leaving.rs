@@ -86,7 +86,7 @@ impl Leaving {
     fn is_queued(&self) -> bool {
         let Ok(way) = &self.way else { return false };
         attached::queues()
-            .is_ok_and(|queues| queues.iter().any(|queue| queue.device == way.device && queue.length > 0))
+            .is_ok_and(|queues| queues.iter().any(|queue| queue.interface == way.device && queue.length > 0))
     }
 
     fn neighbour(&self) -> Option<Neighbour> {

@@ -4,4 +4,4 @@ mod bpf;
 mod tc;
 
 pub use bpf::{Attachment, cgroup_programs, program_name, tcx_programs};
-pub use tc::{Filter, FilterAction, Queue, filters, queues};
+pub use tc::{Filter, FilterAction, Limit, Queue, filters, queues};

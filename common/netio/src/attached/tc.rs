@@ -1,10 +1,11 @@
 //! Filters and queueing disciplines of traffic control, with what they have counted. No capability is needed.
 
+use std::fmt;
 use std::io;
 
 use netlink_bindings::tc::{
-    ActAttrs, ActOptionsMsg, Attrs, BpfAttrs, GnetStatsQueue, IterableActAttrs, IterableAttrs, OptionsMsg,
-    Request, TcaStatsAttrs, Tcmsg,
+    ActAttrs, ActOptionsMsg, Attrs, BpfAttrs, IterableActAttrs, IterableAttrs, OptionsMsg, Request,
+    TcaStatsAttrs, Tcmsg,
 };
 use netlink_socket2::NetlinkSocket;
 
@@ -16,23 +17,74 @@ const EGRESS: u32 = 0xffff_fff3;
 /// TC_ACT_SHOT.
 const SHOT: i32 = 2;
 
-/// A queueing discipline.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An Ethernet frame of 1500 bytes of IP.
+const FULL_SIZE: u32 = 1514;
+/// `TC_H_ROOT`.
+const ROOT: u32 = u32::MAX;
+
+/// One queueing discipline.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Queue {
-    /// The device's index.
-    pub device: u32,
-    /// Such as `fq_codel`, `noqueue`, `clsact`.
+    /// Index of its interface.
+    pub interface: u32,
+    /// Such as `tbf`.
     pub kind: String,
-    /// Its own handle.
+    /// Its handle: the major number in the upper 16 bits. Those that the kernel makes by itself have 0.
     pub handle: u32,
-    /// The class that it is in; `0xffff_ffff` of a device's root.
+    /// The class that it is of, or `TC_H_ROOT`.
     pub parent: u32,
-    /// Packets that it has handed on.
+    /// Packets sent.
     pub packets: u64,
-    /// Packets that it has dropped.
-    pub drops: u64,
-    /// Packets in it now.
+    /// Packets dropped. The kernel has 32 bits for them.
+    pub drops: u32,
+    /// Times that a packet had to wait for its rate.
+    pub overlimits: u32,
+    /// Packets that wait.
     pub length: u32,
+    /// Bytes that wait.
+    pub backlog: u32,
+    /// How many may wait; none if it does not say or is not asked.
+    pub limit: Option<Limit>,
+}
+
+/// How many may wait in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Packets.
+    Packets(u32),
+    /// Bytes.
+    Bytes(u32),
+}
+
+impl Limit {
+    /// Returns about how many packets of full size may wait.
+    pub fn packets(self) -> u32 {
+        match self {
+            Self::Packets(packets) => packets,
+            Self::Bytes(bytes) => bytes / FULL_SIZE,
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Packets(packets) => write!(f, "{packets} packets"),
+            Self::Bytes(bytes) => write!(f, "{bytes} bytes"),
+        }
+    }
+}
+
+impl Queue {
+    /// Tells whether it is its interface's outermost.
+    pub fn is_root(&self) -> bool {
+        self.parent == ROOT
+    }
+
+    /// Returns its handle as tc(8) writes it, such as `8001:`.
+    pub fn handle_text(&self) -> String {
+        format!("{:x}:", self.handle >> 16)
+    }
 }
 
 /// A filter that may drop.
@@ -74,28 +126,50 @@ pub fn queues() -> io::Result<Vec<Queue>> {
     let mut queues = Vec::new();
     while let Some(reply) = replies.recv() {
         let (header, attributes) = reply.map_err(io::Error::from)?;
-        if queues.len() == MOST {
-            continue;
+        if queues.len() < MOST {
+            queues.push(queue(&header, &attributes));
         }
-        let (mut packets, mut queue) = (0, GnetStatsQueue::default());
-        for statistic in attributes.get_stats2().into_iter().flatten().flatten() {
-            match statistic {
-                TcaStatsAttrs::Basic(basic) => packets = basic.packets.into(),
-                TcaStatsAttrs::Queue(of) => queue = of,
-                _ => {}
-            }
-        }
-        queues.push(Queue {
-            device: header.ifindex.cast_unsigned(),
-            kind: kind(&attributes),
-            handle: header.handle,
-            parent: header.parent,
-            packets,
-            drops: queue.drops.into(),
-            length: queue.qlen,
-        });
     }
     Ok(queues)
+}
+
+fn queue(header: &Tcmsg, attributes: &IterableAttrs<'_>) -> Queue {
+    let kind = attributes.get_kind().map(|kind| kind.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut queue = Queue {
+        interface: header.ifindex.cast_unsigned(),
+        handle: header.handle,
+        parent: header.parent,
+        limit: limit(attributes),
+        kind,
+        ..Queue::default()
+    };
+    let Ok(stats) = attributes.get_stats2() else { return queue };
+    if let Ok(basic) = stats.get_basic() {
+        queue.packets = basic.packets.into();
+    }
+    // The basic ones have 32 bits, and these more where the others don't do.
+    if let Ok(packets) = stats.get_pkt64() {
+        queue.packets = packets;
+    }
+    if let Ok(counts) = stats.get_queue() {
+        queue.drops = counts.drops;
+        queue.overlimits = counts.overlimits;
+        queue.length = counts.qlen;
+        queue.backlog = counts.backlog;
+    }
+    queue
+}
+
+/// Reads the limit of those for which it is most often too small.
+fn limit(attributes: &IterableAttrs<'_>) -> Option<Limit> {
+    Some(match attributes.get_options().ok()? {
+        OptionsMsg::Pfifo(fifo) | OptionsMsg::PfifoHeadDrop(fifo) => Limit::Packets(fifo.limit),
+        OptionsMsg::Bfifo(fifo) => Limit::Bytes(fifo.limit),
+        OptionsMsg::Tbf(bucket) => Limit::Bytes(bucket.get_parms().ok()?.limit),
+        OptionsMsg::Netem(netem, _) => Limit::Packets(netem.limit),
+        OptionsMsg::FqCodel(options) => Limit::Packets(options.get_limit().ok()?),
+        _ => return None,
+    })
 }
 
 /// Reads the filters of a device, given its own `queues`.
@@ -104,7 +178,7 @@ pub fn queues() -> io::Result<Vec<Queue>> {
 /// The kernel's.
 pub fn filters(device: u32, queues: &[Queue]) -> io::Result<Vec<Filter>> {
     let mut filters = Vec::new();
-    for queue in queues.iter().filter(|queue| queue.device == device) {
+    for queue in queues.iter().filter(|queue| queue.interface == device) {
         match queue.kind.as_str() {
             "clsact" => {
                 read(device, INGRESS, false, &mut filters)?;
@@ -204,6 +278,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn handles_are_written_as_tc_does() {
+        let queue = Queue { handle: 0x8001_0000, parent: ROOT, ..Queue::default() };
+        assert_eq!((queue.handle_text().as_str(), queue.is_root()), ("8001:", true));
+    }
+
+    #[test]
     fn a_fresh_loopback_has_no_filters() {
         let Ok(namespace) = crate::netns::Namespace::create() else {
             println!("skipped: needs CAP_SYS_ADMIN");
@@ -216,7 +296,7 @@ mod tests {
                 (queues, filters)
             })
             .unwrap();
-        assert!(queues.iter().all(|queue| queue.device == 1 && queue.drops == 0), "{queues:?}");
+        assert!(queues.iter().all(|queue| queue.interface == 1 && queue.drops == 0), "{queues:?}");
         assert!(filters.is_empty());
     }
 }

@@ -300,6 +300,9 @@ pub fn tables() -> Result<Vec<String>, GuardError> {
 /// have taken the first.
 const NAMES: u32 = 64;
 
+/// Its priority at the ingress hook: the lower, the earlier.
+pub const PRIORITY: i32 = netlink::PRIORITY_RAW;
+
 /// What a table's name begins with; the number of its process follows.
 const NAME_PREFIX: &str = "rtt0_";
 

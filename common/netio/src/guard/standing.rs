@@ -4,13 +4,13 @@ use std::ffi::{CStr, CString};
 use std::net::IpAddr;
 
 use netlink_bindings::nftables::{
-    self, CmpOps, ExprListAttrs, ExprOps, IterableChainAttrs, IterableExprListAttrs, Nfgenmsg, PayloadBase,
-    VerdictCode,
+    self, CmpOps, ExprListAttrs, ExprOps, IterableExprListAttrs, Nfgenmsg, PayloadBase, VerdictCode,
 };
 use netlink_socket2::{NetlinkSocket, ReplyError};
 use rtt0_core::service::{Prefix, Service};
 
 use super::{GuardError, NETDEV};
+use crate::ruleset_dump::devices;
 
 /// A guard that stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,22 +69,12 @@ fn interfaces(socket: &mut NetlinkSocket, table: &CStr) -> Result<Vec<String>, R
     while let Some(reply) = replies.recv() {
         let (_, chain) = reply?;
         if chain.get_table()? == table {
-            names.extend(devices(&chain));
+            names.extend(chain.get_hook().map(|hook| devices(&hook)).unwrap_or_default());
         }
     }
     names.sort_unstable();
     names.dedup();
     Ok(names)
-}
-
-/// Returns the devices that a chain hooks.
-fn devices(chain: &IterableChainAttrs<'_>) -> Vec<String> {
-    let text = |name: &CStr| name.to_string_lossy().into_owned();
-    let Ok(hook) = chain.get_hook() else { return Vec::new() };
-    match hook.get_devs() {
-        Ok(several) => several.get_name().map(text).collect(),
-        Err(_) => hook.get_dev().into_iter().map(text).collect(),
-    }
 }
 
 fn read_rules(socket: &mut NetlinkSocket, table: &CStr, guard: &mut Standing) -> Result<(), ReplyError> {

@@ -6,6 +6,7 @@
 mod read;
 mod text;
 
+pub(crate) use read::devices;
 pub use read::dump;
 
 #[cfg(test)]
@@ -94,6 +95,8 @@ pub struct Rule {
     pub counter: Option<u64>,
     /// What becomes of a packet that it matches.
     pub verdict: Verdict,
+    /// Whether it sends packets on, out of another device (`fwd`).
+    pub forwards: bool,
     /// Whether it matches what connection tracking calls invalid.
     pub is_of_invalid: bool,
     /// What it says, nearly as `nft` writes it.

@@ -76,7 +76,8 @@ fn chains(socket: &mut NetlinkSocket) -> io::Result<Vec<Chain>> {
     Ok(chains)
 }
 
-fn devices(hook: &IterableNftHookAttrs<'_>) -> Vec<String> {
+/// Returns the devices of a hook.
+pub(crate) fn devices(hook: &IterableNftHookAttrs<'_>) -> Vec<String> {
     let mut devices = Vec::new();
     for attribute in (*hook).flatten() {
         match attribute {
@@ -175,7 +176,7 @@ fn verdict_map(expression: &IterableExprAttrs<'_>) -> Option<CString> {
 fn read_rule(family: u8, rule: &IterableRuleAttrs<'_>, maps: &HashMap<Names, Map>) -> Option<Rule> {
     let (table, chain) = (rule.get_table().ok()?, rule.get_chain().ok()?);
     let mut writer = Writer::default();
-    let (mut counter, mut verdict) = (None, Verdict::Continue);
+    let (mut counter, mut verdict, mut forwards) = (None, Verdict::Continue, false);
     for expression in expressions(rule) {
         let data = expression.get_data();
         if let Ok(ExprOps::Counter(count)) = &data {
@@ -188,6 +189,7 @@ fn read_rule(family: u8, rule: &IterableRuleAttrs<'_>, maps: &HashMap<Names, Map
             verdict = Verdict::Map(verdicts);
             continue;
         }
+        forwards |= expression.get_name().is_ok_and(|name| name == c"fwd");
         match expression_verdict(&data, expression.get_name().ok().map(|name| name.to_bytes())) {
             Some(found) => verdict = found,
             None => writer.push(&expression),
@@ -201,6 +203,7 @@ fn read_rule(family: u8, rule: &IterableRuleAttrs<'_>, maps: &HashMap<Names, Map
         handle: rule.get_handle().unwrap_or(0),
         counter,
         verdict,
+        forwards,
         is_of_invalid,
         text,
     })

@@ -2,6 +2,7 @@
 
 use rtt0_core::packet::Packet;
 use rtt0_core::service::Direction::{ToClient, ToServer};
+use rtt0_core::wire::checksum;
 use rtt0_core::wire::options::kind::{MSS, NOP};
 use rtt0_core::wire::segment::Segment;
 use rtt0_core::wire::tcp::Flags;
@@ -16,6 +17,9 @@ use crate::wan::{Fate, Saboteur};
 const PEER: &[&str] = &["--peer", "10.1.1.2"];
 const SINGLE: Raised = Raised { offloads: false, ..PLAIN };
 const NIC: Patient = Patient::Host(Place::ClientNic);
+/// The path between the NICs, without daemons, looked at from the client's.
+const PEERS: Case =
+    Case { raised: SINGLE, patient: NIC, arguments: PEER, agent: Some(Place::ServerNic), ..BASE };
 /// TCP's option for experiments (RFC 6994).
 const EXPERIMENT: u8 = 253;
 
@@ -83,16 +87,12 @@ pub(super) const ALL: &[Case] = &[
         name: "mtu-black-hole",
         about: "packets above 1,400 bytes vanish on the long leg, and nobody says so",
         expected: expect(&["mtu-black-hole"], Layer::Path),
-        raised: SINGLE,
-        patient: NIC,
-        arguments: PEER,
-        agent: Some(Place::ServerNic),
         inject: |site| {
             between(site, || {
                 Box::new(|packet| if packet.bytes.len() > 1400 { Fate::Lose } else { Fate::Keep })
             })
         },
-        ..BASE
+        ..PEERS
     },
     Case {
         name: "mtu-black-hole-v6",
@@ -113,10 +113,6 @@ pub(super) const ALL: &[Case] = &[
         name: "option-stripped",
         about: "a box on the long leg overwrites options that it does not know",
         expected: expect(&["option-stripped"], Layer::Path),
-        raised: SINGLE,
-        patient: NIC,
-        arguments: PEER,
-        agent: Some(Place::ServerNic),
         inject: |site| {
             between(site, || {
                 by_segment(|segment| {
@@ -125,7 +121,7 @@ pub(super) const ALL: &[Case] = &[
                 })
             })
         },
-        ..BASE
+        ..PEERS
     },
     Case {
         name: "option-stripped-nics",
@@ -149,10 +145,6 @@ pub(super) const ALL: &[Case] = &[
         name: "option-dropped",
         about: "a box on the long leg drops SYNs with the signalling option",
         expected: expect(&["option-dropped"], Layer::Path),
-        raised: SINGLE,
-        patient: NIC,
-        arguments: PEER,
-        agent: Some(Place::ServerNic),
         inject: |site| {
             between(site, || {
                 by_segment(|segment| {
@@ -161,16 +153,12 @@ pub(super) const ALL: &[Case] = &[
                 })
             })
         },
-        ..BASE
+        ..PEERS
     },
     Case {
         name: "sequence-rewritten",
         about: "a firewall on the long leg moves sequence numbers",
         expected: expect(&["sequence-rewritten"], Layer::Path),
-        raised: SINGLE,
-        patient: NIC,
-        arguments: PEER,
-        agent: Some(Place::ServerNic),
         inject: |site| {
             between(site, || {
                 by_segment(|segment| {
@@ -180,16 +168,12 @@ pub(super) const ALL: &[Case] = &[
                 })
             })
         },
-        ..BASE
+        ..PEERS
     },
     Case {
         name: "mss-rewritten",
         about: "a router on the long leg clamps the MSS to 1,200",
         expected: expect(&["mss-rewritten"], Layer::Path),
-        raised: SINGLE,
-        patient: NIC,
-        arguments: PEER,
-        agent: Some(Place::ServerNic),
         inject: |site| {
             between(site, || {
                 by_segment(|segment| {
@@ -200,16 +184,12 @@ pub(super) const ALL: &[Case] = &[
                 })
             })
         },
-        ..BASE
+        ..PEERS
     },
     Case {
         name: "ecn-cleared",
         about: "a router on the long leg clears the ECN bits of the IP header",
         expected: expect(&["ecn-cleared"], Layer::Path),
-        raised: SINGLE,
-        patient: NIC,
-        arguments: PEER,
-        agent: Some(Place::ServerNic),
         inject: |site| {
             between(site, || {
                 Box::new(|packet| {
@@ -220,16 +200,12 @@ pub(super) const ALL: &[Case] = &[
                 })
             })
         },
-        ..BASE
+        ..PEERS
     },
     Case {
         name: "early-data-dropped",
         about: "a firewall on the long leg drops data of connections whose handshake it has not seen",
         expected: expect(&["early-data-dropped"], Layer::Path),
-        raised: SINGLE,
-        patient: NIC,
-        arguments: PEER,
-        agent: Some(Place::ServerNic),
         inject: |site| {
             between(site, || {
                 by_segment(|segment| {
@@ -242,7 +218,7 @@ pub(super) const ALL: &[Case] = &[
                 })
             })
         },
-        ..BASE
+        ..PEERS
     },
 ];
 
@@ -254,8 +230,6 @@ fn clear_ecn(packet: &mut [u8]) {
     }
     let before = word(packet, 0);
     packet[1] &= !3;
-    let sum = u32::from(!word(packet, 10)) + u32::from(!before) + u32::from(word(packet, 0));
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+    let sum = checksum::update(word(packet, 10), before, word(packet, 0));
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
 }

@@ -211,7 +211,7 @@ impl Facts<'_> {
         let queue_drops = |programs: &OnInterface| -> u64 {
             let queues =
                 programs.queues.iter().filter(|queue| queue.kind != "clsact" && queue.kind != "ingress");
-            queues.map(|queue| queue.drops).sum()
+            queues.map(|queue| u64::from(queue.drops)).sum()
         };
         let dropped = queue_drops(now).saturating_sub(then.map_or(0, queue_drops));
         let waiting: u32 = now.queues.iter().map(|queue| queue.length).sum();
