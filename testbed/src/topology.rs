@@ -8,7 +8,7 @@ mod gate;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 use rtt0_netio::links::{Links, VethEnd};
 use rtt0_netio::offload::{self, Offloads};
 use rtt0_netio::sysctl;
@@ -20,9 +20,12 @@ use crate::address::{
 use crate::host::Host;
 use crate::wan::{self, Backend, End, Wan};
 
-/// How far the measured path RTT may be off: a share of the RTT and a constant for the wake-ups
-/// on the way.
+/// How far the measured path RTT should be off at most: a share of the RTT and a constant for the
+/// wake-ups on the way.
 const TOLERANCE: (f64, Duration) = (0.02, Duration::from_micros(300));
+
+/// What share of the RTT a busy machine may add to it.
+const LATE: f64 = 0.25;
 
 /// Kernel parameters of every host. `default` is set before devices exist, so they inherit it.
 const EVERY_HOST: &[(&str, &str)] = &[
@@ -303,10 +306,12 @@ impl Topology {
         wan::measure_rtt(&self.client, address)
     }
 
-    /// Measures the path RTT and returns it.
+    /// Measures the path RTT and returns it: nearly `rtt`, or up to a quarter more where the machine is
+    /// busy with something else for ten seconds.
     ///
     /// # Errors
-    /// It is off `rtt` by more than 2 % + 0.3 ms for ten seconds; or it cannot be measured.
+    /// It is shorter than `rtt` by more than 2 % + 0.3 ms, or longer by more than a quarter besides;
+    /// or it cannot be measured.
     pub fn verify_rtt(&self, rtt: Duration) -> anyhow::Result<Duration> {
         self.verify_rtt_to(SERVER.v4.into(), rtt)
     }
@@ -317,19 +322,23 @@ impl Topology {
     /// As [`Topology::verify_rtt`].
     pub fn verify_rtt_to(&self, address: IpAddr, rtt: Duration) -> anyhow::Result<Duration> {
         let tolerance = rtt.mul_f64(TOLERANCE.0) + TOLERANCE.1;
-        let mut measured = Duration::ZERO;
+        let mut shortest = Duration::MAX;
         // Another program, or another guest of this machine's, may have the processor for a while.
         for _ in 0..10 {
-            measured = self.measure_rtt_to(address)?;
+            let measured = self.measure_rtt_to(address)?;
             if measured.abs_diff(rtt) <= tolerance {
                 return Ok(measured);
             }
+            shortest = shortest.min(measured);
             std::thread::sleep(Duration::from_secs(1));
         }
-        bail!(
-            "the path RTT is {measured:.2?} instead of {rtt:.2?} (tolerance {tolerance:.2?}): \
+        let longest = rtt.mul_f64(1.0 + LATE) + tolerance;
+        ensure!(
+            (rtt.saturating_sub(tolerance)..=longest).contains(&shortest),
+            "the path RTT is {shortest:.2?} instead of {rtt:.2?} (at most {longest:.2?}): \
              is the machine busy with something else?"
-        )
+        );
+        Ok(shortest)
     }
 
     /// Lists the six devices on the path, from client to server, each with its host.
