@@ -3,6 +3,20 @@
 use crate::histogram::Histogram;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Makes an enum whose variants are counters: each has a doc comment, which operators are told, and a label.
+///
+/// ```
+/// rtt0_core::reasons! {
+///     /// What became of a letter.
+///     Fate {
+///         /// It arrived.
+///         Arrived => "arrived",
+///     }
+/// }
+/// assert_eq!(Fate::ALL.len(), 1);
+/// assert_eq!((Fate::Arrived.label(), Fate::Arrived.meaning()), ("arrived", "It arrived."));
+/// ```
+#[macro_export]
 macro_rules! reasons {
     ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident => $label:literal,)+ }) => {
         $(#[$meta])*

@@ -1,0 +1,3 @@
+//! The traffic-mirror pipeline's program.
+
+fn main() {}
