@@ -17,8 +17,8 @@ use rtt0_netio::worker::WorkerError;
 
 use crate::config::ConfigFileError;
 use crate::control::{AskError, SocketError, TopError};
+use crate::http::MetricsError;
 use crate::key_file::KeyFileError;
-use crate::metrics::MetricsError;
 
 /// Exit codes, in the manner of sysexits(3head).
 pub mod exit {

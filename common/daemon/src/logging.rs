@@ -8,7 +8,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::cli::LogFormat;
 
 /// Starts the log: level `info`, or what `RUST_LOG` says. A log that was started before stays.
-pub(crate) fn start(format: LogFormat) {
+pub fn start(format: LogFormat) {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);

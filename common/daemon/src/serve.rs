@@ -33,9 +33,9 @@ use crate::bypass::{self, Filter, SynBypass};
 use crate::control::{ControlPlane, ControlSocket, Health, Known, Question, Receiver};
 use crate::failure::Failure;
 use crate::forwarding;
+use crate::http::HttpSocket;
 use crate::incidents::Incidents;
 use crate::key_file::KeyFileError;
-use crate::metrics::MetricsSocket;
 use crate::offload::Offload;
 use crate::program::Nic;
 use crate::reload::{Reload, Reloaded};
@@ -142,7 +142,7 @@ impl Service {
         };
         // The state folder is there by now.
         let control = setup.control_socket.as_deref().map(ControlSocket::bind).transpose()?;
-        let metrics = setup.metrics_address.map(MetricsSocket::bind).transpose()?;
+        let metrics = setup.metrics_address.map(HttpSocket::bind).transpose()?;
         let offload = Offload::start(program, &setup, &mut engines);
         let captures = workers::open_captures(&setup, offload.outlet())?;
         let switches = match offload.switch() {

@@ -33,7 +33,8 @@ use rtt0_core::time::Instant;
 use rtt0_netio::privilege::{self, Duty};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::metrics::{self, MetricsSocket};
+use crate::http::HttpSocket;
+use crate::metrics;
 use crate::reload::Reloaded;
 use crate::stats::Stats;
 
@@ -103,7 +104,7 @@ impl ControlPlane {
     /// That no thread can be had.
     pub(crate) fn start(
         control: Option<ControlSocket>,
-        metrics: Option<MetricsSocket>,
+        metrics: Option<HttpSocket>,
         known: Known,
     ) -> std::io::Result<(Option<Self>, Receiver)> {
         let (questions, receiver) = mpsc::channel(QUEUE);

@@ -3,21 +3,14 @@
 //! Names begin with `rtt0_`, counters end in `_total`, units are base units (seconds, bytes). The labels are `reason`,
 //! `event`, `table`, `way` and those of `rtt0_build_info`; all their values are known at compile time.
 
-use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{TEXT_FORMAT, TextEncoder};
+use prometheus::proto::{Bucket, Histogram, Metric, MetricFamily, MetricType};
 use rtt0_netio::counters::IoCounters;
 
+use super::family::{by, counter, family, gauge, gauges};
 use crate::stats::{Count, Saved, Stats};
 
-/// Writes all metrics; returns them with their content type.
-///
-/// # Errors
-/// None that is known: there is a value for every metric.
-pub(super) fn write(stats: &Stats) -> Result<(String, &'static str), prometheus::Error> {
-    Ok((TextEncoder::new().encode_to_string(&families(stats))?, TEXT_FORMAT))
-}
-
-fn families(stats: &Stats) -> Vec<MetricFamily> {
+/// Returns all metrics.
+pub(super) fn families(stats: &Stats) -> Vec<MetricFamily> {
     let flag = |set: bool| f64::from(u8::from(set));
     let io = |label: &str| stats.io.iter().find(|count| count.label == label).map_or(0, |count| count.count);
     let lost: Vec<&Count> = stats.io.iter().filter(|count| IoCounters::is_failure(&count.label)).collect();
@@ -135,64 +128,6 @@ fn labelled(counts: &[Count]) -> impl Iterator<Item = (&str, u64)> {
     counts.iter().map(|count| (&*count.label, count.count))
 }
 
-fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
-    let mut family = MetricFamily::default();
-    family.set_name(name.to_owned());
-    family.set_help(help.to_owned());
-    family.set_field_type(kind);
-    family.set_metric(metrics);
-    family
-}
-
-fn metric(kind: MetricType, labels: &[(&str, &str)], value: f64) -> Metric {
-    let pair = |(name, value): &(&str, &str)| {
-        let mut pair = LabelPair::default();
-        pair.set_name((*name).to_owned());
-        pair.set_value((*value).to_owned());
-        pair
-    };
-    let mut metric = Metric::from_label(labels.iter().map(pair).collect());
-    if kind == MetricType::COUNTER {
-        let mut counter = Counter::default();
-        counter.set_value(value);
-        metric.set_counter(counter);
-    } else {
-        let mut gauge = Gauge::default();
-        gauge.set_value(value);
-        metric.set_gauge(gauge);
-    }
-    metric
-}
-
-fn gauges<'a>(
-    name: &str,
-    help: &str,
-    values: impl IntoIterator<Item = (&'a [(&'a str, &'a str)], f64)>,
-) -> MetricFamily {
-    let values = values.into_iter().map(|(labels, value)| metric(MetricType::GAUGE, labels, value));
-    family(name, help, MetricType::GAUGE, values.collect())
-}
-
-fn gauge(name: &str, help: &str, value: f64) -> MetricFamily {
-    gauges(name, help, [(&[][..], value)])
-}
-
-fn counter(name: &str, help: &str, value: u64) -> MetricFamily {
-    family(name, help, MetricType::COUNTER, vec![metric(MetricType::COUNTER, &[], value as f64)])
-}
-
-/// A family with a value for each of what a label may say.
-fn by<'a>(
-    label: &str,
-    name: &str,
-    help: &str,
-    kind: MetricType,
-    values: impl IntoIterator<Item = (&'a str, u64)>,
-) -> MetricFamily {
-    let values = values.into_iter().map(|(of, value)| metric(kind, &[(label, of)], value as f64));
-    family(name, help, kind, values.collect())
-}
-
 fn saved(saved: &Saved) -> MetricFamily {
     let bucket = |(bound, count): &(f64, u64)| {
         let mut bucket = Bucket::default();
@@ -212,6 +147,7 @@ fn saved(saved: &Saved) -> MetricFamily {
 
 #[cfg(test)]
 mod tests {
+    use super::super::family::encode;
     use super::*;
     use crate::stats::{Level, Offloaded};
     use rtt0_core::reason::{Counters, DropReason, PassReason};
@@ -240,8 +176,7 @@ mod tests {
     /// What promtool's linter looks at, and what the format demands.
     #[test]
     fn names_and_types_follow_the_conventions() {
-        let (text, kind) = write(&stats()).unwrap();
-        assert_eq!(kind, "text/plain; version=0.0.4");
+        let text = encode(&families(&stats())).unwrap();
         let mut names = HashSet::new();
         for family in families(&stats()) {
             let (name, kind) = (family.name(), family.get_field_type());
@@ -317,7 +252,7 @@ mod tests {
 
     #[test]
     fn every_counter_between_kernel_and_engine_is_exported() {
-        let text = write(&stats()).unwrap().0;
+        let text = encode(&families(&stats())).unwrap();
         // How often packets were joined or cut says nothing of what went out.
         let left_out = ["joined", "resegmented", "state_written"];
         for (label, _) in IoCounters::default().iter().filter(|(label, _)| !left_out.contains(label)) {

@@ -74,7 +74,7 @@ const fn ancillary(field: libc::c_int) -> u32 {
 /// The rules don't fit into one program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{rules} service rules need a packet filter of {instructions} instructions, and the kernel takes \
+    "{rules} rules need a packet filter of {instructions} instructions, and the kernel takes \
      {MAX_INSTRUCTIONS}; join prefixes or port ranges"
 )]
 pub struct TooManyRules {
@@ -142,23 +142,37 @@ impl Program {
         link_header: u32,
         bypass: Bypass,
     ) -> Result<Self, TooManyRules> {
-        let mut program = Self { instructions: Vec::new() };
-        program.instructions.push(load(LOAD_BYTE, AD_PKTTYPE));
-        program.require_equal(packet_type);
-
         let of_version =
             |v4: bool| services.rules().iter().filter(move |s| s.prefix.address().is_ipv4() == v4);
         let v6 = ipv6(of_version(false), link_header, bypass);
         let v4 = ipv4(of_version(true), link_header, bypass);
+        Self::of_versions(packet_type, v4, v6, services.rules().len())
+    }
+
+    /// Joins what is to be done with packets of either IP version, made of so many rules.
+    pub(super) fn of_versions(
+        packet_type: u32,
+        v4: Self,
+        v6: Self,
+        rules: usize,
+    ) -> Result<Self, TooManyRules> {
+        let mut program = Self { instructions: Vec::new() };
+        program.instructions.push(load(LOAD_BYTE, AD_PKTTYPE));
+        program.require_equal(packet_type);
         program.section(IPV4, v4);
         program.section(IPV6, v6);
         program.reject();
 
         let instructions = program.instructions.len();
         if instructions > MAX_INSTRUCTIONS {
-            return Err(TooManyRules { rules: services.rules().len(), instructions });
+            return Err(TooManyRules { rules, instructions });
         }
         Ok(program)
+    }
+
+    /// Makes a program of these instructions.
+    pub(super) fn of(instructions: Vec<sock_filter>) -> Self {
+        Self { instructions }
     }
 
     /// Returns the instructions, to be attached with `SO_ATTACH_FILTER`; at most 4096.

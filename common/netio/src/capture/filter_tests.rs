@@ -284,7 +284,7 @@ fn many_rules_work_and_too_many_are_refused() {
     assert_eq!(run(&Program::new(&many, 14).unwrap(), &frame), KEEP_ALL);
 
     let error = Program::new(&Services::new((0..400).map(rule).collect(), Vec::new()), 14).unwrap_err();
-    assert!(error.to_string().starts_with("400 service rules need"), "{error}");
+    assert!(error.to_string().starts_with("400 rules need"), "{error}");
 }
 
 /// Every truncation of SYNs and their kin, both directions: what is left out is what the bypass
@@ -336,4 +336,44 @@ fn kin(frame: &Frame) -> Vec<Frame> {
         }
     }
     kin
+}
+
+fn udp(port: u16, is_v4: bool) -> Vec<u8> {
+    let link = PacketBuilder::ethernet2([2; 6], [4; 6]);
+    let builder = if is_v4 {
+        link.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(50_000, port)
+    } else {
+        link.ipv6([1; 16], [2; 16], 64).udp(50_000, port)
+    };
+    let mut frame = Vec::new();
+    builder.write(&mut frame, b"tunnelled").unwrap();
+    frame
+}
+
+#[test]
+fn tunnels_are_taken_by_their_ports() {
+    let program = Program::of_tunnels(&[4789, 6081], 14).unwrap();
+    let bare = Program::of_tunnels(&[4789, 6081], 0).unwrap();
+    let any = Program::of_tunnels(&[], 14).unwrap();
+    for is_v4 in [true, false] {
+        for (port, is_taken) in [(4789, true), (6081, true), (4788, false), (53, false)] {
+            let frame = Frame::ethernet(udp(port, is_v4));
+            assert_eq!(run(&program, &frame) != 0, is_taken, "{port}, IPv4 {is_v4}");
+            assert_ne!(run(&any, &frame), 0);
+            assert_eq!(run(&bare, &frame.without_link_header()) != 0, is_taken);
+            let elsewhere = Frame { packet_type: PACKET_OUTGOING, ..Frame::ethernet(udp(port, is_v4)) };
+            assert_eq!((run(&program, &elsewhere), run(&any, &elsewhere)), (0, 0));
+        }
+    }
+    // TCP at such a port is no tunnel, and a fragment of UDP may be one.
+    let mut frame = udp(4789, true);
+    frame[14 + 9] = 6;
+    assert_eq!(run(&program, &Frame::ethernet(frame)), 0);
+    let mut fragment = udp(53, true);
+    fragment[14 + 7] = 1;
+    assert_ne!(run(&program, &Frame::ethernet(fragment)), 0);
+    let mut extended = udp(53, false);
+    extended[14 + 6] = 0;
+    assert_ne!(run(&program, &Frame::ethernet(extended)), 0);
+    assert!(Program::of_tunnels(&(1..=3000).collect::<Vec<_>>(), 14).is_err());
 }

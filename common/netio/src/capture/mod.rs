@@ -20,6 +20,7 @@ mod pnet;
 pub(crate) mod socket;
 pub mod spread;
 mod tap;
+mod tunnels;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -28,6 +29,7 @@ use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::service::Services;
 
 use crate::counters::IoCounters;
+use filter::Program;
 use memory::Memory;
 pub use socket::Filters;
 pub(crate) use socket::SendingSocket;
@@ -144,7 +146,21 @@ impl Capture {
         services: &Services,
         options: &CaptureOptions,
     ) -> Result<Self, CaptureError> {
-        Self::open_for(interface, Some(services), options)
+        let program = |link_header| socket::program(services, link_header, options.sent);
+        Self::open_for(interface, program, options)
+    }
+
+    /// Opens a capture on `interface` for what arrives there over UDP at `ports`, the tunnels of a traffic mirror, or over
+    /// UDP at all if there are none. Fragments of UDP are captured whatever their port.
+    ///
+    /// # Errors
+    /// [`CaptureError`]; EPERM if CAP_NET_RAW is missing, [`CaptureError::Filter`] for more than about 2,000 ports.
+    pub fn open_tunnels(
+        interface: &str,
+        ports: &[u16],
+        options: &CaptureOptions,
+    ) -> Result<Self, CaptureError> {
+        Self::open_for(interface, |link_header| Program::of_tunnels(ports, link_header), options)
     }
 
     /// Opens `count` captures on `interface` that share what `services` may claim: each gets all
@@ -163,7 +179,7 @@ impl Capture {
             return Ok(vec![Self::open(interface, services, options)?]);
         }
         // They can join only once they receive, and until then each would receive everything.
-        let open = |_| Self::open_for(interface, None, options);
+        let open = |_| Self::open_for(interface, |_| Ok(Program::closed()), options);
         let captures = (0..count).map(open).collect::<Result<Vec<_>, _>>()?;
         let failed =
             |call| move |source| CaptureError::System { call, interface: interface.to_owned(), source };
@@ -179,10 +195,10 @@ impl Capture {
 
     fn open_for(
         interface: &str,
-        services: Option<&Services>,
+        program: impl FnOnce(u32) -> Result<Program, filter::TooManyRules>,
         options: &CaptureOptions,
     ) -> Result<Self, CaptureError> {
-        let socket = socket::PacketSocket::open(interface, services, options)?;
+        let socket = socket::PacketSocket::open(interface, program, options)?;
         let link_header = socket.link_header as u32;
         let batch = Batch::new(options.batch.clamp(1, MAX_BATCH));
         let socket = match options.backend {

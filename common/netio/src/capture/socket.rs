@@ -43,13 +43,13 @@ pub(super) struct PacketSocket {
 }
 
 impl PacketSocket {
-    /// Opens a socket on `interface` that takes what `services` may claim, or nothing yet if there
-    /// are none, with a receive buffer as large as `options` say or as is allowed.
+    /// Opens a socket on `interface` that takes what the filter takes that `program` makes for the length of the
+    /// interface's link header, with a receive buffer as large as `options` say or as is allowed.
     ///
     /// Calls socket(2) (CAP_NET_RAW), bind(2), setsockopt(2) (SO_RCVBUFFORCE with CAP_NET_ADMIN).
     pub(super) fn open(
         interface: &str,
-        services: Option<&Services>,
+        program: impl FnOnce(u32) -> Result<Program, TooManyRules>,
         options: &CaptureOptions,
     ) -> Result<Self, CaptureError> {
         let system = |call, source| CaptureError::System { call, interface: interface.to_owned(), source };
@@ -67,11 +67,7 @@ impl PacketSocket {
         let hardware = address(&fd).map_err(|e| system("getsockname(AF_PACKET)", e))?.sll_hatype;
         let link_header = link_header(hardware)
             .ok_or_else(|| CaptureError::LinkType { interface: interface.to_owned(), hardware })?;
-        let program = match services {
-            Some(services) => program(services, link_header as u32, options.sent)?,
-            None => Program::closed(),
-        };
-        attach(&fd, &program).map_err(|e| system("setsockopt(SO_ATTACH_FILTER)", e))?;
+        attach(&fd, &program(link_header as u32)?).map_err(|e| system("setsockopt(SO_ATTACH_FILTER)", e))?;
         set_option(&fd, PACKET_IGNORE_OUTGOING, (!options.sent).into())
             .map_err(|e| system("setsockopt(PACKET_IGNORE_OUTGOING)", e))?;
         sockopt::set_socket_recv_buffer_size_force(&fd, options.receive_buffer)

@@ -12,7 +12,7 @@ use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::segment::MAX_HEADERS;
-use super::{EMIT_MARK, EmitError};
+use super::{EmitError, Leaving};
 
 /// Most messages that one sendmmsg(2) takes.
 pub(super) const BATCH: usize = 64;
@@ -43,9 +43,9 @@ pub(super) struct Message<'a> {
 
 impl Lane {
     /// Opens a raw socket that takes whole IP packets, socket(2) (CAP_NET_RAW), setsockopt(2)
-    /// with SO_MARK (CAP_NET_ADMIN or CAP_NET_RAW) and SO_SNDBUFFORCE (CAP_NET_ADMIN; without it
+    /// with SO_MARK (CAP_NET_ADMIN or CAP_NET_RAW), SO_BINDTODEVICE and SO_SNDBUFFORCE (CAP_NET_ADMIN; without it
     /// the kernel cuts the size to `net.core.wmem_max`).
-    pub(super) fn open(domain: Domain) -> Result<Self, EmitError> {
+    pub(super) fn open(domain: Domain, leaving: Leaving<'_>) -> Result<Self, EmitError> {
         let system = |call| move |source| EmitError { call, source };
         let kind = Type::RAW.nonblocking().cloexec();
         let socket = Socket::new(domain, kind, Some(Protocol::from(libc::IPPROTO_RAW)))
@@ -55,7 +55,11 @@ impl Lane {
             Domain::IPV4 => socket.set_header_included_v4(true).map_err(system("setsockopt(IP_HDRINCL)"))?,
             _ => socket.set_header_included_v6(true).map_err(system("setsockopt(IPV6_HDRINCL)"))?,
         }
-        socket.set_mark(EMIT_MARK).map_err(system("setsockopt(SO_MARK)"))?;
+        socket.set_mark(leaving.mark).map_err(system("setsockopt(SO_MARK)"))?;
+        if let Some(interface) = leaving.interface {
+            let bound = socket.bind_device(Some(interface.as_bytes()));
+            bound.map_err(system("setsockopt(SO_BINDTODEVICE)"))?;
+        }
         sockopt::set_socket_send_buffer_size_force(&socket, SEND_BUFFER)
             .or_else(|_| sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER))
             .map_err(|e| EmitError { call: "setsockopt(SO_SNDBUF)", source: e.into() })?;

@@ -37,6 +37,9 @@ use whole::Whole;
 /// Reads `RTT0` in ASCII.
 pub const EMIT_MARK: u32 = 0x5254_5430;
 
+/// As [`EMIT_MARK`], on what a traffic mirror sends on: the guard of its egress knows it by this. Reads `RTTM`.
+pub const MIRROR_MARK: u32 = 0x5254_544d;
+
 /// What the names of devices begin with through which super-packets are emitted.
 pub const DEVICE_PREFIX: &str = "rtt0-";
 
@@ -48,6 +51,15 @@ pub struct EmitError {
     call: &'static str,
     /// What the kernel said.
     source: io::Error,
+}
+
+/// How packets leave.
+#[derive(Debug, Clone, Copy)]
+struct Leaving<'a> {
+    /// The only interface, if that is not the routing table's choice (SO_BINDTODEVICE).
+    interface: Option<&'a str>,
+    /// SO_MARK.
+    mark: u32,
 }
 
 /// Raw sockets for both IP versions, and a device for super-packets.
@@ -80,13 +92,26 @@ impl Emitter {
     /// # Errors
     /// As [`Emitter::open`].
     pub fn open_with(ways: &[Way]) -> Result<Self, EmitError> {
-        let v6 = match Lane::open(Domain::IPV6) {
+        Self::open_leaving(Leaving { interface: None, mark: EMIT_MARK }, ways)
+    }
+
+    /// Opens the sockets so that whatever they send leaves by `interface` and no other, and bears `mark`. Routes through
+    /// other interfaces don't count. Super-packets are cut.
+    ///
+    /// # Errors
+    /// As [`Emitter::open`], and ENODEV if there is no such interface.
+    pub fn open_bound(interface: &str, mark: u32) -> Result<Self, EmitError> {
+        Self::open_leaving(Leaving { interface: Some(interface), mark }, &[])
+    }
+
+    fn open_leaving(leaving: Leaving<'_>, ways: &[Way]) -> Result<Self, EmitError> {
+        let v6 = match Lane::open(Domain::IPV6, leaving) {
             Ok(lane) => Some(lane),
             Err(error) if error.source.raw_os_error() == Some(libc::EAFNOSUPPORT) => None,
             Err(error) => return Err(error),
         };
         let mtu = PathMtu::open().map_err(|source| EmitError { call: "socket(SOCK_DGRAM)", source })?;
-        let v4 = Lane::open(Domain::IPV4)?;
+        let v4 = Lane::open(Domain::IPV4, leaving)?;
         let whole = open_whole(ways);
         Ok(Self { v4, v6, whole, mtu })
     }

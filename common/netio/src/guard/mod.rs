@@ -35,7 +35,10 @@
 //! emissions, known by their `SO_MARK`, as untracked: half of each conversation would look
 //! invalid to conntrack. It does the same in `prerouting` with what is emitted through a device of
 //! ours ([`crate::emit::DEVICE_PREFIX`]), and gives that the mark too.
+//!
+//! [`MirrorGuard`] is another guard, of a traffic mirror.
 
+mod mirror;
 pub(crate) mod netlink;
 mod ruleset;
 mod standing;
@@ -44,7 +47,7 @@ mod text;
 #[cfg(test)]
 mod tests;
 
-use std::ffi::{CString, NulError};
+use std::ffi::{CStr, CString, NulError};
 use std::fmt;
 
 use netlink_socket2::{NetlinkSocket, ReplyError};
@@ -52,6 +55,7 @@ use rtt0_core::claim::Bypass;
 use rtt0_core::service::Services;
 
 use crate::interface::{self, UnknownInterface};
+pub use mirror::MirrorGuard;
 use netlink::{ANY, HOOK_INGRESS, HOOK_OUTPUT, HOOK_PREROUTING, INET, Message, NETDEV};
 use ruleset::Ruleset;
 pub use standing::{Standing, standing};
@@ -276,12 +280,15 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Closing the socket would do, unless a child process has inherited it. If the kernel
-        // refuses there is nothing left to remove.
-        let _ = netlink::remove(&mut self.socket, NETDEV, &self.table);
-        if self.untracked {
-            let _ = netlink::remove(&mut self.socket, INET, &self.table);
-        }
+        remove(&mut self.socket, &self.table);
+    }
+}
+
+/// Removes a guard's tables. Closing the socket would do, unless a child process has inherited it. If the kernel
+/// refuses there is nothing left to remove.
+fn remove(socket: &mut NetlinkSocket, table: &CStr) {
+    for family in [NETDEV, INET] {
+        let _ = netlink::remove(socket, family, table);
     }
 }
 

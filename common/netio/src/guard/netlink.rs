@@ -25,6 +25,8 @@ pub(super) const NETDEV: u8 = 5;
 pub(super) const HOOK_INGRESS: u32 = 0;
 /// `NF_INET_LOCAL_OUT`.
 pub(super) const HOOK_OUTPUT: u32 = 3;
+/// `NF_INET_POST_ROUTING`.
+pub(super) const HOOK_POSTROUTING: u32 = 4;
 /// `NF_INET_PRE_ROUTING`.
 pub(super) const HOOK_PREROUTING: u32 = 0;
 /// Before connection tracking (-200): `NF_IP_PRI_RAW`.
@@ -207,15 +209,20 @@ fn encode_match<P: Pusher>(list: PushExprListAttrs<P>, condition: &Match) -> Pus
     match condition {
         Match::Meta(meta) => {
             // The kernel keeps the EtherType in network order, the mark in its own.
+            let operation = match meta {
+                Meta::LeavesElsewhere(_) => CmpOps::Neq,
+                _ => CmpOps::Eq,
+            };
             let (key, value) = match meta {
                 Meta::PacketTypeHost => (MetaKeys::Pkttype, vec![PACKET_HOST]),
                 Meta::Protocol(ether_type) => (MetaKeys::Protocol, ether_type.to_be_bytes().to_vec()),
                 Meta::TransportProtocol(protocol) => (MetaKeys::L4Proto, vec![*protocol]),
                 Meta::Mark(mark) => (MetaKeys::Mark, mark.to_ne_bytes().to_vec()),
                 Meta::InputPrefix(prefix) => (MetaKeys::Iifname, prefix.as_bytes().to_vec()),
+                Meta::LeavesElsewhere(index) => (MetaKeys::Oif, index.to_ne_bytes().to_vec()),
             };
             let load = list.nested_elem().nested_data_meta().push_dreg(REGISTER).push_key(key as u32);
-            compare(load.end_nested().end_nested(), CmpOps::Eq, &value)
+            compare(load.end_nested().end_nested(), operation, &value)
         }
         Match::Within(field, prefix) => {
             let mask = mask(prefix.length(), field.length);

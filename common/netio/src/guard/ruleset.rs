@@ -41,6 +41,8 @@ pub(super) enum Meta {
     Mark(u32),
     /// The name of the device that it arrived on begins like this.
     InputPrefix(&'static str),
+    /// It leaves by another device than the one of this index.
+    LeavesElsewhere(u32),
 }
 
 /// One condition of a rule.
@@ -185,13 +187,13 @@ struct Names {
 type Bytes = (Field, &'static [u8], &'static [u8]);
 
 /// What differs between the IP versions.
-struct Version {
-    ether_type: u16,
+pub(super) struct Version {
+    pub(super) ether_type: u16,
     entry: &'static str,
     icmp_protocol: u8,
     icmp_types: &'static [&'static [u8]],
     /// What keeps out fragments whose transport header is not where nf_tables looks for it.
-    whole: Match,
+    pub(super) whole: Match,
     /// The TCP header is where the capture's filter finds it.
     next_is_tcp: Match,
     tcp: FlowFields,
@@ -214,7 +216,7 @@ const TCP_URGENT_POINTER: Field =
 /// Where the quoted packet begins behind the ICMP header (RFC 792, RFC 4443).
 const QUOTE: u8 = 8;
 
-static V4: Version = Version {
+pub(super) static V4: Version = Version {
     ether_type: 0x0800,
     entry: "ipv4",
     icmp_protocol: 1,
@@ -244,7 +246,7 @@ static V4: Version = Version {
     icmp_names: Names { entry: "icmp4", to_service: "icmp4_to_service", from_service: "icmp4_from_service" },
 };
 
-static V6: Version = Version {
+pub(super) static V6: Version = Version {
     ether_type: 0x86dd,
     entry: "ipv6",
     icmp_protocol: 58,

@@ -64,6 +64,7 @@ fn write_match(out: &mut fmt::Formatter<'_>, condition: &Match) -> fmt::Result {
         Match::Meta(Meta::Protocol(other)) => write!(out, "meta protocol {other:#06x}"),
         Match::Meta(Meta::TransportProtocol(protocol)) => write!(out, "meta l4proto {protocol}"),
         Match::Meta(Meta::Mark(mark)) => write!(out, "meta mark {mark:#010x}"),
+        Match::Meta(Meta::LeavesElsewhere(index)) => write!(out, "oif != {index}"),
         Match::Meta(Meta::InputPrefix(prefix)) => write!(out, "iifname \"{prefix}*\""),
         Match::Within(field, prefix) if field.name.is_some() => {
             write!(out, "{} {}/{}", spelled(field), prefix.address(), prefix.length())
