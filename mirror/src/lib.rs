@@ -11,4 +11,8 @@
 //! Every packet that comes in ends in exactly one place: it is sent, or it is counted under one
 //! [`DropReason`](reason::DropReason).
 
+pub mod counts;
+pub mod instance;
 pub mod reason;
+pub mod snapshot;
+pub mod watchdog;

@@ -12,6 +12,9 @@ rtt0_core::reasons! {
         NoTunnel => "no_tunnel",
         /// The outer UDP checksum is not zero and wrong.
         OuterChecksum => "outer_checksum",
+        /// Several packets that receive offload has merged: switch GRO and TSO off on the interface (on a veth pair, segmentation
+        /// offloads on its other end).
+        Merged => "merged",
         /// The tunnel's header is cut, or its version, flags or option lengths are wrong (RFC 7348 §5, RFC 8926 §3.4).
         TunnelMalformed => "tunnel_malformed",
         /// A GENEVE option that must be understood, and is not (RFC 8926 §3.5).
