@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn what_can_not_be_is_named() {
-        let refused = |listening: &[Listening]| Tunnels::new(listening).map(|_| ()).map_err(|e| e.to_string());
+        let refused =
+            |listening: &[Listening]| Tunnels::new(listening).map(|_| ()).map_err(|e| e.to_string());
         assert_eq!(refused(&[vxlan(4789, &[0, MAX_VNI])]), Ok(()));
         let error = refused(&[vxlan(4789, &[1, MAX_VNI + 1])]).unwrap_err();
         assert!(error.contains("16777216") && error.contains("4789"), "{error}");

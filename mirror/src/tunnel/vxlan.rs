@@ -14,8 +14,7 @@ const I: u8 = 0x08;
 
 /// Reads the header. Flags other than I are ignored on receipt, as §5 has it: so is what VXLAN-GBP says in them.
 pub(super) fn read(bytes: &[u8]) -> Result<Header, DropReason> {
-    let [flags, _, _, _, v0, v1, v2, _] =
-        bytes.first_chunk::<HEADER>().ok_or(DropReason::TunnelMalformed)?;
+    let [flags, _, _, _, v0, v1, v2, _] = bytes.first_chunk::<HEADER>().ok_or(DropReason::TunnelMalformed)?;
     if flags & I == 0 {
         return Err(DropReason::TunnelMalformed);
     }
