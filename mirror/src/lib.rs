@@ -11,4 +11,7 @@
 //! Every packet that comes in ends in exactly one place: it is sent, or it is counted under one
 //! [`DropReason`](reason::DropReason).
 
+pub mod allowlist;
+pub mod inner;
 pub mod reason;
+pub mod tunnel;
