@@ -12,6 +12,8 @@
 //! [`DropReason`](reason::DropReason).
 
 pub mod allowlist;
+pub mod config;
 pub mod inner;
+pub mod nat;
 pub mod reason;
 pub mod tunnel;
