@@ -11,4 +11,6 @@
 //! Every packet that comes in ends in exactly one place: it is sent, or it is counted under one
 //! [`DropReason`](reason::DropReason).
 
+pub mod inner;
+pub mod observe;
 pub mod reason;
