@@ -93,7 +93,7 @@ fn memory_is_bounded_and_none_is_taken_per_packet() {
     let mut mirror = Mirror::new();
     // More connections, services and destinations than are kept; then the same again, closed.
     for number in 0..100_000u32 {
-        mirror.connection(end(number, 40_000), end(1 << 20 | number % 20_000, 443), false);
+        mirror.connection(end(number, 40_000), end((1 << 20) + number % 20_000, 443), false);
     }
     let held = region.change();
     let megabytes = (held.bytes_allocated - held.bytes_deallocated) as f64 / 1e6;
@@ -105,11 +105,11 @@ fn memory_is_bounded_and_none_is_taken_per_packet() {
     drop(report);
 
     for number in 0..100_000u32 {
-        mirror.connection(end(number, 40_001), end(1 << 20 | number % 20_000, 443), true);
+        mirror.connection(end(number, 40_001), end((1 << 20) + number % 20_000, 443), true);
     }
     let (steady, segments, began) = (Region::new(ALLOCATOR), mirror.segments, std::time::Instant::now());
     for number in 0..100_000u32 {
-        mirror.connection(end(number, 40_002), end(1 << 20 | number % 20_000, 443), true);
+        mirror.connection(end(number, 40_002), end((1 << 20) + number % 20_000, 443), true);
     }
     let each = began.elapsed().as_nanos() as f64 / (mirror.segments - segments) as f64;
     println!("{each:.0} ns a segment, of seven of a connection, in full tables");

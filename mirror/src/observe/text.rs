@@ -23,10 +23,10 @@ pub(super) fn count(number: u64) -> String {
     groups.join(",")
 }
 
-/// Writes ms: three digits that count, as far as there are.
+/// Writes ms: to a tenth, small values to a hundredth and large ones whole.
 pub(super) fn ms(value: f64) -> String {
     match value {
-        value if value >= 99.95 => format!("{value:.0}"),
+        value if value >= 999.5 => format!("{value:.0}"),
         value if value >= 9.995 => format!("{value:.1}"),
         value => format!("{value:.2}"),
     }
