@@ -315,9 +315,9 @@ fn what_nobody_fetches_is_counted_as_overflow() {
             assert_eq!(receiver.check(&counters), Ok(()), "what is counted is no silent loss");
             (counters.received_overflow.value() == 936).then_some(())
         });
-        // The frames are free again.
-        client.send_to(&payload(5), (IpAddr::from(RIGHT), VXLAN)).unwrap();
+        // With the next batch the frames are free again.
         receiver.receive(&counters);
+        client.send_to(&payload(5), (IpAddr::from(RIGHT), VXLAN)).unwrap();
         let packets = receive(&mut receiver, 1, &counters);
         assert_eq!(packets[0][28..], payload(5));
     }
