@@ -39,6 +39,8 @@ enum Way {
 struct Outcome {
     sent: f64,
     received: f64,
+    /// Packets per second that found no room in the socket.
+    overflow: f64,
     each: f64,
 }
 
@@ -63,9 +65,10 @@ fn main() {
             values[values.len() / 2]
         };
         println!(
-            "{way:?}: {:.0} packets/s received of {:.0} sent, {:.0} ns of the receiver's thread for each",
+            "{way:?}: {:.0} packets/s received of {:.0} sent, {:.0} too many for the socket, {:.0} ns of the receiver's thread for each",
             median(|outcome| outcome.received),
             median(|outcome| outcome.sent),
+            median(|outcome| outcome.overflow),
             median(|outcome| outcome.each)
         );
     }
@@ -81,10 +84,11 @@ fn round(way: Way, left: &Namespace, right: &Namespace) -> Outcome {
         thread::sleep(Duration::from_millis(100));
         let sent = left.enter(|| send(TIME)).unwrap();
         stop.store(true, Ordering::Relaxed);
-        let (received, spent) = receiver.join().unwrap();
+        let (received, overflow, spent) = receiver.join().unwrap();
         Outcome {
             sent: sent as f64 / TIME.as_secs_f64(),
             received: received as f64 / TIME.as_secs_f64(),
+            overflow: overflow as f64 / TIME.as_secs_f64(),
             each: spent.as_nanos() as f64 / received.max(1) as f64,
         }
     })
@@ -105,8 +109,8 @@ fn send(time: Duration) -> u64 {
     sent
 }
 
-/// Receives until it is told to stop; returns how many packets, and the processor time.
-fn receive(way: Way, stop: &AtomicBool) -> (u64, Duration) {
+/// Receives until it is told to stop; returns how many packets, how many were lost, and the processor time.
+fn receive(way: Way, stop: &AtomicBool) -> (u64, u64, Duration) {
     let counters = IoCounters::default();
     let mode = if matches!(way, Way::Native) { Mode::Native } else { Mode::Generic };
     let options = Options { ports: vec![PORT], mode, ..Options::default() };
@@ -150,7 +154,10 @@ fn receive(way: Way, stop: &AtomicBool) -> (u64, Duration) {
         }
     }
     assert_eq!(sum, seen * 7);
-    (seen, thread_time() - before)
+    let spent = thread_time() - before;
+    let _ = socket.iter().map(|capture| capture.check(&counters)).count();
+    let _ = xdp.iter_mut().map(|receiver| receiver.check(&counters)).count();
+    (seen, counters.received_overflow.value(), spent)
 }
 
 /// Has a capture, which takes TCP, take UDP to the tunnels' port.

@@ -14,6 +14,9 @@ use rtt0_netio::counters::IoCounters;
 use rtt0_netio::links::Links;
 use rtt0_netio::netns::Namespace;
 use rtt0_netio::xdp::{Fault, Mode, Options, Receiver, XdpError};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::time::Timespec;
 
 const VXLAN: u16 = 4789;
 const LEFT: [u8; 4] = [10, 9, 1, 1];
@@ -491,6 +494,16 @@ fn what_is_missing_is_named() {
         );
     }
     assert_eq!(Links::open(&right).unwrap().xdp_programs("right0").unwrap(), []);
+    // As on a system with a small limit; it counts only for those without CAP_IPC_LOCK, and no other test gives that up.
+    let limit = getrlimit(Resource::Memlock);
+    setrlimit(Resource::Memlock, Rlimit { current: Some(1 << 16), ..limit }).unwrap();
+    let message = without(Capability::CAP_IPC_LOCK);
+    setrlimit(Resource::Memlock, limit).unwrap();
+    assert!(
+        message.contains("16777216 bytes of packet memory are needed and RLIMIT_MEMLOCK is 65536"),
+        "{message}"
+    );
+    assert_eq!(Links::open(&right).unwrap().xdp_programs("right0").unwrap(), []);
     let unknown = Receiver::open("nosuch0", &options(Mode::Auto)).unwrap_err().to_string();
     assert!(unknown.starts_with("interface 'nosuch0' not found"), "{unknown}");
 }
@@ -531,4 +544,32 @@ fn an_interface_that_vanishes_is_told() {
     });
     assert!(!receiver.receive(&counters));
     assert_eq!(receiver.check(&counters), Err(Fault::Gone));
+}
+
+#[test]
+fn a_socket_is_readable_while_packets_wait() {
+    for mode in [Mode::Native, Mode::Generic] {
+        let Some([left, right]) = namespaces() else { return };
+        pair(&left, &right, 1500);
+        let mut receiver = open(&right, &options(mode)).unwrap();
+        let is_readable = |receiver: &Receiver, seconds| {
+            let to_poll = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+            let mut fds: Vec<_> = receiver.fds().map(to_poll).collect();
+            poll(&mut fds, Some(&Timespec { tv_sec: seconds, tv_nsec: 0 })).unwrap() == 1
+        };
+        let counters = IoCounters::default();
+        for number in 0..3 {
+            assert!(!is_readable(&receiver, 0));
+            udp(&left, LEFT).send_to(&payload(number), (IpAddr::from(RIGHT), VXLAN)).unwrap();
+            assert!(is_readable(&receiver, 10));
+            assert_eq!(receive(&mut receiver, 1, &counters)[0][28..], payload(number));
+        }
+        // What is changed in place is what is read afterwards.
+        udp(&left, LEFT).send_to(&payload(9), (IpAddr::from(RIGHT), VXLAN)).unwrap();
+        assert!(is_readable(&receiver, 10));
+        receiver.receive(&counters);
+        receiver.packets_mut().for_each(|packet| packet.bytes[28] = 0xee);
+        assert_eq!(receiver.packet(0).map(|(bytes, _)| bytes[28]), Some(0xee));
+        assert_eq!(receiver.packet(1), None);
+    }
 }

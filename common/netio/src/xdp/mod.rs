@@ -207,12 +207,12 @@ impl Receiver {
     }
 
     fn give_back(&mut self) {
-        if self.slots.is_empty() {
-            return;
-        }
-        for (number, socket) in self.sockets.iter_mut().enumerate() {
-            let own = self.slots.iter().filter(|slot| slot.socket == number);
-            socket.give_back(own.map(|slot| slot.place.start));
+        // Those of one socket lie together.
+        for slots in self.slots.chunk_by(|one, next| one.socket == next.socket) {
+            let Some(socket) = slots.first().and_then(|slot| self.sockets.get_mut(slot.socket)) else {
+                continue;
+            };
+            socket.give_back(slots.iter().map(|slot| slot.place.start));
         }
         self.slots.clear();
     }
@@ -316,3 +316,6 @@ fn attach(
     program.attach(device.index, true).map_err(failed)?;
     Ok((true, not_native))
 }
+
+#[cfg(test)]
+mod silent_tests;

@@ -13,8 +13,8 @@ pub const MOST_MEMORY: usize = 16 << 20;
 
 /// Bytes that the kernel keeps free at a frame's beginning (XDP_PACKET_HEADROOM).
 const HEADROOM: u32 = 256;
-/// Frames of each queue: at least one batch, and at most what a ring holds that is still good for the cache.
-const FRAMES: std::ops::RangeInclusive<usize> = 64..=4096;
+/// Frames of each queue: at least one batch, and at most what the memory has room for.
+const FRAMES: std::ops::RangeInclusive<usize> = 64..=8192;
 
 /// Where the XDP program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,7 +42,7 @@ pub struct Options {
     /// the kernel.
     pub frame_size: u32,
     /// Bytes of packet memory for all queues together, at most [`MOST_MEMORY`]; each gets the same number of frames, a
-    /// power of two from 64 to 4096.
+    /// power of two from 64 to 8192.
     pub memory: usize,
 }
 
@@ -111,7 +111,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(Options::default().frames(1), 4096);
+        assert_eq!(Options::default().frames(1), 8192);
         assert_eq!(Options { frame_size: 4096, ..Options::default() }.frames(3), 1024);
     }
 
