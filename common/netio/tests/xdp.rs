@@ -3,19 +3,21 @@
 
 mod rig;
 
-use std::io::{BufRead, BufReader, Read, Write};
+#[path = "xdp/life.rs"]
+mod life;
+#[path = "xdp/queues.rs"]
+mod queues;
+
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use caps::{CapSet, Capability};
 use rig::{End, eventually, frame_sender, join, namespaces};
 use rtt0_netio::counters::IoCounters;
 use rtt0_netio::links::Links;
 use rtt0_netio::netns::Namespace;
 use rtt0_netio::xdp::{Fault, Mode, Options, Receiver, XdpError};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::Timespec;
 
 const VXLAN: u16 = 4789;
@@ -23,8 +25,6 @@ const LEFT: [u8; 4] = [10, 9, 1, 1];
 const RIGHT: [u8; 4] = [10, 9, 1, 2];
 const LEFT6: &str = "fd00:9::1";
 const RIGHT6: &str = "fd00:9::2";
-/// The test of that name is this process's child.
-const HOLDER: &str = "RTT0_XDP_HOLDER";
 
 fn options(mode: Mode) -> Options {
     Options { ports: vec![VXLAN, 6081], mode, ..Options::default() }
@@ -324,226 +324,6 @@ fn what_nobody_fetches_is_counted_as_overflow() {
         let packets = receive(&mut receiver, 1, &counters);
         assert_eq!(packets[0][28..], payload(5));
     }
-}
-
-/// Makes a pair of several queues, which needs ip(8); `false`, with a word on why, if that is not here.
-fn pair_of_queues(left: &Namespace, right: &Namespace, queues: &str) -> bool {
-    let ip = |namespace: &Namespace, arguments: &[&str]| {
-        let run = || Command::new("ip").args(arguments).status().is_ok_and(|status| status.success());
-        namespace.enter(run).unwrap()
-    };
-    pair(left, right, 1500);
-    Links::open(left).unwrap().remove("left0").unwrap();
-    let add = ["link", "add", "left0", "numrxqueues", queues, "numtxqueues", queues, "type", "veth"];
-    let peer = ["peer", "name", "right0", "numrxqueues", queues, "numtxqueues", queues];
-    // Both ends are made here, and the far one is moved by way of a process that is there.
-    let mut there = right.enter(|| Command::new("sleep").arg("60").spawn()).unwrap().unwrap();
-    let made = ip(left, &[&add[..], &peer[..]].concat())
-        && ip(left, &["link", "set", "right0", "netns", &there.id().to_string()]);
-    there.kill().unwrap();
-    there.wait().unwrap();
-    if !made {
-        println!("skipped: `ip link add ... numrxqueues {queues}` does not work here");
-        return false;
-    }
-    for (namespace, link, address) in [(left, "left0", LEFT), (right, "right0", RIGHT)] {
-        let links = Links::open(namespace).unwrap();
-        links.bring_up(link).unwrap();
-        links.add_address(link, address.into(), 24).unwrap();
-    }
-    let running = || pnet_datalink::interfaces().iter().any(|link| link.name == "left0" && link.is_running());
-    eventually("the link must come up", || left.enter(running).unwrap().then_some(()));
-    true
-}
-
-#[test]
-fn every_queue_has_a_socket() {
-    for mode in [Mode::Native, Mode::Generic] {
-        let Some([left, right]) = namespaces() else { return };
-        if !pair_of_queues(&left, &right, "3") {
-            return;
-        }
-        let mut receiver = open(&right, &options(mode)).unwrap();
-        assert!(
-            receiver.describe().contains("queues 0,1,2, each with 2048 frames"),
-            "{}",
-            receiver.describe()
-        );
-        assert_eq!(receiver.fds().count(), 3);
-        let counters = IoCounters::default();
-        // The kernel chooses a queue by the flow.
-        let clients: Vec<_> = (0..32).map(|_| udp(&left, LEFT)).collect();
-        for number in 0..640 {
-            clients[number as usize % 32].send_to(&payload(number), (IpAddr::from(RIGHT), VXLAN)).unwrap();
-        }
-        let mut numbers: Vec<u32> = receive(&mut receiver, 640, &counters)
-            .iter()
-            .map(|packet| u32::from_be_bytes(packet[28..32].try_into().unwrap()))
-            .collect();
-        numbers.sort_unstable();
-        assert!(numbers.into_iter().eq(0..640));
-        assert_eq!(receiver.program_counts().unwrap().unserved, 0);
-        drop(receiver);
-
-        // With one queue only, what comes by the others is the kernel's, and is told.
-        let server = right.enter(|| UdpSocket::bind((IpAddr::from(RIGHT), VXLAN))).unwrap().unwrap();
-        let mut receiver = open(&right, &Options { queues: Some(vec![1]), ..options(mode) }).unwrap();
-        for (number, client) in (0..).zip(&clients) {
-            client.send_to(&payload(number), (IpAddr::from(RIGHT), VXLAN)).unwrap();
-        }
-        let counts = eventually("all must be counted", || {
-            let counts = receiver.program_counts().unwrap();
-            (counts.redirected + counts.unserved == 32).then_some(counts)
-        });
-        assert!(counts.redirected > 0 && counts.unserved > 0, "{counts:?}");
-        assert_eq!(
-            receive(&mut receiver, counts.redirected as usize, &counters).len() as u64,
-            counts.redirected
-        );
-        server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        for _ in 0..counts.unserved {
-            assert_eq!(server.recv(&mut [0; 200]).unwrap(), 122);
-        }
-        assert_eq!(receiver.check(&counters), Err(Fault::Unserved { packets: counts.unserved }));
-        drop(receiver);
-        let error = open(&right, &Options { queues: Some(vec![3]), ..options(mode) }).unwrap_err();
-        assert!(matches!(error, XdpError::Queue { queue: 3, present: 3, .. }), "{error}");
-    }
-}
-
-#[test]
-fn a_second_instance_is_refused() {
-    let Some([left, right]) = namespaces() else { return };
-    pair(&left, &right, 1500);
-    let first = open(&right, &options(Mode::Auto)).unwrap();
-    for mode in [Mode::Auto, Mode::Native, Mode::Generic] {
-        let error = open(&right, &options(mode)).unwrap_err();
-        let id = Links::open(&right).unwrap().xdp_programs("right0").unwrap()[0];
-        assert_eq!(
-            error.to_string(),
-            format!(
-                "XDP program {id} 'rtt0_mirror' stands on interface 'right0' already: another process receives the same \
-                 mirror there; end it, and the program goes with it"
-            )
-        );
-    }
-    // Another interface is another matter.
-    drop(left.enter(|| Receiver::open("left0", &options(Mode::Auto))).unwrap().unwrap());
-    drop(first);
-    assert_eq!(Links::open(&right).unwrap().xdp_programs("right0").unwrap(), []);
-    open(&right, &options(Mode::Auto)).unwrap();
-}
-
-/// The body of the child that [`nothing_stays_of_a_killed_process`] starts; no test by itself.
-#[test]
-fn holder() {
-    if std::env::var_os(HOLDER).is_none() {
-        return;
-    }
-    let receiver = Receiver::open("right0", &options(Mode::Auto)).unwrap();
-    println!("{HOLDER} {}", receiver.describe());
-    std::thread::sleep(Duration::from_secs(60));
-}
-
-#[test]
-fn nothing_stays_of_a_killed_process() {
-    let Some([left, right]) = namespaces() else { return };
-    pair(&left, &right, 1500);
-    let start = || {
-        Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "holder", "--nocapture"])
-            .env(HOLDER, "1")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap()
-    };
-    let mut child = right.enter(start).unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains(&format!("{HOLDER} AF_XDP on right0: native"))));
-    let links = Links::open(&right).unwrap();
-    assert_eq!(links.xdp_programs("right0").unwrap().len(), 1);
-    // SIGKILL.
-    child.kill().unwrap();
-    child.wait().unwrap();
-    eventually("the program must go", || links.xdp_programs("right0").unwrap().is_empty().then_some(()));
-    let mut receiver = open(&right, &options(Mode::Native)).unwrap();
-    udp(&left, LEFT).send_to(&payload(3), (IpAddr::from(RIGHT), VXLAN)).unwrap();
-    receive(&mut receiver, 1, &IoCounters::default());
-}
-
-#[test]
-fn what_is_missing_is_named() {
-    let Some([left, right]) = namespaces() else { return };
-    pair(&left, &right, 1500);
-    let without = |capability| {
-        // Capabilities belong to a thread, and this one ends.
-        let attempt = || {
-            caps::drop(None, CapSet::Effective, capability).unwrap();
-            if capability == Capability::CAP_BPF {
-                caps::drop(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap();
-            }
-            Receiver::open("right0", &options(Mode::Auto)).unwrap_err().to_string()
-        };
-        right.enter(attempt).unwrap()
-    };
-    for capability in [Capability::CAP_NET_RAW, Capability::CAP_NET_ADMIN, Capability::CAP_BPF] {
-        let message = without(capability);
-        assert!(
-            message.contains(&format!("AF_XDP can't be used: {capability} is missing, needed to ")),
-            "{message}"
-        );
-    }
-    assert_eq!(Links::open(&right).unwrap().xdp_programs("right0").unwrap(), []);
-    // As on a system with a small limit; it counts only for those without CAP_IPC_LOCK, and no other test gives that up.
-    let limit = getrlimit(Resource::Memlock);
-    setrlimit(Resource::Memlock, Rlimit { current: Some(1 << 16), ..limit }).unwrap();
-    let message = without(Capability::CAP_IPC_LOCK);
-    setrlimit(Resource::Memlock, limit).unwrap();
-    assert!(
-        message.contains("16777216 bytes of packet memory are needed and RLIMIT_MEMLOCK is 65536"),
-        "{message}"
-    );
-    assert_eq!(Links::open(&right).unwrap().xdp_programs("right0").unwrap(), []);
-    let unknown = Receiver::open("nosuch0", &options(Mode::Auto)).unwrap_err().to_string();
-    assert!(unknown.starts_with("interface 'nosuch0' not found"), "{unknown}");
-}
-
-#[test]
-fn without_native_xdp_the_reason_is_told() {
-    let Some([left, right]) = namespaces() else { return };
-    // More than a veth's program is given in one page.
-    pair(&left, &right, 9000);
-    let error = open(&right, &options(Mode::Native)).unwrap_err().to_string();
-    assert!(error.contains("driver veth runs no XDP program with an MTU as large as 9000"), "{error}");
-    let mut receiver = open(&right, &options(Mode::Auto)).unwrap();
-    let line = receiver.describe();
-    assert!(
-        line.contains("generic (kernel stack), copied") && line.contains("; not native: driver veth"),
-        "{line}"
-    );
-    udp(&left, LEFT).send_to(&payload(3), (IpAddr::from(RIGHT), VXLAN)).unwrap();
-    let packets = receive(&mut receiver, 1, &IoCounters::default());
-    assert_eq!(receiver.packet(0).map(|(bytes, _)| bytes.to_vec()), packets.first().cloned());
-    // Loopback's driver has none at all.
-    let loopback =
-        right.enter(|| Receiver::open("lo", &options(Mode::Native))).unwrap().unwrap_err().to_string();
-    assert!(loopback.contains("AF_XDP can't be used: driver"), "{loopback}");
-}
-
-#[test]
-fn an_interface_that_vanishes_is_told() {
-    let Some([left, right]) = namespaces() else { return };
-    pair(&left, &right, 1500);
-    let mut receiver = open(&right, &options(Mode::Auto)).unwrap();
-    let counters = IoCounters::default();
-    assert_eq!(receiver.check(&counters), Ok(()));
-    // The pair goes with either end.
-    Links::open(&left).unwrap().remove("left0").unwrap();
-    eventually("the deletion must be noticed", || {
-        (receiver.check(&counters) == Err(Fault::Gone)).then_some(())
-    });
-    assert!(!receiver.receive(&counters));
-    assert_eq!(receiver.check(&counters), Err(Fault::Gone));
 }
 
 #[test]
