@@ -162,7 +162,8 @@ fn rules_are_replaced_and_a_wrong_one_is_not_taken() {
     let socket = site.tunnel(4789);
     let changed = RULES.replace(":8081", ":8082");
     let wrong = RULES.replace("172.30.82.95:8081", "172.30.82.95:port");
-    for (rules, to_first) in [(&changed, false), (&wrong, false), (&RULES.to_owned(), true)] {
+    let same = RULES.to_owned();
+    for (rules, to_first) in [(&changed, false), (&wrong, false), (&String::new(), false), (&same, true)] {
         files.rule(rules);
         daemon.signal(Signal::HUP);
         thread::sleep(Duration::from_millis(500));
@@ -173,5 +174,22 @@ fn rules_are_replaced_and_a_wrong_one_is_not_taken() {
         assert_eq!((here.take().len(), there.take().len()), (100, 0));
     }
     let counted = daemon.end();
-    assert_eq!((counted.captured, counted.sent), (300, 300), "{counted:?}");
+    assert_eq!((counted.captured, counted.sent), (400, 400), "{counted:?}");
+}
+
+/// A file that would allow everybody, by leaving the list out, is one that `mirror run` does not start with either.
+#[test]
+fn the_allowlist_is_not_lost_with_its_line() {
+    let Some(site) = Site::new() else { return };
+    let files = Files::new(&list([On::A, On::Both]));
+    let analyser = listen::udp(&site.analyser, ANALYSER.into(), 8081);
+    let program = Path::new(env!("CARGO_BIN_EXE_mirror"));
+    let daemon = Daemon::start(program, &site.middle, &files.configuration(), &[]);
+    let socket = site.tunnel(4789);
+    files.without_allowlist();
+    daemon.signal(Signal::HUP);
+    rig::eventually("it must be told", || daemon.has_told(&["allowlist"]).then_some(()));
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(judged(&daemon, &socket, &analyser), HashMap::from([(On::A, 200), (On::Both, 200)]));
+    daemon.end();
 }

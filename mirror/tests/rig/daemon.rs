@@ -52,14 +52,25 @@ impl Daemon {
     /// Starts `program run --config … --json`, with `more` arguments, and waits until it is ready.
     #[track_caller]
     pub fn start(program: &Path, middle: &Namespace, configuration: &Path, more: &[&str]) -> Self {
+        let started = Self::try_start(program, middle, configuration, more);
+        started.unwrap_or_else(|log| panic!("the daemon ended: {log:#?}"))
+    }
+
+    /// As [`Daemon::start`]; returns the log if it ends instead.
+    #[track_caller]
+    pub fn try_start(
+        program: &Path,
+        middle: &Namespace,
+        configuration: &Path,
+        more: &[&str],
+    ) -> Result<Self, Vec<String>> {
         let mut daemon = Self::launch(program, middle, configuration, more);
-        eventually("the daemon must become ready", || {
-            if let Some(status) = daemon.child.try_wait().unwrap() {
-                panic!("the daemon ended, {status}: {:#?}", daemon.log());
-            }
-            daemon.has_told(&["ready"]).then_some(())
-        });
-        daemon
+        let is_ready =
+            eventually("the daemon must become ready", || match daemon.child.try_wait().unwrap() {
+                Some(_) => Some(false),
+                None => daemon.has_told(&["ready"]).then_some(true),
+            });
+        if is_ready { Ok(daemon) } else { Err(daemon.wait().log) }
     }
 
     /// Starts it and doesn't wait.

@@ -73,6 +73,13 @@ vnis = [1, 2]
         self.put("mirror.toml", &text);
     }
 
+    /// Takes the line that names the allowlist out of the configuration.
+    pub fn without_allowlist(&self) {
+        let text = std::fs::read_to_string(self.configuration()).unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with("allowlist"));
+        self.put("mirror.toml", &lines.collect::<Vec<_>>().join("\n"));
+    }
+
     /// Replaces the allowlist as a whole.
     pub fn allow(&self, json: &str) {
         self.put("allow.json", json);
