@@ -11,8 +11,23 @@
 //! Every packet that comes in ends in exactly one place: it is sent, or it is counted under one
 //! [`DropReason`](reason::DropReason).
 
+pub mod allowlist;
+pub mod cli;
+pub mod config;
 pub mod counts;
+pub mod forward;
+pub mod inner;
 pub mod instance;
+pub mod judgement;
+pub mod metrics;
+pub mod nat;
+pub mod observe;
+pub mod observing;
+mod program;
 pub mod reason;
+pub mod run;
 pub mod snapshot;
+pub mod tunnel;
 pub mod watchdog;
+
+pub use program::main_from;

@@ -77,3 +77,4 @@ pub use offload::Offloading;
 pub use program::{Nic, Program, command, main};
 pub use rtt0_doctor::Role;
 pub use serve::Context;
+pub use workers::ended;

@@ -157,21 +157,9 @@ impl Workers {
         self.handles.iter().all(WorkerHandle::is_realtime)
     }
 
-    /// Returns what says when the first of them has ended. Must be called inside the runtime.
+    /// As [`ended`].
     pub(crate) fn ended(&self) -> io::Result<mpsc::Receiver<()>> {
-        let (tell, ended) = mpsc::channel(self.handles.len().max(1));
-        for worker in &self.handles {
-            // A pipe that hangs up when the worker has ended.
-            let pipe = Receiver::from_owned_fd(worker.as_fd().try_clone_to_owned()?)?;
-            let tell = tell.clone();
-            tokio::spawn(async move {
-                // Whatever becomes of the pipe, its worker is no longer watched.
-                let _ = pipe.readable().await;
-                // Nobody listens any more once the daemon stops.
-                let _ = tell.send(()).await;
-            });
-        }
-        Ok(ended)
+        ended(&self.handles)
     }
 
     /// Has all of them serve what they have captured already, and waits for their ends. Returns
@@ -183,4 +171,24 @@ impl Workers {
         let outcomes: Vec<_> = self.handles.into_iter().map(WorkerHandle::join).collect();
         (counters, outcomes.into_iter().collect())
     }
+}
+
+/// Returns what says when the first of some workers has ended. Must be called inside the runtime.
+///
+/// # Errors
+/// A descriptor can't be duplicated, or watched.
+pub fn ended(workers: &[WorkerHandle]) -> io::Result<mpsc::Receiver<()>> {
+    let (tell, ended) = mpsc::channel(workers.len().max(1));
+    for worker in workers {
+        // A pipe that hangs up when the worker has ended.
+        let pipe = Receiver::from_owned_fd(worker.as_fd().try_clone_to_owned()?)?;
+        let tell = tell.clone();
+        tokio::spawn(async move {
+            // Whatever becomes of the pipe, its worker is no longer watched.
+            let _ = pipe.readable().await;
+            // Nobody listens any more once the daemon stops.
+            let _ = tell.send(()).await;
+        });
+    }
+    Ok(ended)
 }

@@ -109,3 +109,63 @@ fn a_flow_has_one_worker_whichever_way_its_packets_go() {
     });
     assert!(received == expected, "each packet once, where it belongs, in order");
 }
+
+/// A packet of a tunnel, link header included, and what says which it is.
+fn tunnelled(mac: [u8; 6], is_v4: bool, port: u16) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let ethernet = PacketBuilder::ethernet2([2; 6], mac);
+    match is_v4 {
+        true => {
+            ethernet.ipv4([10, 1, 1, 7], [10, 1, 1, 2], 9).udp(port, 4789).write(&mut frame, b"tunnelled")
+        }
+        false => ethernet.ipv6([0xfd; 16], server6(), 9).udp(port, 4789).write(&mut frame, b"tunnelled"),
+    }
+    .unwrap();
+    frame
+}
+
+#[test]
+fn a_group_shares_tunnels_by_their_source_ports() {
+    let Some([near, far]) = namespaces() else { return };
+    join(
+        End { namespace: &near, link: "left0", v4: [10, 1, 1, 1], v6: "fd00:1::1" },
+        End { namespace: &far, link: "right0", v4: [10, 1, 1, 2], v6: "fd00:1::2" },
+        1500,
+    );
+    let mac = Links::open(&far).unwrap().mac("right0").unwrap();
+    let options = CaptureOptions::default();
+    let mut group =
+        far.enter(|| Capture::open_tunnels_group("right0", &[4789], &options, WORKERS).unwrap()).unwrap();
+    let mut sender = frame_sender(&near, "left0");
+    for is_v4 in [true, false] {
+        for port in 40_000..40_060 {
+            for _ in 0..3 {
+                sender.send_to(&tunnelled(mac, is_v4, port), None).unwrap().unwrap();
+            }
+        }
+    }
+    let counters = IoCounters::default();
+    // Of each version and port: how many packets each member has got.
+    let mut seen = std::collections::BTreeMap::<(bool, u16), [usize; WORKERS]>::new();
+    let total =
+        |seen: &std::collections::BTreeMap<_, [usize; WORKERS]>| seen.values().flatten().sum::<usize>();
+    eventually("every packet arrives", || {
+        for (member, capture) in group.iter_mut().enumerate() {
+            capture.receive(&counters);
+            for packet in capture.packets_mut() {
+                let is_v4 = packet.bytes[0] >> 4 == 4;
+                let at = if is_v4 { 20 } else { 40 };
+                let port = u16::from_be_bytes([packet.bytes[at], packet.bytes[at + 1]]);
+                seen.entry((is_v4, port)).or_default()[member] += 1;
+            }
+        }
+        (total(&seen) == 2 * 60 * 3).then_some(())
+    });
+    for (flow, members) in &seen {
+        assert!(members.contains(&3), "{flow:?} is split: {members:?}");
+    }
+    for member in 0..WORKERS {
+        let flows = seen.values().filter(|members| members[member] > 0).count();
+        assert!((20..60).contains(&flows), "member {member} has {flows} of 120 flows");
+    }
+}

@@ -163,6 +163,21 @@ impl Capture {
         Self::open_for(interface, |link_header| Program::of_tunnels(ports, link_header), options)
     }
 
+    /// Opens `count` captures that share what [`Capture::open_tunnels`] takes: each gets all packets of a UDP source port,
+    /// by which whoever encapsulates tells flows apart (RFC 7348 §4.3).
+    ///
+    /// # Errors
+    /// As [`Capture::open_tunnels`].
+    pub fn open_tunnels_group(
+        interface: &str,
+        ports: &[u16],
+        options: &CaptureOptions,
+        count: usize,
+    ) -> Result<Vec<Self>, CaptureError> {
+        let program = |link_header| Program::of_tunnels(ports, link_header);
+        Self::open_group_for(interface, program, &tunnels::spread(), options, count)
+    }
+
     /// Opens `count` captures on `interface` that share what `services` may claim: each gets all
     /// packets of the flows that [`spread::place`] gives it, in both directions, and the ICMP errors about
     /// them.
@@ -175,8 +190,19 @@ impl Capture {
         options: &CaptureOptions,
         count: usize,
     ) -> Result<Vec<Self>, CaptureError> {
+        let program = |link_header| socket::program(services, link_header, options.sent);
+        Self::open_group_for(interface, program, &spread::program(), options, count)
+    }
+
+    fn open_group_for(
+        interface: &str,
+        program: impl Fn(u32) -> Result<Program, filter::TooManyRules>,
+        spread: &[libc::sock_filter],
+        options: &CaptureOptions,
+        count: usize,
+    ) -> Result<Vec<Self>, CaptureError> {
         if count <= 1 {
-            return Ok(vec![Self::open(interface, services, options)?]);
+            return Ok(vec![Self::open_for(interface, program, options)?]);
         }
         // They can join only once they receive, and until then each would receive everything.
         let open = |_| Self::open_for(interface, |_| Ok(Program::closed()), options);
@@ -184,10 +210,9 @@ impl Capture {
         let failed =
             |call| move |source| CaptureError::System { call, interface: interface.to_owned(), source };
         let members: Vec<_> = captures.iter().collect();
-        socket::join(&members, &spread::program(), options.sent)
-            .map_err(failed("setsockopt(PACKET_FANOUT)"))?;
+        socket::join(&members, spread, options.sent).map_err(failed("setsockopt(PACKET_FANOUT)"))?;
         for capture in &captures {
-            let program = socket::program(services, capture.link_header, options.sent)?;
+            let program = program(capture.link_header)?;
             socket::attach(capture, &program).map_err(failed("setsockopt(SO_ATTACH_FILTER)"))?;
         }
         Ok(captures)

@@ -36,13 +36,13 @@ pub(super) const COPY_TO_X: u16 = 0x07;
 pub(super) const RETURN_A: u16 = 0x16;
 
 // Odd constants of well-known integer hashes.
-const OF_PORT: u32 = 0x9e37_79b1;
+pub(super) const OF_PORT: u32 = 0x9e37_79b1;
 const OF_WORD: u32 = 0x27d4_eb2f;
 const OF_END: u32 = 0x85eb_ca6b;
 const OF_FLOW: u32 = 0xc2b2_ae35;
 
 /// Offsets from here on count from the IP header (linux/filter.h).
-const NETWORK: u32 = libc::SKF_NET_OFF.cast_unsigned();
+pub(super) const NETWORK: u32 = libc::SKF_NET_OFF.cast_unsigned();
 /// IPv6 extension headers that are walked; behind more of them a packet is for the first worker.
 const HEADERS: usize = 6;
 

@@ -3,9 +3,11 @@
 use libc::sock_filter;
 
 use super::filter::{
-    EXTENSION_HEADERS, FRAGMENT_OFFSET, JUMP_IF_ANY_BIT, JUMP_IF_EQUAL, LOAD_BYTE, LOAD_HALF,
+    AD_PROTOCOL, AND, EXTENSION_HEADERS, FRAGMENT_OFFSET, IPV4, JUMP_IF_ANY_BIT, JUMP_IF_EQUAL, LOAD_BYTE, LOAD_HALF,
     LOAD_HALF_INDEXED, LOAD_X_HEADER_LENGTH, PACKET_HOST, Program, RETURN, TooManyRules, jump, load,
 };
+
+use super::spread::{COPY_TO_X, MULTIPLY, NETWORK, OF_PORT, RETURN_A, SHIFT_LEFT, SHIFT_RIGHT};
 
 const UDP: u32 = libc::IPPROTO_UDP as u32;
 const ACCEPT: sock_filter = sock_filter { code: RETURN, jt: 0, jf: 0, k: 0x40000 };
@@ -40,4 +42,21 @@ fn accept_any(instructions: &mut Vec<sock_filter>, ports: &[u16]) {
         instructions.extend([jump(JUMP_IF_EQUAL, (*port).into(), 0, 1), ACCEPT]);
     }
     instructions.push(if ports.is_empty() { ACCEPT } else { REJECT });
+}
+
+/// Makes the program of a fanout group: who gets a packet depends on its UDP source port alone.
+pub(super) fn spread() -> Vec<sock_filter> {
+    let hash = [load(MULTIPLY, OF_PORT), load(SHIFT_RIGHT, 16), load(RETURN_A, 0)];
+    let v4 = [
+        load(LOAD_BYTE, NETWORK),
+        load(AND, 0xf),
+        load(SHIFT_LEFT, 2),
+        load(COPY_TO_X, 0),
+        load(LOAD_HALF_INDEXED, NETWORK),
+    ];
+    let mut program = vec![load(LOAD_HALF, AD_PROTOCOL), jump(JUMP_IF_EQUAL, IPV4, 0, 8)];
+    program.extend(v4.into_iter().chain(hash));
+    program.push(load(LOAD_HALF, NETWORK + 40));
+    program.extend(hash);
+    program
 }

@@ -1,0 +1,215 @@
+//! The file as it is written, and what it comes to.
+
+use super::place::{ConfigError, Source};
+use super::text::{End, Interface, Ports, Text};
+use super::{Backend, Config, MOST_SERVICES, MOST_TUNNELS, MOST_VNIS, MOST_WORKERS, Observe};
+use crate::inner::Transport;
+use crate::nat::{Matching, Rule, Rules, RulesError};
+use crate::tunnel::{Kind, Listening};
+use rtt0_core::service::{Prefix, Service};
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+
+/// Largest virtual network identifier: 24 bits (RFC 7348 §5, RFC 8926 §3.4).
+const LARGEST_VNI: u32 = (1 << 24) - 1;
+/// Registered ports (RFC 7348 §8, RFC 8926 §3.3).
+const VXLAN_PORT: u16 = 4789;
+const GENEVE_PORT: u16 = 6081;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    interface: Text<Interface>,
+    egress: Option<Spanned<Text<Interface>>>,
+    allowlist: Option<Spanned<PathBuf>>,
+    workers: Option<Spanned<usize>>,
+    #[serde(default)]
+    backend: Backend,
+    metrics: Option<Text<SocketAddr>>,
+    #[serde(default)]
+    tunnel: Vec<Spanned<TunnelTable>>,
+    #[serde(default)]
+    rule: Vec<Spanned<RuleTable>>,
+    #[serde(default)]
+    observe: ObserveTable,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum KindName {
+    Vxlan,
+    Geneve,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TunnelTable {
+    kind: KindName,
+    port: Option<Spanned<u16>>,
+    #[serde(default)]
+    vnis: Vec<Spanned<u32>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleTable {
+    name: String,
+    protocol: Option<Text<Transport>>,
+    source: Option<Text<Prefix>>,
+    destination: Option<Text<Prefix>>,
+    ports: Option<Text<Ports>>,
+    to: Text<End>,
+    from: Option<Text<End>>,
+    #[serde(default)]
+    replies: bool,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct ObserveTable {
+    #[serde(default)]
+    services: Vec<Spanned<String>>,
+}
+
+pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+    let source = Source { text, path };
+    let file: File = toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        source.wrong(at, error.message())
+    })?;
+    let interface = file.interface.0.0;
+    let egress = match file.egress {
+        Some(egress) if egress.get_ref().0.0 == interface => {
+            return Err(source.wrong(
+                egress.span().start,
+                format!(
+                    "egress is '{interface}', where the mirror arrives: what is sent there could be mirrored again and \
+                     come back without end; name another interface"
+                ),
+            ));
+        }
+        egress => egress.map(|egress| egress.into_inner().0.0),
+    };
+    let allowlist = match file.allowlist {
+        Some(list) if list.get_ref().as_os_str().is_empty() => {
+            return Err(source
+                .wrong(list.span().start, "allowlist is empty; name a file, or leave it out to observe"));
+        }
+        list => list.map(Spanned::into_inner),
+    };
+    let workers = match file.workers {
+        None => 1,
+        Some(workers) if (1..=MOST_WORKERS).contains(workers.get_ref()) => workers.into_inner(),
+        Some(workers) => {
+            return Err(
+                source.wrong(workers.span().start, format!("workers is a number from 1 to {MOST_WORKERS}"))
+            );
+        }
+    };
+    Ok(Config {
+        interface,
+        egress,
+        allowlist,
+        workers,
+        backend: file.backend,
+        metrics: file.metrics.map(|metrics| metrics.0),
+        tunnels: tunnels(source, file.tunnel)?,
+        rules: rules(source, file.rule)?,
+        observe: observe(source, file.observe)?,
+        path: path.to_owned(),
+    })
+}
+
+fn tunnels(source: Source<'_>, tables: Vec<Spanned<TunnelTable>>) -> Result<Vec<Listening>, ConfigError> {
+    if tables.is_empty() {
+        return Err(
+            source.wrong(0, "no tunnel to take packets out of; write [[tunnel]] with kind = \"vxlan\"")
+        );
+    }
+    let mut tunnels: Vec<Listening> = Vec::with_capacity(tables.len().min(MOST_TUNNELS));
+    for table in tables {
+        let (at, table) = (table.span().start, table.into_inner());
+        if tunnels.len() == MOST_TUNNELS {
+            return Err(source.wrong(at, format!("there may be {MOST_TUNNELS} tunnels")));
+        }
+        let (kind, usual) = match table.kind {
+            KindName::Vxlan => (Kind::Vxlan, VXLAN_PORT),
+            KindName::Geneve => (Kind::Geneve, GENEVE_PORT),
+        };
+        let (at, port) = table.port.map_or((at, usual), |port| (port.span().start, port.into_inner()));
+        if port == 0 {
+            return Err(source.wrong(at, "a port is a number from 1 to 65535"));
+        }
+        if tunnels.iter().any(|tunnel| tunnel.port == port) {
+            let problem = format!(
+                "port {port} is another tunnel's; put the vnis of one kind into one, or change the port"
+            );
+            return Err(source.wrong(at, problem));
+        }
+        tunnels.push(Listening { kind, port, vnis: vnis(source, table.vnis)? });
+    }
+    Ok(tunnels)
+}
+
+fn vnis(source: Source<'_>, numbers: Vec<Spanned<u32>>) -> Result<Vec<u32>, ConfigError> {
+    let mut vnis = Vec::with_capacity(numbers.len().min(MOST_VNIS));
+    for number in numbers {
+        let (at, vni) = (number.span().start, number.into_inner());
+        if vnis.len() == MOST_VNIS {
+            return Err(
+                source.wrong(at, format!("there may be {MOST_VNIS} vnis; leave them out to take all"))
+            );
+        }
+        if vni > LARGEST_VNI {
+            return Err(source.wrong(at, format!("a vni is a number from 0 to {LARGEST_VNI}")));
+        }
+        vnis.push(vni);
+    }
+    vnis.sort_unstable();
+    vnis.dedup();
+    Ok(vnis)
+}
+
+fn rules(source: Source<'_>, tables: Vec<Spanned<RuleTable>>) -> Result<Rules, ConfigError> {
+    let places: Vec<usize> = tables.iter().map(|table| table.span().start).collect();
+    let rules: Vec<Rule> = tables.into_iter().map(|table| table.into_inner().into()).collect();
+    let names: Vec<String> = rules.iter().map(|rule| rule.name.clone()).collect();
+    Rules::new(rules).map_err(|error| {
+        let index = match &error {
+            RulesError::TooMany(_) => crate::nat::MOST_RULES,
+            RulesError::Name(place) => place - 1,
+            // The second one, which came to take the name.
+            RulesError::SameName(name) => names.iter().rposition(|other| other == name).unwrap_or(0),
+            RulesError::Rule { index, .. } => *index,
+        };
+        source.wrong(places.get(index).copied().unwrap_or(0), error)
+    })
+}
+
+impl From<RuleTable> for Rule {
+    fn from(table: RuleTable) -> Self {
+        let matching = Matching {
+            transport: table.protocol.map(|protocol| protocol.0),
+            source: table.source.map(|prefix| prefix.0),
+            destination: table.destination.map(|prefix| prefix.0),
+            ports: table.ports.map(|ports| ports.0.0),
+        };
+        let from = table.from.map(|from| from.0.0);
+        Self { name: table.name, matching, to: table.to.0.0, from, replies: table.replies }
+    }
+}
+
+fn observe(source: Source<'_>, table: ObserveTable) -> Result<Observe, ConfigError> {
+    let mut services = Vec::with_capacity(table.services.len().min(MOST_SERVICES));
+    for text in table.services {
+        let at = text.span().start;
+        if services.len() == MOST_SERVICES {
+            return Err(source
+                .wrong(at, format!("there may be {MOST_SERVICES} services; leave them out to take all")));
+        }
+        services.push(text.get_ref().parse::<Service>().map_err(|error| source.wrong(at, error))?);
+    }
+    Ok(Observe { services })
+}

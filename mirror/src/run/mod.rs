@@ -1,0 +1,244 @@
+//! Bring-up, the loop beside the packets, and the end.
+
+mod backend;
+mod explain;
+mod output;
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use rtt0_core::engine::Engine;
+use rtt0_daemon::http::HttpSocket;
+use rtt0_netio::attached;
+use rtt0_netio::capture::Capture;
+use rtt0_netio::counters::IoCounters;
+use rtt0_netio::emit::{Emitter, MIRROR_MARK};
+use rtt0_netio::guard::MirrorGuard;
+use rtt0_netio::worker::{Worker, WorkerHandle, WorkerOptions};
+use rtt0_netio::privilege;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
+
+use crate::allowlist::Allowlist;
+use crate::cli::{CaptureArgs, RunArgs};
+use crate::config::Config;
+use crate::counts::Counts;
+use crate::forward::{Forward, Shared};
+use crate::instance::Instance;
+use crate::judgement::Judgement;
+use crate::metrics::{self, Latest};
+use crate::nat::Rules;
+use crate::snapshot::Snapshot;
+use crate::tunnel::Tunnels;
+use crate::watchdog::{Trouble, Watchdog};
+use output::Output;
+
+/// How often it is told what happens.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// `mirror run`: forwards until it is stopped.
+///
+/// # Errors
+/// What is missing, or why it ended early.
+pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&args.capture.config)?;
+    let judgement: Shared = Arc::new(ArcSwap::from_pointee(judgement(&config, None)?));
+    let engine = |counts: &Arc<Counts>| Forward::new(Arc::clone(&judgement), Arc::clone(counts));
+    let emitter = || Ok(Emitter::open_bound(&config.egress, MIRROR_MARK)?);
+    let running = Running::start(&args.capture, &config, Some(&config.egress), engine, emitter)?;
+    running.serve(&args.capture, &judgement)
+}
+
+/// Makes what packets are held against.
+///
+/// # Errors
+/// The allowlist can't be used.
+pub fn judgement(config: &Config, before: Option<&Judgement>) -> anyhow::Result<Judgement> {
+    let allowlist = config.allowlist.as_deref().map(Allowlist::load).transpose()?;
+    let tunnels = Tunnels::new(&config.tunnels)?;
+    Ok(Judgement::new(tunnels, allowlist, Rules::new(config.rules.clone())?, before))
+}
+
+/// What runs.
+struct Running {
+    // In the order in which they have to go.
+    workers: Vec<WorkerHandle>,
+    guard: MirrorGuard,
+    _instance: Instance,
+    counts: Vec<Arc<Counts>>,
+    interface: String,
+    ports: Vec<u16>,
+    backend: String,
+    metrics: Option<HttpSocket>,
+    begun: Instant,
+}
+
+impl Running {
+    fn start<E: Engine + Send + 'static>(
+        args: &CaptureArgs,
+        config: &Config,
+        egress: Option<&str>,
+        engine: impl Fn(&Arc<Counts>) -> E,
+        emitter: impl Fn() -> anyhow::Result<Emitter>,
+    ) -> anyhow::Result<Self> {
+        privilege::check()?;
+        let instance = Instance::claim(&config.interface)?;
+        let metrics = config.metrics.map(HttpSocket::bind).transpose()?;
+        tell_programs(&config.interface);
+        let ports: Vec<u16> = Tunnels::new(&config.tunnels)?.ports().collect();
+        let choice = args.backend.unwrap_or(config.backend);
+        let (captures, backend) = backend::open(choice, &config.interface, &ports, config.workers)?;
+        let counts: Vec<Arc<Counts>> = captures.iter().map(|_| Arc::default()).collect();
+        let spawn = |(index, (captures, counts)): (usize, (Vec<Capture>, &Arc<Counts>))| -> anyhow::Result<_> {
+            let options = WorkerOptions {
+                name: format!("packets-{index}"),
+                processor: config.cpus.iter().cycle().nth(index).copied(),
+                ..WorkerOptions::default()
+            };
+            Ok(Worker::spawn(engine(counts), captures, emitter()?, None, None, &options)?)
+        };
+        let workers = captures.into_iter().zip(&counts).enumerate().map(spawn).collect::<Result<_, _>>()?;
+        let guard = MirrorGuard::install(&config.interface, &ports, egress, MIRROR_MARK)?;
+        let interface = config.interface.clone();
+        let begun = Instant::now();
+        Ok(Self { workers, guard, _instance: instance, counts, interface, ports, backend, metrics, begun })
+    }
+
+    fn serve(self, args: &CaptureArgs, judgement: &Shared) -> anyhow::Result<ExitCode> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        runtime.block_on(self.look_after(args, judgement))
+    }
+
+    async fn look_after(mut self, args: &CaptureArgs, judgement: &Shared) -> anyhow::Result<ExitCode> {
+        let mut hangup = signal(SignalKind::hangup()).context("cannot watch signals")?;
+        let mut terminate = signal(SignalKind::terminate()).context("cannot watch signals")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch signals")?;
+        let mut ended = rtt0_daemon::ended(&self.workers).context("cannot watch the workers")?;
+        let mut second = tokio::time::interval(PERIOD);
+        second.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut output = Output::new(args.json);
+        let mut watchdog = Watchdog::default();
+        let latest = Latest::default();
+        if let Some(socket) = self.metrics.take() {
+            tokio::spawn(metrics::serve(socket, Arc::clone(&latest)));
+        }
+        tracing::info!(
+            interface = self.interface,
+            ports = ?self.ports,
+            backend = self.backend,
+            guard = self.guard.table(),
+            workers = self.workers.len(),
+            "ready"
+        );
+        loop {
+            tokio::select! {
+                _ = second.tick() => {
+                    let snapshot = self.snapshot(judgement);
+                    output.tell(&snapshot);
+                    let trouble = watchdog.look(&snapshot);
+                    *latest.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+                    if let Some(trouble) = trouble {
+                        self.tell_trouble(trouble, judgement);
+                    }
+                }
+                _ = hangup.recv() => reload(&args.config, judgement),
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = ended.recv() => break,
+            }
+        }
+        self.finish(judgement, &mut output)
+    }
+
+    /// Looks at everything that is counted.
+    fn snapshot(&mut self, judgement: &Shared) -> Snapshot {
+        let strayed = self.guard.strayed().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the guard's counters can't be read");
+            0
+        });
+        let io = self.workers.iter().map(|worker| &**worker.stats());
+        snapshot(&self.counts, io, judgement, &self.backend, self.begun, strayed)
+    }
+
+    /// Says what is wrong, with an example of what comes. That is looked for beside the loop.
+    fn tell_trouble(&self, trouble: Trouble, judgement: &Shared) {
+        let (interface, ports, judgement) = (self.interface.clone(), self.ports.clone(), judgement.load_full());
+        tokio::task::spawn_blocking(move || explain::tell(&trouble, &interface, &ports, &judgement));
+    }
+
+    /// Has the workers serve what they have captured, and tells the last numbers.
+    fn finish(mut self, judgement: &Shared, output: &mut Output) -> anyhow::Result<ExitCode> {
+        self.workers.iter().for_each(WorkerHandle::stop);
+        let io: Vec<Arc<IoCounters>> = self.workers.iter().map(|worker| Arc::clone(worker.stats())).collect();
+        let outcomes: Vec<_> = self.workers.drain(..).map(WorkerHandle::join).collect();
+        let strayed = self.guard.strayed().unwrap_or(0);
+        let io = io.iter().map(|io| &**io);
+        let mut last = snapshot(&self.counts, io, judgement, &self.backend, self.begun, strayed);
+        last.is_final = true;
+        output.tell(&last);
+        outcomes.into_iter().collect::<Result<Vec<()>, _>>()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn snapshot<'a>(
+    counts: &[Arc<Counts>],
+    io: impl Iterator<Item = &'a IoCounters>,
+    judgement: &Shared,
+    backend: &str,
+    begun: Instant,
+    strayed: u64,
+) -> Snapshot {
+    let mut snapshot = Snapshot {
+        seconds: begun.elapsed().as_secs_f64(),
+        backend: backend.to_owned(),
+        strayed,
+        rules: judgement.load().counts(),
+        ..Snapshot::default()
+    };
+    counts.iter().zip(io).for_each(|(counts, io)| snapshot.add(counts, io));
+    snapshot
+}
+
+/// Reads the configuration again, and takes over tunnels' identifiers, allowlist and rules, or nothing at all.
+fn reload(path: &Path, judgement: &Shared) {
+    let read = || -> anyhow::Result<Judgement> {
+        let config = Config::load(path)?;
+        let before = judgement.load();
+        let now = self::judgement(&config, Some(&before))?;
+        anyhow::ensure!(
+            now.tunnels.ports().eq(before.tunnels.ports()),
+            "the tunnels' ports have changed, which takes a restart"
+        );
+        Ok(now)
+    };
+    match read() {
+        Ok(now) => {
+            let allowed = now.allowlist.as_ref().map_or(0, Allowlist::prefixes);
+            judgement.store(Arc::new(now));
+            tracing::info!(file = %path.display(), allowed, "the configuration was read again");
+        }
+        Err(error) => {
+            tracing::error!(file = %path.display(), "not reloaded, the former configuration stays in force: {error:#}");
+        }
+    }
+}
+
+/// Says which programs stand before the capture, for they may take packets away unseen.
+fn tell_programs(interface: &str) {
+    match backend::xdp_programs(interface) {
+        Ok(programs) => programs.iter().for_each(|program| {
+            tracing::warn!(
+                interface,
+                "an XDP program stands at the interface: {program}. What it drops or redirects is not seen here; remove \
+                 a stale one with: ip link set dev {interface} xdp off"
+            );
+        }),
+        Err(error) => tracing::warn!(interface, %error, "cannot see which programs stand at the interface"),
+    }
+}
