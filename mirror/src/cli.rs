@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use rtt0_daemon::LogFormat;
+
+use crate::config::Backend;
 
 /// Takes mirrored traffic (VXLAN, GENEVE) out of its tunnel, and forwards it to an analyser, or tells what 0-RTT would
 /// save.
@@ -26,19 +28,6 @@ pub enum Command {
     Check(CheckArgs),
 }
 
-/// How packets are captured, as asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum BackendChoice {
-    /// The best that works; the log says which, and why no better
-    Auto,
-    /// AF_XDP, native or generic
-    Xdp,
-    /// AF_PACKET, recvmmsg
-    Packet,
-    /// The pnet crate, one packet a system call
-    Pnet,
-}
-
 /// What both ways have in common.
 #[derive(Debug, Args)]
 pub struct CaptureArgs {
@@ -47,7 +36,7 @@ pub struct CaptureArgs {
     pub config: PathBuf,
     /// How to capture; any but `auto` fails where it does not work, instead of falling back. Overrides the file
     #[arg(long, value_enum)]
-    pub backend: Option<BackendChoice>,
+    pub backend: Option<Backend>,
     /// One JSON object a line instead of text
     #[arg(long)]
     pub json: bool,

@@ -42,9 +42,11 @@ impl Forward {
         // To the front, from where it is emitted: the emission goes by the length that the IP header says.
         packet.bytes.copy_within(found.inner, 0);
         let bytes = packet.bytes.get_mut(..inner.length).ok_or(DropReason::InnerMalformed)?;
-        let partial = found.partial;
-        nat::rewrite(bytes, &inner, rule, partial)?;
-        packet.offload = Offload { needs_csum: partial, gso_size: 0 };
+        if packet.offload.needs_csum {
+            inner::complete_checksum(bytes, &inner);
+        }
+        nat::rewrite(bytes, &inner, rule, false)?;
+        packet.offload = Offload::default();
         Ok(())
     }
 }

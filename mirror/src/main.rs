@@ -1,3 +1,7 @@
-//! The traffic-mirror pipeline's program.
+//! `mirror`: see [`mirror::main_from`].
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mirror::main_from(std::env::args_os())
+}

@@ -60,8 +60,18 @@ fn families(snapshot: &Snapshot) -> Vec<MetricFamily> {
     ];
     // A family without a value is none.
     let more = [
-        labelled("reason", "rtt0_mirror_dropped_packets_total", "Packets that ended otherwise.", &snapshot.dropped),
-        labelled("failure", "rtt0_mirror_io_failures_total", "What failed around the packets.", &snapshot.failures),
+        labelled(
+            "reason",
+            "rtt0_mirror_dropped_packets_total",
+            "Packets that ended otherwise.",
+            &snapshot.dropped,
+        ),
+        labelled(
+            "failure",
+            "rtt0_mirror_io_failures_total",
+            "What failed around the packets.",
+            &snapshot.failures,
+        ),
         rules("rtt0_mirror_rule_packets_total", "Packets that a rule has translated.", |rule| rule.packets),
         rules("rtt0_mirror_rule_bytes_total", "Their IP bytes.", |rule| rule.bytes),
     ];

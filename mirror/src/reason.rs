@@ -59,4 +59,13 @@ mod tests {
         assert_eq!(labels.len(), DropReason::ALL.len());
         assert!(DropReason::ALL.iter().all(|reason| reason.meaning().ends_with('.')));
     }
+
+    #[test]
+    fn the_documents_name_every_reason() {
+        let text = include_str!("../../docs/MIRROR.md");
+        for reason in DropReason::ALL {
+            let row = format!("| `{}` | {} |", reason.label(), reason.meaning());
+            assert!(text.contains(&row), "docs/MIRROR.md lacks: {row}");
+        }
+    }
 }

@@ -16,13 +16,11 @@
 mod file;
 mod prefix;
 mod ranges;
-mod shared;
 #[cfg(test)]
 mod tests;
 
 pub use file::AllowlistError;
 pub use prefix::{NotExact, exact};
-pub use shared::Shared;
 
 use ranges::Ranges;
 use std::net::IpAddr;

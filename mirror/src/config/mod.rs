@@ -31,17 +31,17 @@ pub const MOST_VNIS: usize = 4_096;
 pub const MOST_SERVICES: usize = 1_024;
 
 /// By what packets are captured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// AF_XDP where the interface can, else AF_PACKET.
+    /// The best that works; the log says which, and why no better.
     #[default]
     Auto,
-    /// AF_XDP.
+    /// AF_XDP, native or generic.
     Xdp,
-    /// AF_PACKET with a ring.
+    /// AF_PACKET, recvmmsg(2).
     Packet,
-    /// The `pnet` library.
+    /// The pnet crate, one packet a system call.
     Pnet,
 }
 

@@ -146,7 +146,7 @@ fn what_is_wrong_is_told_with_its_place() {
         (with("", &rule(&format!("{to}\nport = \"80\""))), "8:1", "unknown field `port`"),
         (with("", &rule(&format!("{to}\nprotocol = \"icmp\"\nports = \"80\""))), "5:1", "ICMP has no ports"),
         (with("", &(rule(to) + &rule(to))), "8:1", "two rules 'a'"),
-        (with("", "[observe]\nservices = [\"10.1.2.0/24:443\", \"10.1.2.0/24\"]"), "6:33", "no port given"),
+        (with("", "[observe]\nservices = [\"10.1.2.0/24:443\", \"10.1.2.0/24\"]"), "6:32", "no port given"),
     ] {
         let error = parse(&text).expect_err(&text).to_string();
         assert!(

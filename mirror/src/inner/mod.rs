@@ -1,7 +1,10 @@
 //! The inner packet: an IP header and the transport's, checked once.
 
+mod partial;
 #[cfg(test)]
 mod tests;
+
+pub use partial::complete_checksum;
 
 use crate::reason::DropReason;
 use rtt0_core::wire::ipv4::Ipv4;

@@ -97,7 +97,7 @@ fn malformed() {
     let mut chain = udp6(options());
     chain[4..6].copy_from_slice(&23u16.to_be_bytes());
     assert_eq!(parse(&chain), malformed, "extension headers longer than the packet");
-    let mut chain = vec![60, 0, 0, 0, 0, 0, 0, 0].repeat(9);
+    let mut chain = [60, 0, 0, 0, 0, 0, 0, 0].repeat(9);
     chain.splice(..0, udp6(Ipv6Extensions::default())[..40].to_vec());
     (chain[5], chain[6]) = (72, 60);
     assert_eq!(parse(&chain), malformed, "more extension headers than are followed");

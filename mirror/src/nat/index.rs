@@ -4,7 +4,7 @@ use super::{Rule, RuleId};
 use crate::inner::{Inner, Transport};
 
 /// The rules by IP version and transport: one table of ports for each.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Index([[Ports; TRANSPORTS.len()]; 2]);
 
 const TRANSPORTS: [Transport; 3] = [Transport::Tcp, Transport::Udp, Transport::Icmp];
@@ -19,7 +19,7 @@ pub(super) fn place(transport: Transport) -> usize {
 }
 
 /// All ports in ranges within which the same rules may match, found by binary search.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Ports {
     /// Where each range begins; the first is 0.
     starts: Box<[u16]>,

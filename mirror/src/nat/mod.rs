@@ -14,7 +14,6 @@
 //! error quotes stays as it is: its addresses are those of the mirrored network, as the analyser's operator knows them,
 //! and no host behind a rule has a connection that the error could be about.
 
-mod counters;
 mod index;
 mod replies;
 mod rewrite;
@@ -23,7 +22,6 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use counters::{Count, Counters};
 pub use replies::{IDLE, MOST_FLOWS, Replies, RepliesCount};
 pub use rewrite::rewrite;
 pub use rules::{MOST_RULES, RuleId, Rules, RulesError};

@@ -79,7 +79,7 @@ pub enum RuleProblem {
 ///
 /// A look-up is a binary search for the port and then a look at the rules with this IP version, transport and port, in
 /// their order.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Rules {
     rules: Vec<Rule>,
     index: Index,

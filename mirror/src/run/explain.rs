@@ -15,7 +15,7 @@ use crate::tunnel::{self, Kind, Listening, Tunnels};
 use crate::watchdog::Trouble;
 
 /// How long examples are waited for.
-const PATIENCE: Duration = Duration::from_millis(800);
+const PATIENCE: Duration = Duration::from_millis(1500);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Says what is wrong, and of what comes the most, in the log.
@@ -106,7 +106,8 @@ fn elsewhere(packet: &[u8]) -> String {
 /// Names the identifier of a tunnel that nobody asked for.
 fn foreign(packet: &[u8], tunnels: &Tunnels) -> String {
     let any = |kind| {
-        let listening: Vec<_> = tunnels.ports().map(|port| Listening { kind, port, vnis: Vec::new() }).collect();
+        let listening: Vec<_> =
+            tunnels.ports().map(|port| Listening { kind, port, vnis: Vec::new() }).collect();
         let tunnels = Tunnels::new(&listening).ok()?;
         tunnel::decapsulate(packet, &tunnels, Offload { needs_csum: true, gso_size: 0 }).ok()
     };

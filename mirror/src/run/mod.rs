@@ -4,35 +4,35 @@ mod backend;
 mod explain;
 mod output;
 
-use std::io;
 use std::path::Path;
-use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use rtt0_core::engine::Engine;
 use rtt0_daemon::http::HttpSocket;
-use rtt0_netio::attached;
+use rtt0_netio::attached::program_name;
 use rtt0_netio::capture::Capture;
 use rtt0_netio::counters::IoCounters;
 use rtt0_netio::emit::{Emitter, MIRROR_MARK};
 use rtt0_netio::guard::MirrorGuard;
-use rtt0_netio::worker::{Worker, WorkerHandle, WorkerOptions};
+use rtt0_netio::links::Links;
 use rtt0_netio::privilege;
+use rtt0_netio::worker::{Worker, WorkerHandle, WorkerOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use crate::allowlist::Allowlist;
-use crate::cli::{CaptureArgs, RunArgs};
+use crate::cli::{CaptureArgs, CheckArgs, ObserveArgs, RunArgs};
 use crate::config::Config;
 use crate::counts::Counts;
 use crate::forward::{Forward, Shared};
 use crate::instance::Instance;
 use crate::judgement::Judgement;
 use crate::metrics::{self, Latest};
-use crate::nat::Rules;
+use crate::observe::{self, Observer};
+use crate::observing::{Conclusion, Observing};
 use crate::snapshot::Snapshot;
 use crate::tunnel::Tunnels;
 use crate::watchdog::{Trouble, Watchdog};
@@ -40,18 +40,55 @@ use output::Output;
 
 /// How often it is told what happens.
 const PERIOD: Duration = Duration::from_secs(1);
+/// Longer than anybody waits.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// `mirror run`: forwards until it is stopped.
 ///
 /// # Errors
 /// What is missing, or why it ended early.
-pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let config = Config::load(&args.capture.config)?;
+    let egress = config.forwarding()?.egress.to_owned();
     let judgement: Shared = Arc::new(ArcSwap::from_pointee(judgement(&config, None)?));
     let engine = |counts: &Arc<Counts>| Forward::new(Arc::clone(&judgement), Arc::clone(counts));
-    let emitter = || Ok(Emitter::open_bound(&config.egress, MIRROR_MARK)?);
-    let running = Running::start(&args.capture, &config, Some(&config.egress), engine, emitter)?;
-    running.serve(&args.capture, &judgement)
+    let emitter = || Ok(Emitter::open_bound(&egress, MIRROR_MARK)?);
+    let running = Running::start(&args.capture, &config, Some(&egress), engine, emitter)?;
+    running.serve(&args.capture, &judgement, None)
+}
+
+/// `mirror observe`: looks until it is stopped, or for as long as was said, and tells what it has seen.
+///
+/// # Errors
+/// What is missing, or why it ended early.
+pub fn observe(args: &ObserveArgs) -> anyhow::Result<()> {
+    // One worker sees both directions of a connection.
+    let mut config = Config::load(&args.capture.config)?;
+    config.workers = 1;
+    let judgement: Shared = Arc::new(ArcSwap::from_pointee(judgement(&config, None)?));
+    let conclusion = Conclusion::default();
+    let engine = |counts: &Arc<Counts>| {
+        let options =
+            observe::Options { services: config.observe.services.clone(), ..observe::Options::default() };
+        Observing::new(
+            Arc::clone(&judgement),
+            Arc::clone(counts),
+            Observer::new(options),
+            Arc::clone(&conclusion),
+        )
+    };
+    // It is never asked to send.
+    let emitter = || Ok(Emitter::open_with(&[])?);
+    let running = Running::start(&args.capture, &config, None, engine, emitter)?;
+    running.serve(&args.capture, &judgement, args.seconds.map(Duration::from_secs))?;
+    let report = conclusion.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let report = report.context("the observer has left no report")?;
+    output::conclude(&report, args.capture.json)?;
+    if let Some(file) = &args.html {
+        let page = report.html()?;
+        std::fs::write(file, page).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
 }
 
 /// Makes what packets are held against.
@@ -61,7 +98,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 pub fn judgement(config: &Config, before: Option<&Judgement>) -> anyhow::Result<Judgement> {
     let allowlist = config.allowlist.as_deref().map(Allowlist::load).transpose()?;
     let tunnels = Tunnels::new(&config.tunnels)?;
-    Ok(Judgement::new(tunnels, allowlist, Rules::new(config.rules.clone())?, before))
+    Ok(Judgement::new(tunnels, allowlist, config.rules.clone(), before))
 }
 
 /// What runs.
@@ -94,14 +131,11 @@ impl Running {
         let choice = args.backend.unwrap_or(config.backend);
         let (captures, backend) = backend::open(choice, &config.interface, &ports, config.workers)?;
         let counts: Vec<Arc<Counts>> = captures.iter().map(|_| Arc::default()).collect();
-        let spawn = |(index, (captures, counts)): (usize, (Vec<Capture>, &Arc<Counts>))| -> anyhow::Result<_> {
-            let options = WorkerOptions {
-                name: format!("packets-{index}"),
-                processor: config.cpus.iter().cycle().nth(index).copied(),
-                ..WorkerOptions::default()
+        let spawn =
+            |(index, (captures, counts)): (usize, (Vec<Capture>, &Arc<Counts>))| -> anyhow::Result<_> {
+                let options = WorkerOptions { name: format!("packets-{index}"), ..WorkerOptions::default() };
+                Ok(Worker::spawn(engine(counts), captures, emitter()?, None, None, &options)?)
             };
-            Ok(Worker::spawn(engine(counts), captures, emitter()?, None, None, &options)?)
-        };
         let workers = captures.into_iter().zip(&counts).enumerate().map(spawn).collect::<Result<_, _>>()?;
         let guard = MirrorGuard::install(&config.interface, &ports, egress, MIRROR_MARK)?;
         let interface = config.interface.clone();
@@ -109,16 +143,24 @@ impl Running {
         Ok(Self { workers, guard, _instance: instance, counts, interface, ports, backend, metrics, begun })
     }
 
-    fn serve(self, args: &CaptureArgs, judgement: &Shared) -> anyhow::Result<ExitCode> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        runtime.block_on(self.look_after(args, judgement))
+    /// Serves until it is told to end, or for as long as `limit` says.
+    fn serve(self, args: &CaptureArgs, judgement: &Shared, limit: Option<Duration>) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.look_after(args, judgement, limit))
     }
 
-    async fn look_after(mut self, args: &CaptureArgs, judgement: &Shared) -> anyhow::Result<ExitCode> {
+    async fn look_after(
+        mut self,
+        args: &CaptureArgs,
+        judgement: &Shared,
+        limit: Option<Duration>,
+    ) -> anyhow::Result<()> {
         let mut hangup = signal(SignalKind::hangup()).context("cannot watch signals")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot watch signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch signals")?;
         let mut ended = rtt0_daemon::ended(&self.workers).context("cannot watch the workers")?;
+        let over = tokio::time::sleep(limit.unwrap_or(FOR_EVER));
+        tokio::pin!(over);
         let mut second = tokio::time::interval(PERIOD);
         second.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut output = Output::new(args.json);
@@ -150,6 +192,7 @@ impl Running {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = ended.recv() => break,
+                () = &mut over => break,
             }
         }
         self.finish(judgement, &mut output)
@@ -167,12 +210,13 @@ impl Running {
 
     /// Says what is wrong, with an example of what comes. That is looked for beside the loop.
     fn tell_trouble(&self, trouble: Trouble, judgement: &Shared) {
-        let (interface, ports, judgement) = (self.interface.clone(), self.ports.clone(), judgement.load_full());
+        let (interface, ports, judgement) =
+            (self.interface.clone(), self.ports.clone(), judgement.load_full());
         tokio::task::spawn_blocking(move || explain::tell(&trouble, &interface, &ports, &judgement));
     }
 
     /// Has the workers serve what they have captured, and tells the last numbers.
-    fn finish(mut self, judgement: &Shared, output: &mut Output) -> anyhow::Result<ExitCode> {
+    fn finish(mut self, judgement: &Shared, output: &mut Output) -> anyhow::Result<()> {
         self.workers.iter().for_each(WorkerHandle::stop);
         let io: Vec<Arc<IoCounters>> = self.workers.iter().map(|worker| Arc::clone(worker.stats())).collect();
         let outcomes: Vec<_> = self.workers.drain(..).map(WorkerHandle::join).collect();
@@ -182,7 +226,7 @@ impl Running {
         last.is_final = true;
         output.tell(&last);
         outcomes.into_iter().collect::<Result<Vec<()>, _>>()?;
-        Ok(ExitCode::SUCCESS)
+        Ok(())
     }
 }
 
@@ -231,14 +275,29 @@ fn reload(path: &Path, judgement: &Shared) {
 
 /// Says which programs stand before the capture, for they may take packets away unseen.
 fn tell_programs(interface: &str) {
-    match backend::xdp_programs(interface) {
-        Ok(programs) => programs.iter().for_each(|program| {
+    let programs = Links::here().and_then(|links| links.xdp_programs(interface));
+    match programs {
+        Ok(programs) => programs.iter().for_each(|id| {
+            let name = program_name(*id).unwrap_or_default();
             tracing::warn!(
                 interface,
-                "an XDP program stands at the interface: {program}. What it drops or redirects is not seen here; remove \
+                id,
+                name,
+                "an XDP program stands at the interface. What it drops or redirects is not seen here; remove \
                  a stale one with: ip link set dev {interface} xdp off"
             );
         }),
         Err(error) => tracing::warn!(interface, %error, "cannot see which programs stand at the interface"),
     }
+}
+
+/// `mirror check`: says what a configuration means.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(args: &CheckArgs) -> anyhow::Result<()> {
+    let config = Config::load(&args.config)?;
+    let judgement = judgement(&config, None)?;
+    output::explain(&config, &judgement);
+    Ok(())
 }

@@ -2,6 +2,9 @@
 
 use std::io::{self, Write};
 
+use crate::config::Config;
+use crate::judgement::Judgement;
+use crate::observe::Report;
 use crate::snapshot::Snapshot;
 
 /// Writes a line for each snapshot.
@@ -28,6 +31,19 @@ impl Output {
     }
 }
 
+/// Writes what was observed.
+///
+/// # Errors
+/// It can't be written as JSON.
+pub(super) fn conclude(report: &Report, is_json: bool) -> anyhow::Result<()> {
+    let text = match is_json {
+        true => serde_json::to_string(&serde_json::json!({ "report": report }))?,
+        false => report.to_text(),
+    };
+    let _ = writeln!(io::stdout(), "{text}");
+    Ok(())
+}
+
 /// Returns all that has happened, for people.
 fn summary(all: &Snapshot) -> String {
     let mut text = format!(
@@ -47,4 +63,38 @@ fn summary(all: &Snapshot) -> String {
         text.push_str(&format!("\n  rule {:<15} {} packets, {} bytes", rule.name, rule.packets, rule.bytes));
     }
     text
+}
+
+/// Says what a configuration means.
+pub(super) fn explain(config: &Config, judgement: &Judgement) {
+    let mut text = format!("mirror arrives at {}", config.interface);
+    for tunnel in &config.tunnels {
+        let vnis = match &*tunnel.vnis {
+            [] => "any identifier".to_owned(),
+            vnis => format!("identifiers {vnis:?}"),
+        };
+        text.push_str(&format!("\n  {:?} at UDP port {}, {vnis}", tunnel.kind, tunnel.port));
+    }
+    match &judgement.allowlist {
+        Some(list) => {
+            text.push_str(&format!(
+                "\nallowed are {} prefixes of {} organisations",
+                list.prefixes(),
+                list.owners().len()
+            ));
+        }
+        None => text.push_str("\neverybody is allowed: no allowlist is named"),
+    }
+    match &config.egress {
+        Some(egress) => text.push_str(&format!("\nwhat is translated leaves by {egress} only")),
+        None => text.push_str("\nnothing is forwarded: no egress is named"),
+    }
+    for (_, rule) in config.rules.iter() {
+        let port = rule.to.1.map_or("the same port".to_owned(), |port| format!("port {port}"));
+        text.push_str(&format!("\n  rule {}: to {}, {port}", rule.name, rule.to.0));
+    }
+    for rule in config.rules.never_reached() {
+        text.push_str(&format!("\n  rule {} is never reached: rules before it take all", rule.name));
+    }
+    let _ = writeln!(io::stdout(), "{text}");
 }

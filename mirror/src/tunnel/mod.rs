@@ -65,6 +65,11 @@ enum Carries {
     Ip(Version),
 }
 
+/// Returns the UDP destination port of `packet`, if it is a whole datagram.
+pub fn port(packet: &[u8]) -> Option<u16> {
+    Datagram::parse(packet).ok().map(|datagram| datagram.port())
+}
+
 /// Finds the inner IP packet in `packet`, which begins with the outer IP header; link padding may follow it.
 ///
 /// An outer UDP checksum of zero says that the sender made none (RFC 7348 §5; RFC 6935 §5 and RFC 8926 §3.3 for IPv6).

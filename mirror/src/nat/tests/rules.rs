@@ -153,18 +153,3 @@ fn what_is_wrong_is_named() {
     assert_eq!(Rules::new(many(MOST_RULES)).unwrap().len(), MOST_RULES);
     assert_eq!(Rules::new(many(MOST_RULES + 1)).unwrap_err(), RulesError::TooMany(1_025));
 }
-
-#[test]
-fn each_rule_counts_for_itself() {
-    let rules =
-        [named("a", Matching::default(), "198.51.100.9"), named("b", Matching::default(), "2001:db8::9")];
-    let rules = Rules::new(rules.to_vec()).unwrap();
-    let counters = Counters::new(&rules);
-    let (a, b) = (RuleId::new(0), RuleId::new(1));
-    counters.count(b, 1_500);
-    counters.count(b, 40);
-    counters.count(RuleId::new(2), 40);
-    assert_eq!(counters.of(a), Count::default());
-    assert_eq!(counters.of(b), Count { packets: 2, bytes: 1_540 });
-    assert_eq!(counters.of(RuleId::new(2)), Count::default());
-}
