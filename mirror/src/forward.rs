@@ -10,6 +10,7 @@ use rtt0_core::reason::Counters;
 use rtt0_core::time::Instant;
 
 use crate::counts::Counts;
+use crate::examples::Examples;
 use crate::judgement::Judgement;
 use crate::reason::DropReason;
 use crate::{inner, nat, tunnel};
@@ -21,14 +22,15 @@ pub type Shared = Arc<ArcSwap<Judgement>>;
 pub struct Forward {
     judgement: Cache<Shared, Arc<Judgement>>,
     counts: Arc<Counts>,
+    examples: Arc<Examples>,
     /// Those of the contract, which count nothing here.
     none: Counters,
 }
 
 impl Forward {
-    /// Makes one that counts in `counts`.
-    pub fn new(judgement: Shared, counts: Arc<Counts>) -> Self {
-        Self { judgement: Cache::new(judgement), counts, none: Counters::default() }
+    /// Makes one that counts in `counts`, and shows `examples` what is of no use.
+    pub fn new(judgement: Shared, counts: Arc<Counts>, examples: Arc<Examples>) -> Self {
+        Self { judgement: Cache::new(judgement), counts, examples, none: Counters::default() }
     }
 
     /// Leaves the translated inner packet at the beginning of `packet`, or says where it ends. One judgement is used for
@@ -57,6 +59,7 @@ impl Engine for Forward {
             Ok(()) => Verdict::Forward,
             Err(reason) => {
                 self.counts.discard(reason);
+                self.examples.offer(packet.bytes);
                 Verdict::Taken
             }
         }

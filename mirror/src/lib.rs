@@ -15,6 +15,7 @@ pub mod allowlist;
 pub mod cli;
 pub mod config;
 pub mod counts;
+pub mod examples;
 pub mod forward;
 pub mod inner;
 pub mod instance;

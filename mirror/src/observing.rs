@@ -8,6 +8,7 @@ use rtt0_core::reason::Counters;
 use rtt0_core::time::Instant;
 
 use crate::counts::Counts;
+use crate::examples::Examples;
 use crate::forward::Shared;
 use crate::inner::{self, Transport};
 use crate::observe::{Observer, Report};
@@ -21,6 +22,7 @@ pub type Conclusion = Arc<Mutex<Option<Report>>>;
 pub struct Observing {
     judgement: Shared,
     counts: Arc<Counts>,
+    examples: Arc<Examples>,
     observer: Observer,
     last: Instant,
     conclusion: Conclusion,
@@ -29,9 +31,16 @@ pub struct Observing {
 }
 
 impl Observing {
-    /// Makes one that counts in `counts` and leaves its report in `conclusion`.
-    pub fn new(judgement: Shared, counts: Arc<Counts>, observer: Observer, conclusion: Conclusion) -> Self {
-        Self { judgement, counts, observer, last: Instant::default(), conclusion, none: Counters::default() }
+    /// Makes one that counts in `counts`, shows `examples` what is of no use, and leaves its report in `conclusion`.
+    pub fn new(
+        judgement: Shared,
+        counts: Arc<Counts>,
+        examples: Arc<Examples>,
+        observer: Observer,
+        conclusion: Conclusion,
+    ) -> Self {
+        let (last, none) = (Instant::default(), Counters::default());
+        Self { judgement, counts, examples, observer, last, conclusion, none }
     }
 
     fn observe(&mut self, now: Instant, packet: &Packet<'_>) -> Result<(), DropReason> {
@@ -52,7 +61,10 @@ impl Engine for Observing {
         self.last = now;
         match self.observe(now, packet) {
             Ok(()) => self.counts.observe(),
-            Err(reason) => self.counts.discard(reason),
+            Err(reason) => {
+                self.counts.discard(reason);
+                self.examples.offer(packet.bytes);
+            }
         }
         Verdict::Taken
     }

@@ -15,11 +15,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rig::{End, join, namespaces};
-use rtt0_core::service::Services;
 use rtt0_netio::capture::{Capture, CaptureOptions};
 use rtt0_netio::counters::IoCounters;
 use rtt0_netio::netns::Namespace;
-use rtt0_netio::xdp::{Mode, Options, Receiver};
+use rtt0_netio::xdp::{Mode, Options};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, Timespec, clock_gettime};
@@ -112,83 +111,29 @@ fn send(time: Duration) -> u64 {
 /// Receives until it is told to stop; returns how many packets, how many were lost, and the processor time.
 fn receive(way: Way, stop: &AtomicBool) -> (u64, u64, Duration) {
     let counters = IoCounters::default();
-    let mode = if matches!(way, Way::Native) { Mode::Native } else { Mode::Generic };
-    let options = Options { ports: vec![PORT], mode, ..Options::default() };
-    // What a rule for everything lets in comes nearest to the tunnels' packets.
-    let mut socket = matches!(way, Way::PacketSocket).then(|| {
-        let services = Services::new(vec!["10.9.1.0/24:4789".parse().unwrap()], Vec::new());
-        let capture = Capture::open("right0", &services, &CaptureOptions::default()).unwrap();
-        rig_filter(&capture);
-        capture
-    });
-    let mut xdp = socket.is_none().then(|| Receiver::open("right0", &options).unwrap());
+    let with = |mode| Options { ports: vec![PORT], mode, ..Options::default() };
+    let mut capture = match way {
+        Way::PacketSocket => Capture::open_tunnels("right0", &[PORT], &CaptureOptions::default()).unwrap(),
+        Way::Generic => Capture::open_tunnels_xdp("right0", &with(Mode::Generic)).unwrap(),
+        Way::Native => Capture::open_tunnels_xdp("right0", &with(Mode::Native)).unwrap(),
+    };
     let before = thread_time();
     let (mut seen, mut sum) = (0u64, 0u64);
     while !stop.load(Ordering::Relaxed) {
-        let has_more = match (&mut socket, &mut xdp) {
-            (Some(capture), _) => {
-                let has_more = capture.receive(&counters);
-                for packet in capture.packets_mut() {
-                    sum += u64::from(packet.bytes[packet.bytes.len() - 1]);
-                    seen += 1;
-                }
-                has_more
-            }
-            (_, Some(receiver)) => {
-                let has_more = receiver.receive(&counters);
-                for packet in receiver.packets_mut() {
-                    sum += u64::from(packet.bytes[packet.bytes.len() - 1]);
-                    seen += 1;
-                }
-                has_more
-            }
-            _ => break,
-        };
+        let has_more = capture.receive(&counters);
+        for packet in capture.packets_mut() {
+            seen += 1;
+            sum += u64::from(packet.bytes[packet.bytes.len() - 1]);
+        }
         if !has_more {
-            let mut fds: Vec<PollFd<'_>> = Vec::new();
-            fds.extend(socket.iter().map(|capture| PollFd::new(capture, PollFlags::IN)));
-            fds.extend(
-                xdp.iter().flat_map(Receiver::fds).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
-            );
+            let mut fds = [PollFd::new(&capture, PollFlags::IN)];
             let _ = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 5_000_000 }));
         }
     }
     assert_eq!(sum, seen * 7);
     let spent = thread_time() - before;
-    if let Some(capture) = &socket {
-        let _ = capture.check(&counters);
-    }
-    if let Some(receiver) = &mut xdp {
-        let _ = receiver.check(&counters);
-    }
+    let _ = capture.check(&counters);
     (seen, counters.received_overflow.value(), spent)
-}
-
-/// Has a capture, which takes TCP, take UDP to the tunnels' port.
-fn rig_filter(capture: &Capture) {
-    use std::os::fd::{AsFd, AsRawFd};
-    let code = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    let mut program = [
-        // The protocol at 23, the destination port at 36, both behind Ethernet and an IPv4 header without options.
-        code(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 23),
-        code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 3, 17),
-        code(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, 36),
-        code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, PORT.into()),
-        code(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
-        code(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-    ];
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the pointer and length describe `filter`, and what that points to outlives the call too.
-    let result = unsafe {
-        libc::setsockopt(
-            capture.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const filter).cast(),
-            size_of_val(&filter) as u32,
-        )
-    };
-    assert_eq!(result, 0);
 }
 
 fn thread_time() -> Duration {

@@ -181,6 +181,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
         let worker = Self {
             engine,
             ready: vec![false; captures.len()],
+            check_due: captures.iter().any(Capture::is_suspect).then(|| clock::now() + CHECK_PERIOD),
             captures,
             emitter,
             outbox: Outbox::new(),
@@ -190,7 +191,6 @@ impl<E: Engine + Send + 'static> Worker<E> {
             store,
             served,
             has_handed: false,
-            check_due: None,
             busy_poll: options.busy_poll,
             notices_to: options.notices.clone(),
             tracer: options.trace.clone().map(Tracer::new),
@@ -393,7 +393,7 @@ impl<E: Engine> Worker<E> {
         if self.check_due.is_none_or(|due| due > now) {
             return Ok(());
         }
-        for capture in &self.captures {
+        for capture in &mut self.captures {
             capture.check(&self.counters)?;
         }
         let suspect = self.captures.iter().any(Capture::is_suspect);
@@ -406,7 +406,7 @@ impl<E: Engine> Worker<E> {
         let deadline = clock::now() + DRAIN_TIME;
         self.ready.fill(true);
         while self.serve_each() && clock::now() < deadline {}
-        for capture in &self.captures {
+        for capture in &mut self.captures {
             // A deleted interface no longer matters.
             let _ = capture.check(&self.counters);
         }

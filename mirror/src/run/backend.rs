@@ -1,29 +1,78 @@
 //! Which way packets are captured, and why.
 
+use anyhow::{Context as _, ensure};
 use rtt0_netio::capture::{self, Capture, CaptureOptions};
+use rtt0_netio::interface;
+use rtt0_netio::xdp::{self, FRAME_SIZES};
 
 use crate::config::Backend;
+
+/// Length of an Ethernet header in bytes.
+const ETHERNET_HEADER: u32 = 14;
+/// Bytes at the beginning of an AF_XDP frame that hold no packet (XDP_PACKET_HEADROOM).
+const HEADROOM: u32 = 256;
 
 /// Opens the captures of each worker; says in one line how, and why not better.
 ///
 /// # Errors
-/// What was asked for does not work; or, of `auto`, nothing does.
+/// What was asked for does not work; or, of [`Backend::Auto`], nothing does.
 pub(super) fn open(
     choice: Backend,
     interface: &str,
     ports: &[u16],
     workers: usize,
 ) -> anyhow::Result<(Vec<Vec<Capture>>, String)> {
-    let backend = match choice {
-        Backend::Auto | Backend::Packet => capture::Backend::Mmsg,
-        Backend::Pnet => capture::Backend::Pnet,
-        Backend::Xdp => anyhow::bail!("AF_XDP is not built in yet; use --backend packet"),
-    };
+    match choice {
+        Backend::Xdp => {
+            let forced =
+                "--backend xdp was asked for, and does not work; `auto` would fall back to AF_PACKET";
+            told(redirected(interface, ports, workers).context(forced)?, None)
+        }
+        Backend::Packet => told(sockets(capture::Backend::Mmsg, interface, ports, workers)?, None),
+        Backend::Pnet => told(sockets(capture::Backend::Pnet, interface, ports, workers)?, None),
+        Backend::Auto => {
+            let no_better = match redirected(interface, ports, workers) {
+                Ok(captures) => return told(captures, None),
+                Err(error) => format!("not AF_XDP: {error:#}"),
+            };
+            match sockets(capture::Backend::Mmsg, interface, ports, workers) {
+                Ok(captures) => told(captures, Some(no_better)),
+                Err(error) => {
+                    let captures = sockets(capture::Backend::Pnet, interface, ports, workers)?;
+                    told(captures, Some(format!("{no_better}; not recvmmsg: {error:#}")))
+                }
+            }
+        }
+    }
+}
+
+fn told(captures: Vec<Capture>, no_better: Option<String>) -> anyhow::Result<(Vec<Vec<Capture>>, String)> {
+    let first = captures.first().context("no capture was opened")?;
+    let mut line = first.describe();
+    if let Some(why) = no_better {
+        line = format!("{line}; {why}");
+    }
+    Ok((captures.into_iter().map(|capture| vec![capture]).collect(), line))
+}
+
+fn sockets(
+    backend: capture::Backend,
+    interface: &str,
+    ports: &[u16],
+    workers: usize,
+) -> anyhow::Result<Vec<Capture>> {
     let options = CaptureOptions { backend, ..CaptureOptions::default() };
-    let captures = Capture::open_tunnels_group(interface, ports, &options, workers)?;
-    let line = match backend {
-        capture::Backend::Mmsg => "packet: AF_PACKET, recvmmsg, 64 packets a call",
-        capture::Backend::Pnet => "pnet: AF_PACKET, one packet a call",
-    };
-    Ok((captures.into_iter().map(|capture| vec![capture]).collect(), line.to_owned()))
+    Ok(Capture::open_tunnels_group(interface, ports, &options, workers)?)
+}
+
+fn redirected(interface: &str, ports: &[u16], workers: usize) -> anyhow::Result<Vec<Capture>> {
+    ensure!(workers == 1, "it serves one worker, and {workers} are asked for");
+    let largest = u32::from(interface::by_name(interface)?.mtu()?) + ETHERNET_HEADER + HEADROOM;
+    let fitting = FRAME_SIZES.into_iter().find(|size| *size >= largest);
+    let frame_size = fitting.with_context(|| {
+        let most = FRAME_SIZES.iter().max().map_or(0, |size| size - HEADROOM - ETHERNET_HEADER);
+        format!("packets at this MTU do not fit into its frames; lower the MTU to {most} bytes")
+    })?;
+    let options = xdp::Options { ports: ports.to_vec(), frame_size, ..xdp::Options::default() };
+    Ok(vec![Capture::open_tunnels_xdp(interface, &options)?])
 }

@@ -8,6 +8,7 @@ use rtt0_core::packet::{Offload, Packet};
 use rtt0_netio::capture::{Capture, CaptureOptions};
 use rtt0_netio::counters::IoCounters;
 
+use crate::examples::Examples;
 use crate::inner::{self, Transport};
 use crate::judgement::Judgement;
 use crate::reason::DropReason;
@@ -19,9 +20,18 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Says what is wrong, and of what comes the most, in the log.
-pub(super) fn tell(trouble: &Trouble, interface: &str, ports: &[u16], judgement: &Judgement) {
-    let is_silent = *trouble == Trouble::Silence;
-    let examples = examples(interface, if is_silent { &[] } else { ports });
+pub(super) fn tell(
+    trouble: &Trouble,
+    interface: &str,
+    ports: &[u16],
+    judgement: &Judgement,
+    examples: &Examples,
+) {
+    let examples = match trouble {
+        // What the mirror does not take, it can't show.
+        Trouble::Silence => captured(interface),
+        Trouble::NoneMatches { .. } => shown(examples),
+    };
     let seen = examples.iter().map(|packet| explain(packet, judgement));
     let most = most_frequent(seen);
     let most = most.as_deref().unwrap_or("no example was caught");
@@ -49,10 +59,20 @@ fn meaning(label: &str) -> &'static str {
     DropReason::ALL.iter().find(|reason| reason.label() == label).map_or("", |reason| reason.meaning())
 }
 
-/// Captures a few packets; none if that is not possible, which the log then says.
-fn examples(interface: &str, ports: &[u16]) -> Vec<Vec<u8>> {
+/// Returns a few packets that were of no use.
+fn shown(examples: &Examples) -> Vec<Vec<u8>> {
+    let deadline = Instant::now() + PATIENCE;
+    examples.want();
+    while !examples.are_there() && Instant::now() < deadline {
+        thread::sleep(PAUSE);
+    }
+    examples.take()
+}
+
+/// Captures a few packets of UDP, whatever their port; none if that is not possible, which the log then says.
+fn captured(interface: &str) -> Vec<Vec<u8>> {
     let options = CaptureOptions { receive_buffer: 1 << 20, ..CaptureOptions::default() };
-    let mut capture = match Capture::open_tunnels(interface, ports, &options) {
+    let mut capture = match Capture::open_tunnels(interface, &[], &options) {
         Ok(capture) => capture,
         Err(error) => {
             tracing::warn!(%error, "no examples can be captured");

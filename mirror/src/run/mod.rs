@@ -27,6 +27,7 @@ use crate::allowlist::Allowlist;
 use crate::cli::{CaptureArgs, CheckArgs, ObserveArgs, RunArgs};
 use crate::config::Config;
 use crate::counts::Counts;
+use crate::examples::Examples;
 use crate::forward::{Forward, Shared};
 use crate::instance::Instance;
 use crate::judgement::Judgement;
@@ -55,7 +56,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         "replies are not translated back yet: take replies = true out of the rules"
     );
     let judgement: Shared = Arc::new(ArcSwap::from_pointee(judgement(&config, None)?));
-    let engine = |counts: &Arc<Counts>| Forward::new(Arc::clone(&judgement), Arc::clone(counts));
+    let engine = |counts, examples| Forward::new(Arc::clone(&judgement), counts, examples);
     let emitter = || Ok(Emitter::open_bound(&egress, MIRROR_MARK)?);
     let running = Running::start(&args.capture, &config, Some(&egress), engine, emitter)?;
     running.serve(&args.capture, &judgement, None)
@@ -71,12 +72,13 @@ pub fn observe(args: &ObserveArgs) -> anyhow::Result<()> {
     config.workers = 1;
     let judgement: Shared = Arc::new(ArcSwap::from_pointee(judgement(&config, None)?));
     let conclusion = Conclusion::default();
-    let engine = |counts: &Arc<Counts>| {
+    let engine = |counts, examples| {
         let options =
             observe::Options { services: config.observe.services.clone(), ..observe::Options::default() };
         Observing::new(
             Arc::clone(&judgement),
-            Arc::clone(counts),
+            counts,
+            examples,
             Observer::new(options),
             Arc::clone(&conclusion),
         )
@@ -122,6 +124,7 @@ struct Running {
     guard: MirrorGuard,
     _instance: Instance,
     counts: Vec<Arc<Counts>>,
+    examples: Arc<Examples>,
     interface: String,
     /// By which interface packets leave, if any do.
     egress: Option<String>,
@@ -136,7 +139,7 @@ impl Running {
         args: &CaptureArgs,
         config: &Config,
         egress: Option<&str>,
-        engine: impl Fn(&Arc<Counts>) -> E,
+        engine: impl Fn(Arc<Counts>, Arc<Examples>) -> E,
         emitter: impl Fn() -> anyhow::Result<Emitter>,
     ) -> anyhow::Result<Self> {
         privilege::check()?;
@@ -147,10 +150,18 @@ impl Running {
         let choice = args.backend.unwrap_or(config.backend);
         let (captures, backend) = backend::open(choice, &config.interface, &ports, config.workers)?;
         let counts: Vec<Arc<Counts>> = captures.iter().map(|_| Arc::default()).collect();
+        let examples = Arc::<Examples>::default();
         let spawn =
             |(index, (captures, counts)): (usize, (Vec<Capture>, &Arc<Counts>))| -> anyhow::Result<_> {
                 let options = WorkerOptions { name: format!("packets-{index}"), ..WorkerOptions::default() };
-                Ok(Worker::spawn(engine(counts), captures, emitter()?, None, None, &options)?)
+                Ok(Worker::spawn(
+                    engine(Arc::clone(counts), Arc::clone(&examples)),
+                    captures,
+                    emitter()?,
+                    None,
+                    None,
+                    &options,
+                )?)
             };
         let workers = captures.into_iter().zip(&counts).enumerate().map(spawn).collect::<Result<_, _>>()?;
         let guard = MirrorGuard::install(&config.interface, &ports, egress, MIRROR_MARK)?;
@@ -162,6 +173,7 @@ impl Running {
             guard,
             _instance: instance,
             counts,
+            examples,
             interface,
             ports,
             backend,
@@ -237,9 +249,11 @@ impl Running {
 
     /// Says what is wrong, with an example of what comes. That is looked for beside the loop.
     fn tell_trouble(&self, trouble: Trouble, judgement: &Shared) {
-        let (interface, ports, judgement) =
-            (self.interface.clone(), self.ports.clone(), judgement.load_full());
-        tokio::task::spawn_blocking(move || explain::tell(&trouble, &interface, &ports, &judgement));
+        let (interface, ports) = (self.interface.clone(), self.ports.clone());
+        let (judgement, examples) = (judgement.load_full(), Arc::clone(&self.examples));
+        tokio::task::spawn_blocking(move || {
+            explain::tell(&trouble, &interface, &ports, &judgement, &examples)
+        });
     }
 
     /// Has the workers serve what they have captured, and tells the last numbers.

@@ -74,16 +74,18 @@ pub fn port(packet: &[u8]) -> Option<u16> {
 ///
 /// An outer UDP checksum of zero says that the sender made none (RFC 7348 §5; RFC 6935 §5 and RFC 8926 §3.3 for IPv6).
 /// Any other is verified, over all bytes, unless `offload` says that it can't be right: the kernel has left checksums
-/// to a NIC, or merged packets.
+/// to a NIC. What the kernel has merged may hold several datagrams, and is not looked into.
 ///
 /// # Errors
 /// Every reason from [`DropReason::OuterMalformed`] to [`DropReason::NotIp`], and [`DropReason::InnerMalformed`] if what
 /// should be an IP packet has no bytes or another version than its Ethernet or GENEVE header says.
 pub fn decapsulate(packet: &[u8], tunnels: &Tunnels, offload: Offload) -> Result<Decapsulated, DropReason> {
+    if offload.gso_size != 0 {
+        return Err(DropReason::Merged);
+    }
     let datagram = Datagram::parse(packet)?;
     let tunnel = tunnels.at(datagram.port()).ok_or(DropReason::NoTunnel)?;
-    let is_whole_sum = !offload.needs_csum && offload.gso_size == 0;
-    if is_whole_sum && !datagram.checksum_ok() {
+    if !offload.needs_csum && !datagram.checksum_ok() {
         return Err(DropReason::OuterChecksum);
     }
     let payload = datagram.payload();

@@ -171,11 +171,10 @@ fn outer_checksum() {
         assert!(read(&packet).is_ok());
         *packet.last_mut().unwrap() ^= 1;
         assert_eq!(read(&packet), Err(DropReason::OuterChecksum));
-        for offload in
-            [Offload { needs_csum: true, gso_size: 0 }, Offload { needs_csum: false, gso_size: 1400 }]
-        {
-            assert!(decapsulate(&packet, &tunnels(), offload).is_ok(), "can't be right: {offload:?}");
-        }
+        let partial = Offload { needs_csum: true, gso_size: 0 };
+        assert!(decapsulate(&packet, &tunnels(), partial).is_ok(), "it can't be right");
+        let merged = Offload { needs_csum: false, gso_size: 1400 };
+        assert_eq!(decapsulate(&packet, &tunnels(), merged), Err(DropReason::Merged));
         let udp = packet.len() - payload.len() - 8;
         packet[udp + 6..udp + 8].fill(0);
         assert!(read(&packet).is_ok(), "no checksum");

@@ -12,11 +12,15 @@
 //! - [`Backend::Pnet`] receives with the `pnet_datalink` crate, one packet per system call, and
 //!   learns neither. Use it with GRO, LRO and checksum offload switched off on the interface, and
 //!   with segmentation and checksum offload off on a veth's other end.
+//!
+//! A traffic mirror's tunnels can also be captured by AF_XDP ([`Capture::open_tunnels_xdp`], [`crate::xdp`]), which takes
+//! them away from the kernel before it has made packets of them.
 
 pub mod filter;
 mod memory;
 mod mmsg;
 mod pnet;
+mod redirected;
 pub(crate) mod socket;
 pub mod spread;
 mod tap;
@@ -29,6 +33,7 @@ use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::service::Services;
 
 use crate::counters::IoCounters;
+use crate::xdp::{self, XdpError};
 use filter::Program;
 use memory::Memory;
 pub use socket::Filters;
@@ -133,6 +138,7 @@ pub struct Capture {
 enum Socket {
     Mmsg(mmsg::Mmsg),
     Pnet(pnet::Pnet),
+    Xdp(Box<redirected::Redirected>),
 }
 
 impl Capture {
@@ -176,6 +182,28 @@ impl Capture {
     ) -> Result<Vec<Self>, CaptureError> {
         let program = |link_header| Program::of_tunnels(ports, link_header);
         Self::open_group_for(interface, program, &tunnels::spread(), options, count)
+    }
+
+    /// Opens a capture by AF_XDP of what arrives on `interface` for the tunnels' ports in `options`; see [`crate::xdp`] for
+    /// what it leaves to the kernel. What is known of checksums is nothing, so packets say that theirs may be partial.
+    ///
+    /// # Errors
+    /// [`XdpError`] says what is missing.
+    pub fn open_tunnels_xdp(interface: &str, options: &xdp::Options) -> Result<Self, XdpError> {
+        let socket = Socket::Xdp(Box::new(redirected::Redirected::open(interface, options)?));
+        let interface = interface.to_owned();
+        Ok(Self { interface, link_header: 0, socket, batch: Batch::new(0), failed: false })
+    }
+
+    /// Says in one line how packets are captured.
+    pub fn describe(&self) -> String {
+        match &self.socket {
+            Socket::Mmsg(_) => {
+                format!("AF_PACKET on {}: recvmmsg, {MAX_BATCH} packets a call", self.interface)
+            }
+            Socket::Pnet(_) => format!("pnet on {}: one packet a call", self.interface),
+            Socket::Xdp(socket) => socket.describe(),
+        }
     }
 
     /// Opens `count` captures on `interface` that share what `services` may claim: each gets all
@@ -259,6 +287,7 @@ impl Capture {
         let received = match &mut self.socket {
             Socket::Mmsg(socket) => socket.receive(&mut self.batch, counters),
             Socket::Pnet(socket) => socket.receive(&mut self.batch, counters),
+            Socket::Xdp(socket) => return socket.receive(counters),
         };
         counters.received.add(self.batch.slots.len() as u64);
         counters.received_bytes.add(self.batch.slots.iter().map(|slot| slot.length as u64).sum());
@@ -273,28 +302,26 @@ impl Capture {
 
     /// Iterates over the packets of the batch, each from its IP header on.
     pub fn packets_mut(&mut self) -> impl Iterator<Item = Packet<'_>> {
-        let Batch { memory, slots, .. } = &mut self.batch;
-        let mut chunks = memory.chunks_exact_mut(SLOT).enumerate();
-        slots.iter().filter_map(move |slot| {
-            // Slots are in the order of the memory: skips those that hold truncated packets.
-            let (_, chunk) = chunks.find(|(index, _)| *index == slot.index)?;
-            let bytes = chunk.get_mut(slot.start..slot.start + slot.length)?;
-            Some(Packet { bytes, offload: slot.offload })
-        })
+        let (redirected, copied) = match &mut self.socket {
+            Socket::Xdp(socket) => (Some(socket.packets_mut()), None),
+            Socket::Mmsg(_) | Socket::Pnet(_) => (None, Some(self.batch.packets_mut())),
+        };
+        redirected.into_iter().flatten().chain(copied.into_iter().flatten())
     }
 
     /// Returns packet `index` of the batch as it now stands.
     pub fn packet(&self, index: usize) -> Option<(&[u8], Offload)> {
-        let slot = self.batch.slots.get(index)?;
-        let start = slot.index * SLOT + slot.start;
-        Some((self.batch.memory.get(start..start + slot.length)?, slot.offload))
+        match &self.socket {
+            Socket::Xdp(socket) => socket.packet(index),
+            Socket::Mmsg(_) | Socket::Pnet(_) => self.batch.packet(index),
+        }
     }
 
     /// Tells whether [`Capture::check`] should be called again soon even though no packet comes:
     /// receiving has failed and not worked since, and the kernel says no more when an interface
-    /// that is down is deleted.
+    /// that is down is deleted. Of AF_XDP always, for what goes wrong there shows nowhere else.
     pub fn is_suspect(&self) -> bool {
-        self.failed
+        self.failed || matches!(self.socket, Socket::Xdp(_))
     }
 
     /// Adds what the kernel has dropped for want of buffer since the last call to
@@ -302,7 +329,15 @@ impl Capture {
     ///
     /// # Errors
     /// [`CaptureError::Gone`], after which nothing is ever received.
-    pub fn check(&self, counters: &IoCounters) -> Result<(), CaptureError> {
+    pub fn check(&mut self, counters: &IoCounters) -> Result<(), CaptureError> {
+        if let Socket::Xdp(socket) = &mut self.socket {
+            let is_there = socket.check(counters);
+            return if is_there {
+                Ok(())
+            } else {
+                Err(CaptureError::Gone { interface: self.interface.clone() })
+            };
+        }
         if let Ok(drops) = socket::drops(self) {
             counters.received_overflow.add(drops);
         }
@@ -318,6 +353,7 @@ impl AsFd for Capture {
         match &self.socket {
             Socket::Mmsg(socket) => socket.as_fd(),
             Socket::Pnet(socket) => socket.as_fd(),
+            Socket::Xdp(socket) => socket.as_fd(),
         }
     }
 }
@@ -348,5 +384,21 @@ impl Batch {
     fn new(capacity: usize) -> Self {
         let memory = Memory::new(capacity * SLOT);
         Self { memory, slots: Vec::with_capacity(capacity), capacity, asked: capacity }
+    }
+
+    fn packets_mut(&mut self) -> impl Iterator<Item = Packet<'_>> {
+        let mut chunks = self.memory.chunks_exact_mut(SLOT).enumerate();
+        self.slots.iter().filter_map(move |slot| {
+            // Slots are in the order of the memory: skips those that hold truncated packets.
+            let (_, chunk) = chunks.find(|(index, _)| *index == slot.index)?;
+            let bytes = chunk.get_mut(slot.start..slot.start + slot.length)?;
+            Some(Packet { bytes, offload: slot.offload })
+        })
+    }
+
+    fn packet(&self, index: usize) -> Option<(&[u8], Offload)> {
+        let slot = self.slots.get(index)?;
+        let start = slot.index * SLOT + slot.start;
+        Some((self.memory.get(start..start + slot.length)?, slot.offload))
     }
 }

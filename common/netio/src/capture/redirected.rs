@@ -1,0 +1,70 @@
+//! The AF_XDP backend, for tunnels only: all its sockets as one capture.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rtt0_core::packet::{Offload, Packet};
+use rustix::event::epoll;
+
+use crate::counters::IoCounters;
+use crate::xdp::{Fault, Options, Receiver, XdpError};
+
+/// Frames in AF_XDP sockets say nothing about their checksums, so that any may be partial.
+const UNKNOWN: Offload = Offload { needs_csum: true, gso_size: 0 };
+
+#[derive(Debug)]
+pub(super) struct Redirected {
+    receiver: Receiver,
+    /// Readable when one of the sockets is.
+    any: OwnedFd,
+}
+
+impl Redirected {
+    pub(super) fn open(interface: &str, options: &Options) -> Result<Self, XdpError> {
+        let receiver = Receiver::open(interface, options)?;
+        let failed = |call| {
+            let interface = interface.to_owned();
+            move |source: rustix::io::Errno| XdpError::System { call, interface, source: source.into() }
+        };
+        let any = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed("epoll_create1"))?;
+        for (index, socket) in receiver.fds().enumerate() {
+            let data = epoll::EventData::new_u64(index as u64);
+            epoll::add(&any, socket, data, epoll::EventFlags::IN).map_err(failed("epoll_ctl"))?;
+        }
+        Ok(Self { receiver, any })
+    }
+
+    pub(super) fn describe(&self) -> String {
+        self.receiver.describe()
+    }
+
+    pub(super) fn receive(&mut self, counters: &IoCounters) -> bool {
+        self.receiver.receive(counters)
+    }
+
+    pub(super) fn packets_mut(&mut self) -> impl Iterator<Item = Packet<'_>> {
+        self.receiver.packets_mut().map(|packet| Packet { offload: UNKNOWN, ..packet })
+    }
+
+    pub(super) fn packet(&self, index: usize) -> Option<(&[u8], Offload)> {
+        self.receiver.packet(index).map(|(bytes, _)| (bytes, UNKNOWN))
+    }
+
+    /// Counts and tells what was lost; returns whether the interface is still there.
+    pub(super) fn check(&mut self, counters: &IoCounters) -> bool {
+        let Err(fault) = self.receiver.check(counters) else { return true };
+        match fault {
+            Fault::Gone => return false,
+            Fault::TooLong { packets } => counters.received_truncated.add(packets),
+            Fault::Unserved { packets } => counters.received_overflow.add(packets),
+            Fault::Silent { .. } | Fault::Lost { .. } => {}
+        }
+        tracing::warn!(interface = self.receiver.interface(), "{fault}");
+        true
+    }
+}
+
+impl AsFd for Redirected {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.any.as_fd()
+    }
+}
