@@ -37,7 +37,16 @@ fn main() -> anyhow::Result<()> {
             options.push(list);
         }
     }
-    for (target, inputs) in [("wire", wire), ("options", options), ("offer", offers), ("engine", scripts())] {
+    let udp = [&ipv4(13)[..], &datagram(31_765, b"hello")].concat();
+    let mirrored: Vec<_> = [&udp].into_iter().chain(packets.values()).enumerate().map(mirrored).collect();
+    let targets = [
+        ("wire", wire),
+        ("options", options),
+        ("offer", offers),
+        ("engine", scripts()),
+        ("mirror", mirrored),
+    ];
+    for (target, inputs) in targets {
         let folder = corpus.join(target);
         fs::create_dir_all(&folder)?;
         for (index, input) in inputs.iter().take(MOST).enumerate() {
@@ -96,6 +105,49 @@ fn tcp_of(packet: &[u8]) -> Option<&[u8]> {
 fn option_list(packet: &[u8]) -> Option<Vec<u8>> {
     let tcp = tcp_of(packet)?;
     tcp.get(20..usize::from(tcp[12] >> 4) * 4).map(<[u8]>::to_vec)
+}
+
+/// What a mirror sends of a packet: of two in VXLAN one has a VLAN tag, of two in GENEVE one is no Ethernet frame. No
+/// checksum but that of an IPv4 header.
+fn mirrored((index, packet): (usize, &Vec<u8>)) -> Vec<u8> {
+    let kind: u16 = if packet.first().is_some_and(|first| first >> 4 == 6) { 0x86dd } else { 0x0800 };
+    let kind = kind.to_be_bytes();
+    let addresses = [2; 12];
+    let (port, tunnelled) = match index % 4 {
+        0 => (4789, [&[8, 0, 0, 0, 0, 0, 1, 0][..], &addresses, &kind, packet].concat()),
+        1 => (4789, [&[8, 0, 0, 0, 0, 0, 1, 0][..], &addresses, &[0x81, 0, 0, 7], &kind, packet].concat()),
+        2 => {
+            let option = [1, 8, 3, 1, 9, 9, 9, 9];
+            (6081, [&[2, 0, kind[0], kind[1], 0, 0, 7, 0][..], &option, packet].concat())
+        }
+        _ => (6081, [&[0, 0, 0x65, 0x58, 0, 0, 7, 0][..], &addresses, &kind, packet].concat()),
+    };
+    let udp = datagram(port, &tunnelled);
+    let length = udp.len() as u16;
+    let [high, low] = length.to_be_bytes();
+    let ip = if index.is_multiple_of(3) {
+        [&[0x60, 0, 0, 0, high, low, 17, 64][..], &[0xfd; 32]].concat()
+    } else {
+        ipv4(length)
+    };
+    // The first byte: nothing that the kernel said.
+    [&[0], &ip[..], &udp].concat()
+}
+
+/// The header of an IPv4 packet with a UDP datagram of `length` bytes.
+fn ipv4(length: u16) -> Vec<u8> {
+    let [high, low] = (20 + length).to_be_bytes();
+    let mut ip = vec![0x45, 0, high, low, 0, 0, 0x40, 0, 64, 17, 0, 0, 172, 16, 0, 1, 172, 16, 0, 2];
+    let sum = rtt0_core::wire::checksum::sum(&ip);
+    ip[10..12].copy_from_slice(&(!sum).to_be_bytes());
+    ip
+}
+
+/// A UDP datagram to `port`.
+fn datagram(port: u16, payload: &[u8]) -> Vec<u8> {
+    let length = 8 + payload.len() as u16;
+    let header = [[0xc8, 0x22], port.to_be_bytes(), length.to_be_bytes(), [0, 0]].concat();
+    [&header, payload].concat()
 }
 
 /// The steps of a script that move a flow on (see `script`), as (what, pause).

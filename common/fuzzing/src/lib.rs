@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a target reports")]
 
 pub mod engine;
+pub mod mirror;
 pub mod offer;
 pub mod options;
 pub mod wire;
@@ -18,8 +19,13 @@ mod script;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 4] =
-    [("wire", wire::run), ("options", options::run), ("offer", offer::run), ("engine", engine::run)];
+pub const TARGETS: [Target; 5] = [
+    ("wire", wire::run),
+    ("options", options::run),
+    ("offer", offer::run),
+    ("engine", engine::run),
+    ("mirror", mirror::run),
+];
 
 /// Returns the big-endian number that `data` begins with, as if zeros followed it.
 fn number<const N: usize>(data: &[u8]) -> [u8; N] {

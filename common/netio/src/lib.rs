@@ -34,3 +34,4 @@ pub mod store;
 pub mod sysctl;
 pub mod trace;
 pub mod worker;
+pub mod xdp;

@@ -97,6 +97,12 @@ fn malformed() {
     let mut chain = udp6(options());
     chain[4..6].copy_from_slice(&23u16.to_be_bytes());
     assert_eq!(parse(&chain), malformed, "extension headers longer than the packet");
+    assert_eq!(parse(&chain[..63]), malformed, "all of the packet has come");
+    let offset = IpFragOffset::try_new(9).unwrap();
+    let fragment = Some(Ipv6FragmentHeader::new(IpNumber::UDP, offset, false, 7));
+    let mut behind = udp6(Ipv6Extensions { fragment, ..Default::default() });
+    behind[5] = 4;
+    assert_eq!(parse(&behind), malformed, "a fragment header that ends behind the packet");
     let mut chain = [60, 0, 0, 0, 0, 0, 0, 0].repeat(9);
     chain.splice(..0, udp6(Ipv6Extensions::default())[..40].to_vec());
     (chain[5], chain[6]) = (72, 60);

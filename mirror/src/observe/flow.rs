@@ -65,6 +65,8 @@ pub(super) struct Flow {
     pub(super) teaches: Option<Offered>,
     /// It would have been answered at once.
     pub(super) zero_rtt: bool,
+    /// ClientNIC would have followed it.
+    pub(super) followed: bool,
     pub(super) syn_seen: bool,
     /// Its times count from the SYN.
     begun_by_syn: bool,
@@ -145,6 +147,7 @@ impl Flow {
             stage: Stage::Pending,
             teaches: None,
             zero_rtt: false,
+            followed: false,
             syn_seen: false,
             begun_by_syn: false,
             answer_seen: false,

@@ -35,6 +35,14 @@ pub(super) struct Judged {
     pub(super) verdict: Verdict,
     /// What it offers, if its SYN-ACK would teach the NIC something.
     pub(super) teaches: Option<Offered>,
+    /// Whether the NIC would follow the connection, and so learn of a refusal and of its upload.
+    pub(super) followed: bool,
+}
+
+impl Judged {
+    fn left_alone(reason: PassReason) -> Self {
+        Self { verdict: Verdict::Pass(reason), teaches: None, followed: false }
+    }
 }
 
 /// Judges SYNs by what the answers to those before them have taught.
@@ -54,24 +62,23 @@ impl Judge {
     pub(super) fn judge(&self, now: Instant, server: &Endpoint, tcp: &Tcp<'_>, payload: u32) -> Judged {
         let offered = match read(tcp, payload) {
             Ok(offered) => offered,
-            Err(reason) => return Judged { verdict: Verdict::Pass(reason), teaches: None },
+            Err(reason) => return Judged::left_alone(reason),
         };
         // A SYN that passes is marked with a probe. Without room for one nobody is asked and nothing is learned.
         let probes = tcp.option_bytes().len() + offer::LENGTH <= MAX_OPTIONS;
         let learn = |reason| {
             let reason =
                 if probes || reason != PassReason::Learning { reason } else { PassReason::NoOptionSpace };
-            Judged { verdict: Verdict::Pass(reason), teaches: Some(offered).filter(|_| probes) }
+            let teaches = Some(offered).filter(|_| probes);
+            Judged { verdict: Verdict::Pass(reason), teaches, followed: true }
         };
         match self.profiles.outlook(server, now) {
-            Outlook::RefusedLately => {
-                Judged { verdict: Verdict::Pass(PassReason::RefusedLately), teaches: None }
-            }
+            Outlook::RefusedLately => Judged::left_alone(PassReason::RefusedLately),
             Outlook::LargeUploads => learn(PassReason::LargeUploads),
             Outlook::Unknown => learn(PassReason::Learning),
             // Neither the clamp nor the TSval decides whether there is a promise.
             Outlook::Known(knowledge, _) => match knowledge.promise(offered, u16::MAX, 1) {
-                Ok(_) => Judged { verdict: Verdict::ZeroRtt, teaches: Some(offered) },
+                Ok(_) => Judged { verdict: Verdict::ZeroRtt, teaches: Some(offered), followed: true },
                 Err(_) => learn(PassReason::Learning),
             },
         }

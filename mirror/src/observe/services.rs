@@ -8,6 +8,9 @@ use std::collections::HashMap;
 /// Services whose times are kept, 9 KB each; of more only numbers are counted.
 pub(super) const DISTRIBUTIONS: usize = 512;
 
+/// The most services that a table may be made for.
+const MOST: usize = 1 << 16;
+
 /// All services.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -34,8 +37,11 @@ pub(super) enum Name {
 impl Table {
     /// Makes the rows of `rules`, or none if there are no rules: then each destination gets one, up to `most`.
     pub(super) fn new(rules: Vec<Service>, most: usize) -> Self {
+        let most = most.min(MOST);
         let row = |rule: &Service| (Name::Rule(rule.clone()), Statistics::default());
-        let rows = rules.iter().take(most).map(row).collect();
+        // All at once, and one for others: growth would take twice the room and make packets wait.
+        let mut rows = Vec::with_capacity(if rules.is_empty() { most + 1 } else { rules.len().min(most) });
+        rows.extend(rules.iter().take(most).map(row));
         let mut all = Statistics::default();
         all.distributions = Some(Box::default());
         let rules = Services::new(rules.into_iter().take(most).collect(), Vec::new());

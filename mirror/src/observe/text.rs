@@ -23,10 +23,10 @@ pub(super) fn count(number: u64) -> String {
     groups.join(",")
 }
 
-/// Writes ms: three digits that count, as far as there are.
+/// Writes ms: to a tenth, small values to a hundredth and large ones whole.
 pub(super) fn ms(value: f64) -> String {
     match value {
-        value if value >= 99.95 => format!("{value:.0}"),
+        value if value >= 999.5 => format!("{value:.0}"),
         value if value >= 9.995 => format!("{value:.1}"),
         value => format!("{value:.2}"),
     }
@@ -150,7 +150,7 @@ impl Report {
         let title = "What 0-RTT would change (medians, ms; the server's first byte as the client has it)";
         let _ = writeln!(text, "{title}\n{}\n", by_service(self, GAINS, gains));
         let _ = writeln!(text, "All services: times in ms, sizes\n{}\n", self.spread_table());
-        let _ = writeln!(text, "Why connections would not be 0-RTT\n{}\n", self.reason_table());
+        let _ = writeln!(text, "What ClientNIC would do with each SYN\n{}\n", self.reason_table());
         let _ = writeln!(text, "SYNs\n{}\n", self.syn_table());
         for line in self.notes() {
             let _ = writeln!(text, "{line}");
@@ -172,7 +172,7 @@ impl Report {
     }
 
     fn reason_table(&self) -> Table {
-        let mut table = framed(["reason", "connections", "share", "meaning"]);
+        let mut table = framed(["outcome", "connections", "share", "meaning"]);
         for (label, number, meaning) in self.reasons() {
             let part = share(number, self.all.connections.begun);
             table.add_row([Cell::new(label), right(count(number)), right(part), Cell::new(meaning)]);

@@ -122,7 +122,7 @@ impl Observer {
     fn judge_syn(&mut self, key: &FlowKey, tcp: &Tcp<'_>, length: u32) {
         let Some(Entry { value: flow, .. }) = self.flows.get_mut(key) else { return };
         let judged = self.judge.judge(self.now, &key.server(), tcp, length);
-        flow.teaches = judged.teaches;
+        (flow.teaches, flow.followed) = (judged.teaches, judged.followed);
         flow.zero_rtt = judged.verdict == Verdict::ZeroRtt;
         self.services.change(flow.service, |statistics| statistics.judged(judged.verdict));
         self.syns.add(tcp, length);
@@ -176,7 +176,7 @@ impl Observer {
     fn changed(&mut self, key: &FlowKey, change: &Change) {
         let now = self.now;
         let Some(entry) = self.flows.get_mut(key) else { return };
-        let (service, zero_rtt, stage) = (entry.value.service, entry.value.zero_rtt, entry.value.stage);
+        let Flow { service, zero_rtt, followed, stage, .. } = entry.value;
         if stage == Stage::Open {
             entry.postpone(now + IDLE);
         }
@@ -187,10 +187,10 @@ impl Observer {
             self.services.keep_times(service);
         }
         self.services.change(service, |statistics| statistics.add(change, zero_rtt));
-        if change.refused {
+        if change.refused && followed {
             self.judge.refused(now, &key.server());
         }
-        if let Some(bytes) = change.upload {
+        if let Some(bytes) = change.upload.filter(|_| followed) {
             self.judge.uploaded(&key.server(), bytes);
         }
         if change.ended || change.refused {

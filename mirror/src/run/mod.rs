@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use arc_swap::ArcSwap;
 use rtt0_core::engine::Engine;
 use rtt0_daemon::http::HttpSocket;
@@ -50,6 +50,10 @@ const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let config = Config::load(&args.capture.config)?;
     let egress = config.forwarding()?.egress.to_owned();
+    ensure!(
+        !config.rules.want_replies(),
+        "replies are not translated back yet: take replies = true out of the rules"
+    );
     let judgement: Shared = Arc::new(ArcSwap::from_pointee(judgement(&config, None)?));
     let engine = |counts: &Arc<Counts>| Forward::new(Arc::clone(&judgement), Arc::clone(counts));
     let emitter = || Ok(Emitter::open_bound(&egress, MIRROR_MARK)?);
@@ -91,6 +95,16 @@ pub fn observe(args: &ObserveArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Returns by which interface packets leave, if the configuration has all that forwarding needs.
+fn egress(config: &Config) -> anyhow::Result<&str> {
+    let needed = config.forwarding()?;
+    ensure!(
+        !needed.rules.want_replies(),
+        "replies are not translated back yet; take replies = true out of the rules"
+    );
+    Ok(needed.egress)
+}
+
 /// Makes what packets are held against.
 ///
 /// # Errors
@@ -109,6 +123,8 @@ struct Running {
     _instance: Instance,
     counts: Vec<Arc<Counts>>,
     interface: String,
+    /// By which interface packets leave, if any do.
+    egress: Option<String>,
     ports: Vec<u16>,
     backend: String,
     metrics: Option<HttpSocket>,
@@ -139,8 +155,19 @@ impl Running {
         let workers = captures.into_iter().zip(&counts).enumerate().map(spawn).collect::<Result<_, _>>()?;
         let guard = MirrorGuard::install(&config.interface, &ports, egress, MIRROR_MARK)?;
         let interface = config.interface.clone();
-        let begun = Instant::now();
-        Ok(Self { workers, guard, _instance: instance, counts, interface, ports, backend, metrics, begun })
+        let (egress, begun) = (egress.map(str::to_owned), Instant::now());
+        Ok(Self {
+            egress,
+            workers,
+            guard,
+            _instance: instance,
+            counts,
+            interface,
+            ports,
+            backend,
+            metrics,
+            begun,
+        })
     }
 
     /// Serves until it is told to end, or for as long as `limit` says.
@@ -188,7 +215,7 @@ impl Running {
                         self.tell_trouble(trouble, judgement);
                     }
                 }
-                _ = hangup.recv() => reload(&args.config, judgement),
+                _ = hangup.recv() => reload(&args.config, judgement, self.egress.as_deref()),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = ended.recv() => break,
@@ -250,12 +277,15 @@ fn snapshot<'a>(
 }
 
 /// Reads the configuration again, and takes over tunnels' identifiers, allowlist and rules, or nothing at all.
-fn reload(path: &Path, judgement: &Shared) {
+fn reload(path: &Path, judgement: &Shared, leaves_by: Option<&str>) {
     let read = || -> anyhow::Result<Judgement> {
         let config = Config::load(path)?;
+        if let Some(interface) = leaves_by {
+            ensure!(egress(&config)? == interface, "the egress has changed, which takes a restart");
+        }
         let before = judgement.load();
         let now = self::judgement(&config, Some(&before))?;
-        anyhow::ensure!(
+        ensure!(
             now.tunnels.ports().eq(before.tunnels.ports()),
             "the tunnels' ports have changed, which takes a restart"
         );

@@ -124,7 +124,8 @@ fn outer_malformed() {
     let shorter = changed(UDP + 4, &(exact - 1).to_be_bytes());
     assert_eq!(read(&shorter), Ok((Kind::Vxlan, 1, &inner()[..32])), "what follows a datagram is not of it");
     let mut chain = udp(v6(Ipv6Extensions::default()), 4789, &[]);
-    chain[6] = 60;
+    // Destination options of 16 bytes, of which 8 are there, before what would be no tunnel.
+    (chain[6], chain[40], chain[41]) = (60, 59, 1);
     assert_eq!(read(&[chain, vec![0; 99]].concat()), malformed, "extension headers in link padding");
 }
 

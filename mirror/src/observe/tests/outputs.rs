@@ -6,8 +6,8 @@ use super::*;
 pub(crate) fn busy() -> Bench {
     let mut bench = Bench::new();
     for n in 0..400u16 {
-        bench.next(37.0).server.1 = [443, 443, 443, 5432, 22][usize::from(n % 5)];
-        let jitter = f64::from(n * 7919 % 100) / 10.0;
+        bench.next(120.0).server.1 = [443, 443, 443, 5432, 22][usize::from(n % 5)];
+        let jitter = f64::from(u32::from(n) * 7919 % 100) / 10.0;
         match n % 40 {
             7 => drop(bench.client(0.0, SYN, 0, 0, 0).server(2.0, RST | ACK, 0, 1, 0)),
             13 => drop(bench.client(0.0, SYN, 0, 0, 0)),
