@@ -21,7 +21,9 @@ const NOBODYS_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x99];
 const LATENCY_RATE: f64 = 50_000.0;
 const LATENCY_SPAN: Duration = Duration::from_millis(400);
 /// Trials between a rate that lost nothing and one that lost something.
-const STEPS: usize = 6;
+const STEPS: usize = 7;
+/// Part of a trial's packets that may be under way at its end.
+const WAITING: f64 = 0.05;
 
 /// The surroundings.
 pub(crate) struct Course {
@@ -42,9 +44,9 @@ pub(crate) struct Course {
 /// How a subject has done in one round. Rates are packets a second, times microseconds.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Result {
-    /// The highest rate found at which nothing was lost.
+    /// The highest rate found at which nothing was lost and no queue grew.
     pub(crate) lossless: f64,
-    /// What arrives when more is offered than it can take.
+    /// What arrives, while more is offered than it can take.
     pub(crate) saturated: f64,
     /// Processor time of its threads for a packet.
     pub(crate) thread: f64,
@@ -105,14 +107,14 @@ impl Course {
         // Warm-up: pages, caches, clock.
         self.trial(load, 50_000.0, trial / 2);
         let flood = self.trial(load, f64::MAX, trial);
-        result.saturated = flood.arrived as f64 / flood.seconds;
+        result.saturated = flood.in_time as f64 / flood.seconds;
         let (mut low, mut high) = (0.0, flood.sent as f64 / flood.seconds);
         // Loss-free is mostly found a little below or above what arrives of a flood.
         let mut rate = result.saturated.min(high * 0.98);
         for _ in 0..STEPS {
             let before = subject.processor_time();
             let seen = self.trial(load, rate, trial);
-            if seen.sent == seen.arrived {
+            if seen.is_sustained() {
                 result.thread = (subject.processor_time() - before) * 1e6 / seen.sent as f64;
                 // What was offered may be less than was asked for.
                 low = seen.sent as f64 / seen.seconds;
@@ -131,7 +133,8 @@ impl Course {
     fn trial(&self, load: &Load, rate: f64, time: Duration) -> Seen {
         let before = self.arrived();
         let (sent, seconds) = load.send(rate, time);
-        Seen { sent, seconds, arrived: self.settled() - before }
+        let in_time = self.arrived() - before;
+        Seen { sent, seconds, in_time, arrived: self.settled() - before }
     }
 
     /// Packets that have come to the analyser's device, once no more come.
@@ -166,6 +169,8 @@ impl Course {
         };
         let analyser = self.site.analyser.enter(|| UdpSocket::bind((ANALYSER, 8081))).unwrap().unwrap();
         analyser.set_nonblocking(true).unwrap();
+        // The receiver may be kept waiting for the processor: what is lost should be the box's.
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(&analyser, 64 << 20).unwrap();
         let (source, filler) = (self.allowed[0], vec![7; self.length - 8 - 14 - 28 - 8]);
         let work = || {
             load::stay_on(load::SENDERS);
@@ -201,15 +206,28 @@ impl Course {
 struct Seen {
     sent: u64,
     seconds: f64,
+    /// What had arrived when the last was sent.
+    in_time: u64,
+    /// What has arrived at last.
     arrived: u64,
+}
+
+impl Seen {
+    /// Tells whether nothing was lost, and no queue has grown meanwhile: a large buffer takes any rate for a while.
+    fn is_sustained(&self) -> bool {
+        let waiting = self.sent.saturating_sub(self.in_time) as f64 / self.sent as f64;
+        self.sent == self.arrived && waiting <= WAITING
+    }
 }
 
 /// Has what the mirrored interface receives worked on by the measured processor: by RPS, or by a thread of the interface's
 /// own where an XDP program takes packets before RPS does. The files are of the sysfs of this network namespace.
 fn steer(site: &Site) -> bool {
     let mask = 1 << load::MEASURED;
+    // An interface without an XDP program may have no thread to be asked for: that leaves RPS.
     let script = format!(
-        "mount -t sysfs sysfs /sys && cd /sys/class/net/in0 && echo {mask:x} > queues/rx-0/rps_cpus && echo 1 > threaded"
+        "mount -t sysfs sysfs /sys && cd /sys/class/net/in0 && (echo 1 > threaded) 2> /dev/null; \
+         echo {mask:x} > queues/rx-0/rps_cpus"
     );
     let run = || Command::new("unshare").args(["--mount", "sh", "-c", &script]).status();
     site.middle.enter(run).unwrap().is_ok_and(|status| status.success())
