@@ -32,8 +32,15 @@ fn tell(heard: Vec<(SocketAddr, Vec<u8>)>) -> HashMap<u64, IpAddr> {
     all
 }
 
+/// One after the other in every way of capturing: each has a namespace of its own, and all share two processors.
 #[test]
 fn the_fields_324_sources_arrive_and_others_do_not() {
+    for (backend, name) in [("auto", ""), ("xdp", "AF_XDP"), ("packet", "AF_PACKET"), ("pnet", "pnet")] {
+        the_fields_sources_arrive(backend, name);
+    }
+}
+
+fn the_fields_sources_arrive(backend: &str, name: &str) {
     let Some(site) = Site::new() else { return };
     let organisations = field_sources();
     let allowed: Vec<IpAddr> = organisations.iter().flatten().copied().collect();
@@ -51,7 +58,7 @@ fn the_fields_324_sources_arrive_and_others_do_not() {
     let files = Files::new(&allowlist(&organisations));
     let analyser = listen::udp(&site.analyser, ANALYSER.into(), 8081);
     let program = Path::new(env!("CARGO_BIN_EXE_mirror"));
-    let daemon = Daemon::start(program, &site.middle, &files.configuration(), &[]);
+    let daemon = Daemon::start(program, &site.middle, &files.configuration(), &["--backend", backend]);
 
     let socket = site.tunnel(4789);
     let mut expected = HashMap::new();
@@ -85,6 +92,8 @@ fn the_fields_324_sources_arrive_and_others_do_not() {
     assert_eq!((counted.dropped("no_rule"), counted.dropped("vni")), (ROUNDS, ROUNDS));
     assert_eq!(counted.rule("field"), (expected.len() as u64, bytes));
     assert_eq!(counted.strayed, 0);
+    assert!(counted.backend.starts_with(name), "{backend} is {}", counted.backend);
+    println!("{backend}: {}", counted.backend);
 }
 
 #[test]
