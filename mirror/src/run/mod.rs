@@ -3,8 +3,8 @@
 mod backend;
 mod explain;
 mod output;
+mod reload;
 
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,7 @@ use crate::snapshot::Snapshot;
 use crate::tunnel::Tunnels;
 use crate::watchdog::{Trouble, Watchdog};
 use output::Output;
+use reload::Fixed;
 
 /// How often it is told what happens.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -125,10 +126,7 @@ struct Running {
     _instance: Instance,
     counts: Vec<Arc<Counts>>,
     examples: Arc<Examples>,
-    interface: String,
-    /// By which interface packets leave, if any do.
-    egress: Option<String>,
-    ports: Vec<u16>,
+    fixed: Fixed,
     backend: String,
     metrics: Option<HttpSocket>,
     begun: Instant,
@@ -165,20 +163,22 @@ impl Running {
             };
         let workers = captures.into_iter().zip(&counts).enumerate().map(spawn).collect::<Result<_, _>>()?;
         let guard = MirrorGuard::install(&config.interface, &ports, egress, MIRROR_MARK)?;
-        let interface = config.interface.clone();
-        let (egress, begun) = (egress.map(str::to_owned), Instant::now());
+        let fixed = Fixed {
+            interface: config.interface.clone(),
+            egress: egress.map(str::to_owned),
+            ports,
+            workers: config.workers,
+        };
         Ok(Self {
-            egress,
             workers,
             guard,
             _instance: instance,
             counts,
             examples,
-            interface,
-            ports,
+            fixed,
             backend,
             metrics,
-            begun,
+            begun: Instant::now(),
         })
     }
 
@@ -209,8 +209,8 @@ impl Running {
             tokio::spawn(metrics::serve(socket, Arc::clone(&latest)));
         }
         tracing::info!(
-            interface = self.interface,
-            ports = ?self.ports,
+            interface = self.fixed.interface,
+            ports = ?self.fixed.ports,
             backend = self.backend,
             guard = self.guard.table(),
             workers = self.workers.len(),
@@ -227,7 +227,7 @@ impl Running {
                         self.tell_trouble(trouble, judgement);
                     }
                 }
-                _ = hangup.recv() => reload(&args.config, judgement, self.egress.as_deref()),
+                _ = hangup.recv() => self.fixed.reload(&args.config, judgement),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = ended.recv() => break,
@@ -249,7 +249,7 @@ impl Running {
 
     /// Says what is wrong, with an example of what comes. That is looked for beside the loop.
     fn tell_trouble(&self, trouble: Trouble, judgement: &Shared) {
-        let (interface, ports) = (self.interface.clone(), self.ports.clone());
+        let (interface, ports) = (self.fixed.interface.clone(), self.fixed.ports.clone());
         let (judgement, examples) = (judgement.load_full(), Arc::clone(&self.examples));
         tokio::task::spawn_blocking(move || {
             explain::tell(&trouble, &interface, &ports, &judgement, &examples)
@@ -288,33 +288,6 @@ fn snapshot<'a>(
     };
     counts.iter().zip(io).for_each(|(counts, io)| snapshot.add(counts, io));
     snapshot
-}
-
-/// Reads the configuration again, and takes over tunnels' identifiers, allowlist and rules, or nothing at all.
-fn reload(path: &Path, judgement: &Shared, leaves_by: Option<&str>) {
-    let read = || -> anyhow::Result<Judgement> {
-        let config = Config::load(path)?;
-        if let Some(interface) = leaves_by {
-            ensure!(egress(&config)? == interface, "the egress has changed, which takes a restart");
-        }
-        let before = judgement.load();
-        let now = self::judgement(&config, Some(&before))?;
-        ensure!(
-            now.tunnels.ports().eq(before.tunnels.ports()),
-            "the tunnels' ports have changed, which takes a restart"
-        );
-        Ok(now)
-    };
-    match read() {
-        Ok(now) => {
-            let allowed = now.allowlist.as_ref().map_or(0, Allowlist::prefixes);
-            judgement.store(Arc::new(now));
-            tracing::info!(file = %path.display(), allowed, "the configuration was read again");
-        }
-        Err(error) => {
-            tracing::error!(file = %path.display(), "not reloaded, the former configuration stays in force: {error:#}");
-        }
-    }
 }
 
 /// Says which programs stand before the capture, for they may take packets away unseen.

@@ -1,0 +1,61 @@
+//! Reading the configuration again while packets flow.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::ensure;
+
+use super::{egress, judgement};
+use crate::allowlist::Allowlist;
+use crate::config::Config;
+use crate::forward::Shared;
+use crate::judgement::Judgement;
+
+/// What only a restart changes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fixed {
+    pub(super) interface: String,
+    /// By which interface packets leave, if any do.
+    pub(super) egress: Option<String>,
+    pub(super) ports: Vec<u16>,
+    pub(super) workers: usize,
+}
+
+impl Fixed {
+    /// Takes over tunnels' identifiers, allowlist and rules from the file, or nothing at all.
+    pub(super) fn reload(&self, path: &Path, shared: &Shared) {
+        match self.read(path, &shared.load()) {
+            Ok(now) => {
+                let allowed = now.allowlist.as_ref().map_or(0, Allowlist::prefixes);
+                shared.store(Arc::new(now));
+                tracing::info!(file = %path.display(), allowed, "the configuration was read again");
+            }
+            Err(error) => tracing::error!(
+                file = %path.display(),
+                "not reloaded, the former configuration stays in force: {error:#}"
+            ),
+        }
+    }
+
+    fn read(&self, path: &Path, before: &Judgement) -> anyhow::Result<Judgement> {
+        let mut config = Config::load(path)?;
+        if self.egress.is_some() {
+            egress(&config)?;
+        } else {
+            // Who observes has one worker and sends nothing, whatever the file says.
+            (config.workers, config.egress) = (self.workers, None);
+        }
+        let now = judgement(&config, Some(before))?;
+        let fixed = Self {
+            ports: now.tunnels.ports().collect(),
+            interface: config.interface,
+            egress: config.egress,
+            workers: config.workers,
+        };
+        ensure!(
+            fixed == *self,
+            "it takes a restart to change interface, egress, workers or the tunnels' ports: {fixed:?} instead of {self:?}"
+        );
+        Ok(now)
+    }
+}
