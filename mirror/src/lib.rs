@@ -11,6 +11,8 @@
 //! Every packet that comes in ends in exactly one place: it is sent, or it is counted under one
 //! [`DropReason`](reason::DropReason).
 
+#![forbid(unsafe_code)]
+
 pub mod allowlist;
 pub mod cli;
 pub mod config;
@@ -24,6 +26,7 @@ pub mod metrics;
 pub mod nat;
 pub mod observe;
 pub mod observing;
+pub mod pipeline;
 mod program;
 pub mod reason;
 pub mod run;

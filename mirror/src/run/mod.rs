@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use arc_swap::ArcSwap;
-use rtt0_core::engine::Engine;
 use rtt0_daemon::http::HttpSocket;
 use rtt0_netio::attached::program_name;
 use rtt0_netio::capture::Capture;
@@ -34,6 +33,7 @@ use crate::judgement::Judgement;
 use crate::metrics::{self, Latest};
 use crate::observe::{self, Observer};
 use crate::observing::{Conclusion, Observing};
+use crate::pipeline::{Pipeline, Way};
 use crate::snapshot::Snapshot;
 use crate::tunnel::Tunnels;
 use crate::watchdog::{Trouble, Watchdog};
@@ -57,9 +57,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         "replies are not translated back yet: take replies = true out of the rules"
     );
     let judgement: Shared = Arc::new(ArcSwap::from_pointee(judgement(&config, None)?));
-    let engine = |counts, examples| Forward::new(Arc::clone(&judgement), counts, examples);
+    let way = || Forward::new(Arc::clone(&judgement));
     let emitter = || Ok(Emitter::open_bound(&egress, MIRROR_MARK)?);
-    let running = Running::start(&args.capture, &config, Some(&egress), engine, emitter)?;
+    let running = Running::start(&args.capture, &config, Some(&egress), way, emitter)?;
     running.serve(&args.capture, &judgement, None)
 }
 
@@ -73,20 +73,14 @@ pub fn observe(args: &ObserveArgs) -> anyhow::Result<()> {
     config.workers = 1;
     let judgement: Shared = Arc::new(ArcSwap::from_pointee(judgement(&config, None)?));
     let conclusion = Conclusion::default();
-    let engine = |counts, examples| {
+    let way = || {
         let options =
             observe::Options { services: config.observe.services.clone(), ..observe::Options::default() };
-        Observing::new(
-            Arc::clone(&judgement),
-            counts,
-            examples,
-            Observer::new(options),
-            Arc::clone(&conclusion),
-        )
+        Observing::new(Arc::clone(&judgement), Observer::new(options), Arc::clone(&conclusion))
     };
     // It is never asked to send.
     let emitter = || Ok(Emitter::open_with(&[])?);
-    let running = Running::start(&args.capture, &config, None, engine, emitter)?;
+    let running = Running::start(&args.capture, &config, None, way, emitter)?;
     running.serve(&args.capture, &judgement, args.seconds.map(Duration::from_secs))?;
     let report = conclusion.lock().unwrap_or_else(PoisonError::into_inner).take();
     let report = report.context("the observer has left no report")?;
@@ -133,11 +127,11 @@ struct Running {
 }
 
 impl Running {
-    fn start<E: Engine + Send + 'static>(
+    fn start<W: Way + Send + 'static>(
         args: &CaptureArgs,
         config: &Config,
         egress: Option<&str>,
-        engine: impl Fn(Arc<Counts>, Arc<Examples>) -> E,
+        way: impl Fn() -> W,
         emitter: impl Fn() -> anyhow::Result<Emitter>,
     ) -> anyhow::Result<Self> {
         privilege::check()?;
@@ -153,7 +147,7 @@ impl Running {
             |(index, (captures, counts)): (usize, (Vec<Capture>, &Arc<Counts>))| -> anyhow::Result<_> {
                 let options = WorkerOptions { name: format!("packets-{index}"), ..WorkerOptions::default() };
                 Ok(Worker::spawn(
-                    engine(Arc::clone(counts), Arc::clone(&examples)),
+                    Pipeline::new(way(), Arc::clone(counts), Arc::clone(&examples)),
                     captures,
                     emitter()?,
                     None,
