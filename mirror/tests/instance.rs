@@ -31,6 +31,19 @@ fn a_second_one_is_refused_and_says_why() {
 }
 
 #[test]
+fn a_port_that_somebody_listens_at_is_not_taken_away() {
+    let Some(site) = Site::new() else { return };
+    let files = Files::new(&allowlist(&[vec!["198.51.100.7".parse().unwrap()]]));
+    let program = Path::new(env!("CARGO_BIN_EXE_mirror"));
+    let other = site.middle.enter(|| std::net::UdpSocket::bind("0.0.0.0:4789").unwrap()).unwrap();
+    let ended = Daemon::launch(program, &site.middle, &files.configuration(), &[]).wait();
+    assert!(!ended.status.success(), "{}", ended.status);
+    assert!(tells(&ended.log, &["4789", "in use"]), "{:#?}", ended.log);
+    drop(other);
+    Daemon::start(program, &site.middle, &files.configuration(), &[]).end();
+}
+
+#[test]
 fn a_killed_one_leaves_nothing_behind() {
     let Some(site) = Site::new() else { return };
     let source: IpAddr = "198.51.100.7".parse().unwrap();

@@ -5,10 +5,12 @@ mod explain;
 mod output;
 mod reload;
 
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use arc_swap::ArcSwap;
 use rtt0_daemon::http::HttpSocket;
 use rtt0_netio::attached::program_name;
@@ -51,11 +53,7 @@ const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// What is missing, or why it ended early.
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let config = Config::load(&args.capture.config)?;
-    let egress = config.forwarding()?.egress.to_owned();
-    ensure!(
-        !config.rules.want_replies(),
-        "replies are not translated back yet: take replies = true out of the rules"
-    );
+    let egress = egress(&config)?.to_owned();
     let judgement: Shared = Arc::new(ArcSwap::from_pointee(judgement(&config, None)?));
     let way = || Forward::new(Arc::clone(&judgement));
     let emitter = || Ok(Emitter::open_bound(&egress, MIRROR_MARK)?);
@@ -139,8 +137,10 @@ impl Running {
         let metrics = config.metrics.map(HttpSocket::bind).transpose()?;
         tell_programs(&config.interface);
         let ports: Vec<u16> = Tunnels::new(&config.tunnels)?.ports().collect();
+        ports.iter().try_for_each(|port| unused(*port))?;
         let choice = args.backend.unwrap_or(config.backend);
         let (captures, backend) = backend::open(choice, &config.interface, &ports, config.workers)?;
+        let guard = MirrorGuard::install(&config.interface, &ports, egress, MIRROR_MARK)?;
         let counts: Vec<Arc<Counts>> = captures.iter().map(|_| Arc::default()).collect();
         let examples = Arc::<Examples>::default();
         let spawn =
@@ -156,7 +156,6 @@ impl Running {
                 )?)
             };
         let workers = captures.into_iter().zip(&counts).enumerate().map(spawn).collect::<Result<_, _>>()?;
-        let guard = MirrorGuard::install(&config.interface, &ports, egress, MIRROR_MARK)?;
         let fixed = Fixed {
             interface: config.interface.clone(),
             egress: egress.map(str::to_owned),
@@ -282,6 +281,19 @@ fn snapshot<'a>(
     };
     counts.iter().zip(io).for_each(|(counts, io)| snapshot.add(counts, io));
     snapshot
+}
+
+/// Makes sure that nobody else on this host takes what comes to a port: a VXLAN device, for example. It would get nothing
+/// any more.
+fn unused(port: u16) -> anyhow::Result<()> {
+    match UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => bail!(
+            "UDP port {port} is in use on this host, by a program or by a tunnel device (ss -lun; ip -d link show type vxlan), \
+             and the mirror would take its packets away; remove that, or choose another port"
+        ),
+        // Any other failure is no sign of anybody.
+        _ => Ok(()),
+    }
 }
 
 /// Says which programs stand before the capture, for they may take packets away unseen.
