@@ -2,7 +2,9 @@
 
 use super::place::{ConfigError, Source};
 use super::text::{End, Interface, Ports, Text};
-use super::{Backend, Config, MOST_SERVICES, MOST_TUNNELS, MOST_VNIS, MOST_WORKERS, Observe};
+use super::{
+    Backend, Config, LARGEST_PROCESSOR, MOST_SERVICES, MOST_TUNNELS, MOST_VNIS, MOST_WORKERS, Observe,
+};
 use crate::inner::Transport;
 use crate::nat::{Matching, Rule, Rules, RulesError};
 use crate::tunnel::{Kind, Listening};
@@ -25,6 +27,8 @@ struct File {
     egress: Option<Spanned<Text<Interface>>>,
     allowlist: Option<Spanned<PathBuf>>,
     workers: Option<Spanned<usize>>,
+    #[serde(default)]
+    cpus: Vec<Spanned<usize>>,
     #[serde(default)]
     backend: Backend,
     metrics: Option<Text<SocketAddr>>,
@@ -113,6 +117,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         egress,
         allowlist,
         workers,
+        cpus: cpus(source, file.cpus)?,
         backend: file.backend,
         metrics: file.metrics.map(|metrics| metrics.0),
         tunnels: tunnels(source, file.tunnel)?,
@@ -120,6 +125,20 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         observe: observe(source, file.observe)?,
         path: path.to_owned(),
     })
+}
+
+fn cpus(source: Source<'_>, cpus: Vec<Spanned<usize>>) -> Result<Vec<usize>, ConfigError> {
+    let is_none = |(place, cpu): &(usize, &Spanned<usize>)| {
+        *place == MOST_WORKERS || *cpu.get_ref() > LARGEST_PROCESSOR
+    };
+    match cpus.iter().enumerate().find(is_none) {
+        Some((_, cpu)) => {
+            let problem =
+                format!("cpus are up to {MOST_WORKERS} processors, numbered from 0 to {LARGEST_PROCESSOR}");
+            Err(source.wrong(cpu.span().start, problem))
+        }
+        None => Ok(cpus.into_iter().map(Spanned::into_inner).collect()),
+    }
 }
 
 fn tunnels(source: Source<'_>, tables: Vec<Spanned<TunnelTable>>) -> Result<Vec<Listening>, ConfigError> {

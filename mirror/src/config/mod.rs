@@ -23,6 +23,8 @@ use std::path::{Path, PathBuf};
 pub const LONGEST: u64 = 1 << 20;
 /// The most workers.
 pub const MOST_WORKERS: usize = 64;
+/// The largest number of a processor (CPU_SETSIZE, sched_setaffinity(2)).
+pub const LARGEST_PROCESSOR: usize = 1_023;
 /// The most tunnels.
 pub const MOST_TUNNELS: usize = 16;
 /// The most virtual network identifiers of one tunnel.
@@ -63,6 +65,8 @@ pub struct Config {
     pub allowlist: Option<PathBuf>,
     /// Packet threads, 1–64; 1 unless given.
     pub workers: usize,
+    /// The processors that they run on, in turns; any if there are none. At most [`MOST_WORKERS`].
+    pub cpus: Vec<usize>,
     /// By what packets are captured.
     pub backend: Backend,
     /// Where metrics can be read over HTTP, if anywhere.

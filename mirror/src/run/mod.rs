@@ -145,7 +145,11 @@ impl Running {
         let examples = Arc::<Examples>::default();
         let spawn =
             |(index, (captures, counts)): (usize, (Vec<Capture>, &Arc<Counts>))| -> anyhow::Result<_> {
-                let options = WorkerOptions { name: format!("packets-{index}"), ..WorkerOptions::default() };
+                let options = WorkerOptions {
+                    name: format!("packets-{index}"),
+                    processor: config.cpus.iter().cycle().nth(index).copied(),
+                    ..WorkerOptions::default()
+                };
                 Ok(Worker::spawn(
                     Pipeline::new(way(), Arc::clone(counts), Arc::clone(&examples)),
                     captures,
