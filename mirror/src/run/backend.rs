@@ -3,14 +3,9 @@
 use anyhow::{Context as _, ensure};
 use rtt0_netio::capture::{self, Capture, CaptureOptions};
 use rtt0_netio::interface;
-use rtt0_netio::xdp::{self, FRAME_SIZES};
+use rtt0_netio::xdp;
 
 use crate::config::Backend;
-
-/// Length of an Ethernet header in bytes.
-const ETHERNET_HEADER: u32 = 14;
-/// Bytes at the beginning of an AF_XDP frame that hold no packet (XDP_PACKET_HEADROOM).
-const HEADROOM: u32 = 256;
 
 /// Opens the captures of each worker; says in one line how, and why not better.
 ///
@@ -67,10 +62,8 @@ fn sockets(
 
 fn redirected(interface: &str, ports: &[u16], workers: usize) -> anyhow::Result<Vec<Capture>> {
     ensure!(workers == 1, "it serves one worker, and {workers} are asked for");
-    let largest = u32::from(interface::by_name(interface)?.mtu()?) + ETHERNET_HEADER + HEADROOM;
-    let fitting = FRAME_SIZES.into_iter().find(|size| *size >= largest);
-    let frame_size = fitting.with_context(|| {
-        let most = FRAME_SIZES.iter().max().map_or(0, |size| size - HEADROOM - ETHERNET_HEADER);
+    let frame_size = xdp::frame_size_for(interface::by_name(interface)?.mtu()?).with_context(|| {
+        let most = xdp::LARGEST_MTU;
         format!("packets at this MTU do not fit into its frames; lower the MTU to {most} bytes")
     })?;
     let options = xdp::Options { ports: ports.to_vec(), frame_size, ..xdp::Options::default() };

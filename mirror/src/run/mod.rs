@@ -57,7 +57,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let judgement: Shared = Arc::new(ArcSwap::from_pointee(judgement(&config, None)?));
     let way = || Forward::new(Arc::clone(&judgement));
     let emitter = || Ok(Emitter::open_bound(&egress, MIRROR_MARK)?);
-    let running = Running::start(&args.capture, &config, Some(&egress), way, emitter)?;
+    let running = Running::start(&args.capture, &config, &judgement, Some(&egress), way, emitter)?;
     running.serve(&args.capture, &judgement, None)
 }
 
@@ -78,7 +78,7 @@ pub fn observe(args: &ObserveArgs) -> anyhow::Result<()> {
     };
     // It is never asked to send.
     let emitter = || Ok(Emitter::open_with(&[])?);
-    let running = Running::start(&args.capture, &config, None, way, emitter)?;
+    let running = Running::start(&args.capture, &config, &judgement, None, way, emitter)?;
     running.serve(&args.capture, &judgement, args.seconds.map(Duration::from_secs))?;
     let report = conclusion.lock().unwrap_or_else(PoisonError::into_inner).take();
     let report = report.context("the observer has left no report")?;
@@ -114,6 +114,8 @@ pub fn judgement(config: &Config, before: Option<&Judgement>) -> anyhow::Result<
 struct Running {
     // In the order in which they have to go.
     workers: Vec<WorkerHandle>,
+    /// Of each worker, also when it has ended.
+    io: Vec<Arc<IoCounters>>,
     guard: MirrorGuard,
     _instance: Instance,
     counts: Vec<Arc<Counts>>,
@@ -128,6 +130,7 @@ impl Running {
     fn start<W: Way + Send + 'static>(
         args: &CaptureArgs,
         config: &Config,
+        judgement: &Shared,
         egress: Option<&str>,
         way: impl Fn() -> W,
         emitter: impl Fn() -> anyhow::Result<Emitter>,
@@ -136,7 +139,7 @@ impl Running {
         let instance = Instance::claim(&config.interface)?;
         let metrics = config.metrics.map(HttpSocket::bind).transpose()?;
         tell_programs(&config.interface);
-        let ports: Vec<u16> = Tunnels::new(&config.tunnels)?.ports().collect();
+        let ports: Vec<u16> = judgement.load().tunnels.ports().collect();
         ports.iter().try_for_each(|port| unused(*port))?;
         let choice = args.backend.unwrap_or(config.backend);
         let (captures, backend) = backend::open(choice, &config.interface, &ports, config.workers)?;
@@ -159,7 +162,9 @@ impl Running {
                     &options,
                 )?)
             };
-        let workers = captures.into_iter().zip(&counts).enumerate().map(spawn).collect::<Result<_, _>>()?;
+        let workers: Vec<WorkerHandle> =
+            captures.into_iter().zip(&counts).enumerate().map(spawn).collect::<Result<_, _>>()?;
+        let io = workers.iter().map(|worker| Arc::clone(worker.stats())).collect();
         let fixed = Fixed {
             interface: config.interface.clone(),
             egress: egress.map(str::to_owned),
@@ -168,6 +173,7 @@ impl Running {
         };
         Ok(Self {
             workers,
+            io,
             guard,
             _instance: instance,
             counts,
@@ -240,8 +246,15 @@ impl Running {
             tracing::warn!(%error, "the guard's counters can't be read");
             0
         });
-        let io = self.workers.iter().map(|worker| &**worker.stats());
-        snapshot(&self.counts, io, judgement, &self.backend, self.begun, strayed)
+        let mut snapshot = Snapshot {
+            seconds: self.begun.elapsed().as_secs_f64(),
+            backend: self.backend.clone(),
+            strayed,
+            rules: judgement.load().counts(),
+            ..Snapshot::default()
+        };
+        self.counts.iter().zip(&self.io).for_each(|(counts, io)| snapshot.add(counts, io));
+        snapshot
     }
 
     /// Says what is wrong, with an example of what comes. That is looked for beside the loop.
@@ -256,35 +269,13 @@ impl Running {
     /// Has the workers serve what they have captured, and tells the last numbers.
     fn finish(mut self, judgement: &Shared, output: &mut Output) -> anyhow::Result<()> {
         self.workers.iter().for_each(WorkerHandle::stop);
-        let io: Vec<Arc<IoCounters>> = self.workers.iter().map(|worker| Arc::clone(worker.stats())).collect();
         let outcomes: Vec<_> = self.workers.drain(..).map(WorkerHandle::join).collect();
-        let strayed = self.guard.strayed().unwrap_or(0);
-        let io = io.iter().map(|io| &**io);
-        let mut last = snapshot(&self.counts, io, judgement, &self.backend, self.begun, strayed);
+        let mut last = self.snapshot(judgement);
         last.is_final = true;
         output.tell(&last);
         outcomes.into_iter().collect::<Result<Vec<()>, _>>()?;
         Ok(())
     }
-}
-
-fn snapshot<'a>(
-    counts: &[Arc<Counts>],
-    io: impl Iterator<Item = &'a IoCounters>,
-    judgement: &Shared,
-    backend: &str,
-    begun: Instant,
-    strayed: u64,
-) -> Snapshot {
-    let mut snapshot = Snapshot {
-        seconds: begun.elapsed().as_secs_f64(),
-        backend: backend.to_owned(),
-        strayed,
-        rules: judgement.load().counts(),
-        ..Snapshot::default()
-    };
-    counts.iter().zip(io).for_each(|(counts, io)| snapshot.add(counts, io));
-    snapshot
 }
 
 /// Makes sure that nobody else on this host takes what comes to a port: a VXLAN device, for example. It would get nothing

@@ -43,7 +43,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rtt0_core::packet::{Offload, Packet};
 
 pub use error::{Missing, XdpError};
-pub use options::{FRAME_SIZES, MOST_MEMORY, MOST_PORTS, MOST_QUEUES, Mode, Options};
+pub use options::{
+    FRAME_SIZES, LARGEST_MTU, MOST_MEMORY, MOST_PORTS, MOST_QUEUES, Mode, Options, frame_size_for,
+};
 pub use probe::missing;
 pub use program::ProgramCounts;
 pub use watch::Fault;

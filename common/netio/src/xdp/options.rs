@@ -13,6 +13,19 @@ pub const MOST_MEMORY: usize = 16 << 20;
 
 /// Bytes that the kernel keeps free at a frame's beginning (XDP_PACKET_HEADROOM).
 const HEADROOM: u32 = 256;
+/// Length of an Ethernet header in bytes.
+const ETHERNET_HEADER: u32 = 14;
+
+/// Returns the smallest frame size that holds packets of up to `mtu` bytes, IP header included; `None` if none does, as
+/// above [`LARGEST_MTU`].
+pub fn frame_size_for(mtu: u16) -> Option<u32> {
+    let needed = u32::from(mtu) + ETHERNET_HEADER + HEADROOM;
+    FRAME_SIZES.into_iter().find(|size| *size >= needed)
+}
+
+/// The largest MTU of which all packets fit into a frame.
+pub const LARGEST_MTU: u32 = FRAME_SIZES[1] - HEADROOM - ETHERNET_HEADER;
+
 /// Frames of each queue: at least one batch, and at most what the memory has room for.
 const FRAMES: std::ops::RangeInclusive<usize> = 64..=8192;
 
@@ -113,6 +126,13 @@ mod tests {
         }
         assert_eq!(Options::default().frames(1), 8192);
         assert_eq!(Options { frame_size: 4096, ..Options::default() }.frames(3), 1024);
+    }
+
+    #[test]
+    fn frames_fit_the_mtu() {
+        let sizes =
+            [1500, 1778, 1779, LARGEST_MTU as u16, LARGEST_MTU as u16 + 1, u16::MAX].map(frame_size_for);
+        assert_eq!(sizes, [Some(2048), Some(2048), Some(4096), Some(4096), None, None]);
     }
 
     #[test]
