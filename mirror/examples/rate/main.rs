@@ -27,7 +27,7 @@ use course::Course;
 use subject::Subject;
 use table::Table;
 
-const HELP: &str = "rate [WORD…]: rounds=5 | trial=0.25 (seconds) | bytes=100 (inner UDP payload) | --json |
+const HELP: &str = "rate [WORD…]: rounds=5 | trial=0.25 (seconds; 0: latency only) | bytes=100 (inner UDP payload) | --json |
   kernel | naive | packet | xdp | pnet (these only) | program=PATH |
   soak seconds=60 rate=20000: a reload each second, and every packet counted";
 

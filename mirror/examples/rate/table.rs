@@ -60,7 +60,7 @@ impl Table {
             return println!("{}", serde_json::json!({ "notes": self.notes, "rows": rows }));
         }
         println!(
-            "{:36} {:>11} {:>11} {:>10} {:>9} {:>9} {:>10} {:>10} {:>7} {:>9}",
+            "{:36} {:>11} {:>11} {:>10} {:>9} {:>9} {:>10} {:>10} {:>11} {:>7} {:>9}",
             "",
             "lossless/s",
             "flooded/s",
@@ -69,6 +69,7 @@ impl Table {
             "p99 µs",
             "added p50",
             "added p99",
+            "spells' p99",
             "lost %",
             "RSS KiB"
         );
@@ -76,7 +77,7 @@ impl Table {
             let added =
                 |of: fn(&Result) -> f64| kernel.as_ref().map_or(f64::NAN, |kernel| of(result) - of(kernel));
             println!(
-                "{:36} {:>11.0} {:>11.0} {:>10.2} {:>9.1} {:>9.1} {:>10.1} {:>10.1} {:>7.3} {:>9}",
+                "{:36} {:>11.0} {:>11.0} {:>10.2} {:>9.1} {:>9.1} {:>10.1} {:>10.1} {:>11.1} {:>7.3} {:>9}",
                 subject.label(),
                 result.lossless,
                 result.saturated,
@@ -85,6 +86,7 @@ impl Table {
                 result.p99,
                 added(|result| result.p50),
                 added(|result| result.p99),
+                added(|result| result.spell_p99),
                 result.latency_loss * 100.0,
                 result.resident.map_or("–".to_owned(), |resident| resident.to_string()),
             );
@@ -93,7 +95,7 @@ impl Table {
         println!(
             "µs/packet is processor time of the subject's threads at the last lossless rate; interrupts that meet them may be \
              in it, and the kernel's forwarding, which has no thread, has none. Latency is at 50,000 packets/s, from before \
-             sending until the receiver has it."
+             sending until the receiver has it; the p99 of each 20 ms, median over those, and what that adds, are the spells'."
         );
     }
 }
@@ -108,6 +110,8 @@ fn as_json(subject: Subject, result: &Result, kernel: Option<Result>) -> serde_j
         "latency_p99_microseconds": result.p99,
         "added_p50_microseconds": kernel.map(|kernel| result.p50 - kernel.p50),
         "added_p99_microseconds": kernel.map(|kernel| result.p99 - kernel.p99),
+        "spells_p99_microseconds": result.spell_p99,
+        "added_spells_p99_microseconds": kernel.map(|kernel| result.spell_p99 - kernel.spell_p99),
         "lost_while_latency_was_measured": result.latency_loss,
         "resident_kib": result.resident,
     })
@@ -125,6 +129,7 @@ fn medians(results: &[Result]) -> Result {
         thread: of(|result| result.thread),
         p50: of(|result| result.p50),
         p99: of(|result| result.p99),
+        spell_p99: of(|result| result.spell_p99),
         latency_loss: of(|result| result.latency_loss),
         resident: results.iter().filter_map(|result| result.resident).max(),
     }
