@@ -42,6 +42,8 @@ pub(crate) struct Setup {
     pub(crate) cpus: Vec<usize>,
     /// How long they look for packets before they sleep.
     pub(crate) busy_poll: Duration,
+    /// How long they let packets gather while many come.
+    pub(crate) gather: Duration,
     /// Where what becomes of each packet is written, if anywhere, and how many packets.
     pub(crate) trace: Option<(PathBuf, u64)>,
     /// Whether the log cuts addresses of clients and servers to their networks.
@@ -79,6 +81,7 @@ impl Setup {
             workers: args.workers.into(),
             cpus: args.cpus.clone(),
             busy_poll: Duration::from_micros(args.busy_poll.into()),
+            gather: Duration::from_micros(args.gather.into()),
             trace: args.pcap.clone().map(|file| (file, args.pcap_packets)),
             is_redacted: args.redact_addresses,
             control_socket: control_socket(program, args),
@@ -219,6 +222,7 @@ mod tests {
             workers: 1,
             cpus: Vec::new(),
             busy_poll: Duration::ZERO,
+            gather: Duration::ZERO,
             trace: None,
             is_redacted: false,
             control_socket: None,

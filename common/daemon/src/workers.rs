@@ -88,6 +88,7 @@ impl Workers {
                 notices: Some(tell.notices.clone()),
                 trace: tell.trace.clone(),
                 busy_poll: setup.busy_poll,
+                gather: setup.gather,
             };
             Worker::spawn(engine, captures, emitter, stores.next(), served.next(), &options)
         };

@@ -3,7 +3,9 @@
 //!
 //! Kernel and worker take turns, so that what else the machine does falls on both; the medians are
 //! what counts. *Bulk* is one TCP stream. *Small* are 64-byte segments, sent as fast as the kernel
-//! forwards them; what the worker spends on them is its thread's processor time.
+//! forwards them; what the worker spends on them is its thread's processor time. A veth pair has that thread also do what
+//! the receiving host does, which no wire would. *Bare* is small ones whose receiver drops them as they come in, for kernel
+//! and worker alike.
 #![allow(clippy::unwrap_used, reason = "a measurement that fails has nothing to say")]
 
 #[path = "../tests/rig/mod.rs"]
@@ -35,12 +37,14 @@ use rtt0_netio::sysctl;
 use rtt0_netio::worker::{Worker, WorkerHandle, WorkerOptions};
 
 const SERVER: [u8; 4] = [10, 1, 2, 10];
-/// Nobody's address: what is sent to it arrives at the server's device and ends there.
+/// Nobody's addresses: what is sent to them arrives at the server's device and ends there. The first is on the link, the
+/// second behind it: the kernel keeps a route by a next hop, but makes one for each packet of a raw socket to a neighbour.
 const NOBODY: [u8; 4] = [10, 1, 2, 99];
+const BEHIND_NOBODY: [u8; 4] = [10, 9, 9, 9];
 const PORT: u16 = 443;
 
-const HELP: &str = "rate [WORD…]: on | off | small | kernel | user | way=tun | way=veth | way=cut |
-  seconds=2 | rounds=5 | priority=10";
+const HELP: &str = "rate [WORD…]: on | off | small | bare | kernel | user | way=tun | way=veth | way=cut |
+  seconds=2 | rounds=5 | priority=10 | gather=100 (microseconds, as the daemons do)";
 
 /// Forwards every packet, its hop limit decremented.
 #[derive(Default)]
@@ -68,11 +72,17 @@ impl Engine for Router {
     }
 }
 
+fn services() -> Services {
+    Services::new(vec!["10.1.2.0/24:443".parse().unwrap(), "10.9.9.9:443".parse().unwrap()], Vec::new())
+}
+
 struct Path {
     client: Namespace,
     router: Namespace,
     server: Namespace,
     to_router: [u8; 6],
+    /// Drops what comes to the server.
+    _sink: Option<Guard>,
 }
 
 impl Path {
@@ -90,6 +100,7 @@ impl Path {
         let links = Links::open(&router).unwrap();
         let to_server = Links::open(&server).unwrap().mac("eth0").unwrap();
         links.add_neighbour("east0", NOBODY.into(), to_server).unwrap();
+        links.add_route(BEHIND_NOBODY.into(), 32, NOBODY.into()).unwrap();
         sysctl::set(&router, &[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")]).unwrap();
         if !offloads {
             for end in [c, west, east, s] {
@@ -97,11 +108,17 @@ impl Path {
             }
         }
         let to_router = links.mac("west0").unwrap();
-        Some(Self { client, router, server, to_router })
+        Some(Self { client, router, server, to_router, _sink: None })
+    }
+
+    /// Has the server drop small segments at its device.
+    fn sink(&mut self) {
+        let install = || Guard::install(&["eth0".to_owned()], &services(), EMIT_MARK, false).unwrap();
+        self._sink = Some(self.server.enter(install).unwrap());
     }
 
     fn worker(&self, plan: &Plan) -> (WorkerHandle, Guard) {
-        let services = Services::new(vec!["10.1.2.0/24:443".parse().unwrap()], Vec::new());
+        let services = services();
         let spawn = || {
             let open = |link| Capture::open(link, &services, &CaptureOptions::default()).unwrap();
             let captures = vec![open("west0"), open("east0")];
@@ -111,6 +128,7 @@ impl Path {
             let options = WorkerOptions {
                 name: "measured".to_owned(),
                 realtime_priority: Some(plan.priority).filter(|priority| *priority > 0),
+                gather: plan.gather,
                 ..WorkerOptions::default()
             };
             (Worker::spawn(Router::default(), captures, emitter, None, None, &options).unwrap(), guard)
@@ -151,12 +169,12 @@ impl Path {
     }
 
     /// Small segments for `time`, at most `rate` a second; returns how many were sent and arrived.
-    fn small(&self, time: Duration, rate: f64) -> (u64, u64) {
+    fn small(&self, to: [u8; 4], time: Duration, rate: f64) -> (u64, u64) {
         let frames: Vec<Vec<u8>> = (0..64)
             .map(|flow| {
                 let mut frame = Vec::new();
                 PacketBuilder::ethernet2([2; 6], self.to_router)
-                    .ipv4([10, 1, 1, 10], NOBODY, 64)
+                    .ipv4([10, 1, 1, 10], to, 64)
                     .tcp(40_000 + flow, PORT, 1, 9)
                     .write(&mut frame, &[0; 10])
                     .unwrap();
@@ -240,6 +258,7 @@ struct Plan {
     priority: u8,
     only: Option<String>,
     ways: Vec<Way>,
+    gather: Duration,
 }
 
 fn bulk(plan: &Plan, offloads: bool) {
@@ -273,14 +292,17 @@ fn bulk(plan: &Plan, offloads: bool) {
     );
 }
 
-fn small(plan: &Plan) {
-    let Some(path) = Path::new(true) else { return };
+fn small(plan: &Plan, to: [u8; 4], is_bare: bool) {
+    let Some(mut path) = Path::new(true) else { return };
+    if is_bare {
+        path.sink();
+    }
     let (mut rates, mut losses, mut times) = (vec![], vec![], vec![]);
     for _ in 0..plan.rounds {
-        let (_, arrived) = path.small(plan.time, f64::MAX);
+        let (_, arrived) = path.small(to, plan.time, f64::MAX);
         let rate = arrived as f64 / plan.time.as_secs_f64();
         let (worker, guard) = path.worker(plan);
-        let (sent, arrived) = path.small(plan.time, rate);
+        let (sent, arrived) = path.small(to, plan.time, rate);
         times.push(processor_time("measured") * 1e6 / worker.stats().received.value() as f64);
         losses.push(1.0 - arrived as f64 / sent as f64);
         rates.push(rate);
@@ -293,7 +315,9 @@ fn small(plan: &Plan) {
         println!("  {counted:?}");
     }
     println!(
-        "small: at the kernel's {:.0} packets/s {:.3} % lost, {:.2} µs of processor a packet",
+        "{}, {}: at the kernel's {:.0} packets/s {:.3} % lost, {:.2} µs of processor a packet",
+        if is_bare { "bare" } else { "small" },
+        if to == NOBODY { "on the link" } else { "by a next hop" },
         median(rates),
         median(losses) * 100.0,
         median(times),
@@ -301,27 +325,36 @@ fn small(plan: &Plan) {
 }
 
 fn main() {
-    let mut plan =
-        Plan { rounds: 5, time: Duration::from_secs(2), priority: 10, only: None, ways: vec![Way::Tun] };
+    let mut plan = Plan {
+        rounds: 5,
+        time: Duration::from_secs(2),
+        priority: 10,
+        only: None,
+        ways: vec![Way::Tun],
+        gather: Duration::from_micros(100),
+    };
     let mut what = Vec::new();
     for word in std::env::args().skip(1) {
         match word.split_once('=') {
             Some(("seconds", value)) => plan.time = Duration::from_secs_f64(value.parse().unwrap()),
             Some(("rounds", value)) => plan.rounds = value.parse().unwrap(),
+            Some(("gather", value)) => plan.gather = Duration::from_micros(value.parse().unwrap()),
             Some(("priority", value)) => plan.priority = value.parse().unwrap(),
             Some(("way", "tun")) => plan.ways = vec![Way::Tun],
             Some(("way", "veth")) => plan.ways = vec![Way::Veth],
             Some(("way", "cut")) => plan.ways = Vec::new(),
-            None if ["on", "off", "small"].contains(&word.as_str()) => what.push(word),
+            None if ["on", "off", "small", "bare"].contains(&word.as_str()) => what.push(word),
             None if ["kernel", "user"].contains(&word.as_str()) => plan.only = Some(word),
             _ => return println!("{HELP}"),
         }
     }
-    for word in if what.is_empty() { vec!["on".into(), "off".into(), "small".into()] } else { what } {
+    for word in if what.is_empty() { ["on", "off", "small", "bare"].map(String::from).to_vec() } else { what }
+    {
         match word.as_str() {
             "on" => bulk(&plan, true),
             "off" => bulk(&plan, false),
-            _ => small(&plan),
+            "bare" => [NOBODY, BEHIND_NOBODY].into_iter().for_each(|to| small(&plan, to, true)),
+            _ => [NOBODY, BEHIND_NOBODY].into_iter().for_each(|to| small(&plan, to, false)),
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod interface;
 pub mod links;
 pub mod netns;
 pub mod offload;
+mod pace;
 pub mod privilege;
 pub mod probe;
 pub mod ruleset_dump;

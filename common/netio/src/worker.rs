@@ -39,6 +39,7 @@ use crate::clock;
 use crate::counters::IoCounters;
 use crate::emit::Emitter;
 use crate::fast_path::Served;
+use crate::pace::Pace;
 use crate::privilege::{self, Duty};
 use crate::store::Store;
 use crate::trace::{Trace, Tracer};
@@ -73,6 +74,9 @@ pub struct WorkerOptions {
     /// For how long it looks for packets without sleeping before it waits for them. Zero spares the
     /// processor; a millisecond spares a packet the microseconds of waking up.
     pub busy_poll: Duration,
+    /// For how long it lets packets gather when it has found none left, while 40 or more come in a millisecond. Zero is never:
+    /// then it waits for the next one.
+    pub gather: Duration,
 }
 
 impl Default for WorkerOptions {
@@ -84,6 +88,7 @@ impl Default for WorkerOptions {
             notices: None,
             trace: None,
             busy_poll: Duration::ZERO,
+            gather: Duration::ZERO,
         }
     }
 }
@@ -125,6 +130,7 @@ pub struct Worker<E> {
     has_handed: bool,
     check_due: Option<Instant>,
     busy_poll: Duration,
+    pace: Pace,
     notices_to: Option<SyncSender<Notice>>,
     tracer: Option<Tracer>,
     orders: mpsc::Receiver<Order>,
@@ -192,6 +198,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
             served,
             has_handed: false,
             busy_poll: options.busy_poll,
+            pace: Pace::new(clock::now(), options.gather),
             notices_to: options.notices.clone(),
             tracer: options.trace.clone().map(Tracer::new),
             orders,
@@ -266,6 +273,12 @@ impl<E: Engine> Worker<E> {
         polled.push(PollFd::new(&*self.wake, PollFlags::IN));
         let mut asked = clock::now();
         let mut is_ready = false;
+        if !self.ready.contains(&true)
+            && let Some(pause) = self.pace.pause(asked)
+        {
+            thread::sleep(pause);
+            asked = clock::now();
+        }
         if self.has_handed || self.busy_poll > Duration::ZERO {
             is_ready = look(&mut polled, self.busy_poll, due)?;
             self.has_handed &= is_ready;
@@ -307,6 +320,7 @@ impl<E: Engine> Worker<E> {
         self.check_due.get_or_insert(now + CHECK_PERIOD);
         self.engine.look_ahead(&mut (0..).map_while(|index| Some(capture.packet(index)?.0)));
         for (index, mut packet) in capture.packets_mut().enumerate() {
+            self.pace.count();
             let queued = self.outbox.len();
             if let Some(tracer) = &mut self.tracer {
                 tracer.before(packet.bytes, self.engine.counters());
