@@ -5,7 +5,7 @@
 help: # Says what there is
 	@sed -n 's/^\([a-z-]*\):.*# \(.*\)/\1\t\2/p' Makefile | expand -t 14
 
-build: # Both daemons and the testbed, optimised: target/release
+build: # Both daemons, the mirror and the testbed, optimised: target/release
 	cargo build --release --locked
 
 test: # All tests; what lacks privileges or tools says so
@@ -19,10 +19,11 @@ lint: # Formatting, lints, docs
 man: # Manual pages and shell completions: target/dist
 	cargo run --quiet --release --locked --package packaging
 
-deb: man # Debian packages of both daemons: target/debian
+deb: man # Debian packages of both daemons and of the mirror: target/debian
 	@command -v cargo-deb >/dev/null || { echo "cargo-deb is missing: cargo install cargo-deb --locked" >&2; exit 1; }
 	cargo deb --quiet --strip --locked --package clientnic
 	cargo deb --quiet --strip --locked --package servernic
+	cargo deb --quiet --strip --locked --package mirror
 
 bench-quick: # How much sooner the first byte comes, as two minutes tell
 	cargo run --release --locked --package testbed -- compare --rtt 10,50 --connections 10

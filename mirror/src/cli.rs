@@ -7,6 +7,9 @@ use rtt0_daemon::LogFormat;
 
 use crate::config::Backend;
 
+/// The configuration file unless another is named.
+const CONFIG: &str = "/etc/rtt0/mirror.toml";
+
 /// Takes mirrored traffic (VXLAN, GENEVE) out of its tunnel, and forwards it to an analyser, or tells what 0-RTT would
 /// save.
 #[derive(Debug, Parser)]
@@ -32,7 +35,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct CaptureArgs {
     /// The configuration file (TOML)
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", default_value = CONFIG)]
     pub config: PathBuf,
     /// How to capture; any but `auto` fails where it does not work, instead of falling back. Overrides the file
     #[arg(long, value_enum)]
@@ -71,8 +74,11 @@ pub struct ObserveArgs {
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// The configuration file (TOML)
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", default_value = CONFIG)]
     pub config: PathBuf,
+    /// Fail also if something is missing that `run` needs: egress, allowlist or rules
+    #[arg(long)]
+    pub forwarding: bool,
 }
 
 #[cfg(test)]

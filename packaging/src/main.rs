@@ -1,4 +1,4 @@
-//! Makes the manual pages and shell completions of both daemons: `packaging [FOLDER]`.
+//! Makes the manual pages and shell completions of both daemons and of the mirror: `packaging [FOLDER]`.
 //!
 //! They are made from what clap parses by, so that nothing can be documented in another way than it is. The folder is
 //! `target/dist` of the workspace if none is named, which is where the packages are made from:
@@ -14,10 +14,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::{Command, Parser};
+use clap::{Command, CommandFactory, Parser};
 use clap_complete::Shell;
 
-/// Makes manual pages and shell completions of both daemons
+/// Makes manual pages and shell completions of both daemons and of the mirror
 #[derive(Debug, Parser)]
 #[command(name = "packaging")]
 struct Cli {
@@ -28,10 +28,14 @@ struct Cli {
 
 fn main() -> anyhow::Result<()> {
     let folder = Cli::parse().folder;
-    for command in [clientnic::command(), servernic::command()] {
+    for command in commands() {
         make(command, &folder)?;
     }
     Ok(())
+}
+
+fn commands() -> [Command; 3] {
+    [clientnic::command(), servernic::command(), mirror::cli::Cli::command()]
 }
 
 fn make(mut command: Command, folder: &Path) -> anyhow::Result<()> {

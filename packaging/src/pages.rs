@@ -1,4 +1,4 @@
-//! The manual pages of a daemon: one for itself, and one for each subcommand.
+//! The manual pages of a program: one for itself, and one for each subcommand.
 
 use std::io;
 
@@ -12,17 +12,17 @@ const SECTION: &str = "8";
 /// A manual page.
 pub(crate) struct Page {
     command: Command,
-    /// Whether it is the daemon's own.
+    /// Whether it is the program's own.
     is_first: bool,
 }
 
-/// Returns all pages of a daemon, its own first.
-pub(crate) fn all(daemon: &Command) -> Vec<Page> {
-    let mut daemon = daemon.clone().disable_help_subcommand(true);
+/// Returns all pages of a program, its own first.
+pub(crate) fn all(program: &Command) -> Vec<Page> {
+    let mut program = program.clone().disable_help_subcommand(true);
     // Subcommands get their full names by this.
-    daemon.build();
-    let mut pages = vec![Page { command: daemon.clone(), is_first: true }];
-    add_subcommands(&daemon, daemon.get_version(), &mut pages);
+    program.build();
+    let mut pages = vec![Page { command: program.clone(), is_first: true }];
+    add_subcommands(&program, program.get_version(), &mut pages);
     pages
 }
 
@@ -53,30 +53,24 @@ impl Page {
     /// Those of writing to memory: none.
     pub(crate) fn text(&self) -> io::Result<Vec<u8>> {
         let name = self.name();
-        let daemon = name.split('-').next().unwrap_or(&name).to_owned();
+        let program = name.split('-').next().unwrap_or(&name).to_owned();
         let command = self.command.clone().name(name.clone());
         let page = Man::new(command).title(name).section(SECTION).manual("System Administration");
         let mut text = Vec::new();
         page.render(&mut text)?;
-        self.closing(&daemon).to_writer(&mut text)?;
+        self.closing(&program).to_writer(&mut text)?;
         Ok(text)
     }
 
     /// Returns what no option says.
-    fn closing(&self, daemon: &str) -> Roff {
+    fn closing(&self, program: &str) -> Roff {
         let mut roff = Roff::new();
         if !self.is_first {
-            return also(roff, &[daemon]);
+            return also(roff, &[program]);
         }
         roff.control("SH", ["FILES"]);
-        for (file, meaning) in [
-            (format!("/etc/rtt0/{daemon}.toml"), "settings; every option of run is a key, by its long name"),
-            ("/etc/rtt0/key".to_owned(), "keys that both NICs share, mode 0600, of the daemon's user"),
-            (format!("/run/rtt0/{daemon}.state"), "established connections, which survive a restart by it"),
-            (format!("/run/rtt0/{daemon}.sock"), "where a running daemon is asked"),
-            ("/sys/fs/bpf/rtt0".to_owned(), "what outlives the daemon in the kernel"),
-        ] {
-            entry(&mut roff, &file, meaning);
+        for (file, meaning) in files(program) {
+            entry(&mut roff, &file.replace("NAME", program), meaning);
         }
         roff.control("SH", ["EXIT STATUS"]);
         for (code, meaning) in [
@@ -88,8 +82,28 @@ impl Page {
         ] {
             entry(&mut roff, code, meaning);
         }
-        let other = if daemon == "clientnic" { "servernic" } else { "clientnic" };
-        also(roff, &[&format!("{daemon}-run"), &format!("{daemon}-show"), other])
+        match program {
+            "mirror" => also(roff, &["mirror-run", "mirror-observe", "mirror-check"]),
+            "clientnic" => also(roff, &["clientnic-run", "clientnic-show", "servernic"]),
+            _ => also(roff, &["servernic-run", "servernic-show", "clientnic"]),
+        }
+    }
+}
+
+/// Returns a program's files, `NAME` in place of its name, and what they are.
+fn files(program: &str) -> &'static [(&'static str, &'static str)] {
+    match program {
+        "mirror" => &[
+            ("/etc/rtt0/mirror.toml", "settings, with all keys and their meanings"),
+            ("/etc/rtt0/allow.json", "whose packets may be sent on, as the settings have it"),
+        ],
+        _ => &[
+            ("/etc/rtt0/NAME.toml", "settings; every option of run is a key, by its long name"),
+            ("/etc/rtt0/key", "keys that both NICs share, mode 0600, of the daemon's user"),
+            ("/run/rtt0/NAME.state", "established connections, which survive a restart by it"),
+            ("/run/rtt0/NAME.sock", "where a running daemon is asked"),
+            ("/sys/fs/bpf/rtt0", "what outlives the daemon in the kernel"),
+        ],
     }
 }
 
@@ -117,11 +131,13 @@ mod tests {
 
     #[test]
     fn every_subcommand_has_a_page() {
-        for daemon in [clientnic::command(), servernic::command()] {
-            let pages = all(&daemon);
+        const OF_NICS: &[&str] = &["", "-run", "-check-config", "-keygen", "-show", "-show-stats", "-top"];
+        for program in crate::commands() {
+            let pages = all(&program);
             let files: Vec<String> = pages.iter().map(Page::file).collect();
-            for suffix in ["", "-run", "-check-config", "-keygen", "-show", "-show-stats", "-top"] {
-                let file = format!("{}{suffix}.8", daemon.get_name());
+            let is_mirror = program.get_name() == "mirror";
+            for suffix in if is_mirror { &["", "-run", "-observe", "-check"] } else { OF_NICS } {
+                let file = format!("{}{suffix}.8", program.get_name());
                 assert!(files.contains(&file), "no {file} in {files:?}");
             }
         }
@@ -129,17 +145,24 @@ mod tests {
 
     #[test]
     fn a_page_says_what_the_help_says_and_more() {
+        let pages: Vec<Page> = crate::commands().iter().flat_map(all).collect();
         let text = |file: &str| {
-            let pages = all(&clientnic::command());
             let page = pages.iter().find(|page| page.file() == file).unwrap();
             String::from_utf8(page.text().unwrap()).unwrap().replace("\\-", "-")
         };
-        let (first, run) = (text("clientnic.8"), text("clientnic-run.8"));
-        for words in [".TH clientnic 8", "clientnic-run(8)", "/etc/rtt0/clientnic.toml", "EXIT STATUS"] {
-            assert!(first.contains(words), "no {words} in {first}");
-        }
-        for words in [".TH clientnic-run 8", "--key-file", "--exclude-source", "default: 10"] {
-            assert!(run.contains(words), "no {words} in {run}");
+        for (file, words) in [
+            (
+                "clientnic.8",
+                [".TH clientnic 8", "clientnic-run(8)", "/etc/rtt0/clientnic.toml", "EXIT STATUS"],
+            ),
+            ("clientnic-run.8", [".TH clientnic-run 8", "--key-file", "--exclude-source", "default: 10"]),
+            ("mirror.8", [".TH mirror 8", "mirror-observe(8)", "/etc/rtt0/allow.json", "EXIT STATUS"]),
+            ("mirror-run.8", [".TH mirror-run 8", "--backend", "default: /etc/rtt0/mirror.toml", "SEE ALSO"]),
+        ] {
+            let text = text(file);
+            for words in words {
+                assert!(text.contains(words), "no {words} in {text}");
+            }
         }
     }
 }

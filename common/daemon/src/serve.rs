@@ -25,7 +25,6 @@ use rtt0_netio::emit::{EMIT_MARK, Emitter};
 use rtt0_netio::guard::Guard;
 use rtt0_netio::privilege::{self, Duty};
 use rtt0_netio::trace::TraceFile;
-use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
@@ -36,6 +35,7 @@ use crate::forwarding;
 use crate::http::HttpSocket;
 use crate::incidents::Incidents;
 use crate::key_file::KeyFileError;
+use crate::manager;
 use crate::offload::Offload;
 use crate::program::Nic;
 use crate::reload::{Reload, Reloaded};
@@ -188,7 +188,7 @@ impl Service {
             metrics = address,
             "ready"
         );
-        notify(&[NotifyState::Ready]);
+        manager::ready();
         let service = Self {
             program,
             started: unix_seconds(),
@@ -210,7 +210,7 @@ impl Service {
     /// Does what is to be done every [`bypass::PERIOD`].
     fn look(&mut self, workers: &Workers) -> Result<(), Failure> {
         self.bypass.look(&mut self.guard, workers);
-        self.watchdog.look(workers);
+        self.watchdog.look(|| workers.are_alive());
         self.incidents.look();
         self.offload.look()
     }
@@ -301,7 +301,7 @@ impl Service {
     /// Ends the service. The guard goes first, so that plain forwarding resumes at once; the
     /// worker then serves what it has captured already.
     fn stop(mut self, workers: Workers, end: Result<End, Failure>, reload: &Reload) -> Result<(), Failure> {
-        notify(&[NotifyState::Stopping]);
+        manager::stopping();
         if let Ok(End::Signal(name)) = end {
             tracing::info!(signal = name, "stopping");
         }
@@ -380,17 +380,8 @@ async fn wait<N: Nic>(
 
 /// Reads the configuration again, and tells the service manager so.
 fn read_again<N: Nic>(workers: &Workers, nic: &mut N, reload: &mut Reload) -> Result<Reloaded, String> {
-    if let Ok(now) = NotifyState::monotonic_usec_now() {
-        notify(&[NotifyState::Reloading, now]);
-    }
+    manager::reloading();
     let outcome = reload.again(nic, workers);
-    notify(&[NotifyState::Ready]);
+    manager::ready();
     outcome
-}
-
-/// Tells systemd, if it wants to know (sd_notify(3)).
-pub(crate) fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "the service manager can't be told");
-    }
 }

@@ -5,16 +5,14 @@
 
 use std::time::{Duration, Instant};
 
-use sd_notify::NotifyState;
-
-use crate::serve::notify;
-use crate::workers::Workers;
+use crate::manager;
 
 /// How often the threads are looked at if nobody wants it otherwise.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Looks whether the packet threads are alive, and gives signs of it where they are wanted.
-pub(crate) struct Watchdog {
+#[derive(Debug)]
+pub struct Watchdog {
     period: Duration,
     is_wanted: bool,
     last: Instant,
@@ -23,23 +21,24 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     /// Reads from the environment how often the service manager wants one.
-    pub(crate) fn from_environment() -> Self {
+    pub fn from_environment() -> Self {
         let wanted = sd_notify::watchdog_enabled();
         // Twice as often: one that comes late is no reason to be killed.
         let period = wanted.map_or(PERIOD, |most| most / 2);
         Self { period, is_wanted: wanted.is_some(), last: Instant::now(), is_alive: true }
     }
 
-    /// To be called several times in each period.
-    pub(crate) fn look(&mut self, workers: &Workers) {
+    /// Has `are_alive` look at the threads once in each period ([`are_alive`](crate::are_alive)). To be called
+    /// several times in each.
+    pub fn look(&mut self, are_alive: impl FnOnce() -> bool) {
         if self.last.elapsed() < self.period {
             return;
         }
-        self.is_alive = workers.are_alive();
+        self.is_alive = are_alive();
         if self.is_alive {
             self.last = Instant::now();
             if self.is_wanted {
-                notify(&[NotifyState::Watchdog]);
+                manager::alive();
             }
         }
     }

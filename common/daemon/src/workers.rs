@@ -147,10 +147,9 @@ impl Workers {
         }
     }
 
-    /// Tells whether all have gone round their loops since the last call that said so.
+    /// As [`are_alive`].
     pub(crate) fn are_alive(&self) -> bool {
-        // Each is asked, whatever the others have answered.
-        self.handles.iter().filter(|worker| !worker.is_alive()).count() == 0
+        are_alive(&self.handles)
     }
 
     /// Tells whether all run under SCHED_FIFO.
@@ -172,6 +171,12 @@ impl Workers {
         let outcomes: Vec<_> = self.handles.into_iter().map(WorkerHandle::join).collect();
         (counters, outcomes.into_iter().collect())
     }
+}
+
+/// Tells whether all workers have gone round their loops since the last call that said so.
+pub fn are_alive(workers: &[WorkerHandle]) -> bool {
+    // Each is asked, whatever the others have answered.
+    workers.iter().filter(|worker| !worker.is_alive()).count() == 0
 }
 
 /// Returns what says when the first of some workers has ended. Must be called inside the runtime.

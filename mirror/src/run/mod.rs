@@ -13,11 +13,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use arc_swap::ArcSwap;
 use rtt0_daemon::http::HttpSocket;
+use rtt0_daemon::manager;
 use rtt0_netio::attached::program_name;
 use rtt0_netio::capture::Capture;
 use rtt0_netio::counters::IoCounters;
 use rtt0_netio::emit::{Emitter, MIRROR_MARK};
 use rtt0_netio::guard::MirrorGuard;
+use rtt0_netio::interface;
 use rtt0_netio::links::Links;
 use rtt0_netio::privilege;
 use rtt0_netio::worker::{Worker, WorkerHandle, WorkerOptions};
@@ -136,6 +138,9 @@ impl Running {
         emitter: impl Fn() -> anyhow::Result<Emitter>,
     ) -> anyhow::Result<Self> {
         privilege::check()?;
+        for name in [Some(config.interface.as_str()), egress].into_iter().flatten() {
+            interface::by_name(name)?;
+        }
         let instance = Instance::claim(&config.interface)?;
         let metrics = config.metrics.map(HttpSocket::bind).transpose()?;
         tell_programs(&config.interface);
@@ -207,6 +212,7 @@ impl Running {
         second.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut output = Output::new(args.json);
         let mut watchdog = Watchdog::default();
+        let mut signs_of_life = rtt0_daemon::Watchdog::from_environment();
         let latest = Latest::default();
         if let Some(socket) = self.metrics.take() {
             tokio::spawn(metrics::serve(socket, Arc::clone(&latest)));
@@ -219,9 +225,11 @@ impl Running {
             workers = self.workers.len(),
             "ready"
         );
+        manager::ready();
         loop {
             tokio::select! {
                 _ = second.tick() => {
+                    signs_of_life.look(|| rtt0_daemon::are_alive(&self.workers));
                     let snapshot = self.snapshot(judgement);
                     output.tell(&snapshot);
                     let trouble = watchdog.look(&snapshot);
@@ -237,6 +245,7 @@ impl Running {
                 () = &mut over => break,
             }
         }
+        manager::stopping();
         self.finish(judgement, &mut output)
     }
 
@@ -273,6 +282,8 @@ impl Running {
         let mut last = self.snapshot(judgement);
         last.is_final = true;
         output.tell(&last);
+        let (captured, sent, dropped) = (last.captured, last.sent, last.drops());
+        tracing::info!(captured, sent, dropped, overflow = last.overflow, strayed = last.strayed, "stopped");
         outcomes.into_iter().collect::<Result<Vec<()>, _>>()?;
         Ok(())
     }
@@ -315,6 +326,9 @@ fn tell_programs(interface: &str) {
 /// What is wrong with it.
 pub fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let config = Config::load(&args.config)?;
+    if args.forwarding {
+        egress(&config)?;
+    }
     let judgement = judgement(&config, None)?;
     output::explain(&config, &judgement);
     Ok(())

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::ensure;
+use rtt0_daemon::manager;
 
 use super::{egress, judgement};
 use crate::allowlist::Allowlist;
@@ -24,17 +25,25 @@ pub(super) struct Fixed {
 impl Fixed {
     /// Takes over tunnels' identifiers, allowlist and rules from the file, or nothing at all.
     pub(super) fn reload(&self, path: &Path, shared: &Shared) {
+        manager::reloading();
         match self.read(path, &shared.load()) {
             Ok(now) => {
                 let allowed = now.allowlist.as_ref().map_or(0, Allowlist::prefixes);
                 shared.store(Arc::new(now));
                 tracing::info!(file = %path.display(), allowed, "the configuration was read again");
+                manager::status("the configuration was read again");
             }
-            Err(error) => tracing::error!(
-                file = %path.display(),
-                "not reloaded, the former configuration stays in force: {error:#}"
-            ),
+            Err(error) => {
+                tracing::error!(
+                    file = %path.display(),
+                    "not reloaded, the former configuration stays in force: {error:#}"
+                );
+                let line = format!("not reloaded, the former configuration stays in force: {error:#}");
+                // A status is one line.
+                manager::status(&line.replace('\n', " "));
+            }
         }
+        manager::ready();
     }
 
     fn read(&self, path: &Path, before: &Judgement) -> anyhow::Result<Judgement> {

@@ -9,7 +9,10 @@ use libtest_mimic::{Completion, Failed};
 use tempfile::TempDir;
 
 use crate::machine::{self, Files, Machine};
-use crate::{DAEMONS, Outcome, is_installed, repository, skipped, success};
+use crate::mirrored::{self, Session};
+use crate::{NICS, Outcome, PROGRAMS, is_installed, repository, skipped, success};
+
+const INSTALL: &str = "dpkg --install /packages/clientnic.deb /packages/servernic.deb /packages/mirror.deb";
 
 /// All that is there, but for what dpkg and others keep for themselves.
 const EVERYTHING: &str = "find /etc /usr /var /run/rtt0 /sys/fs/bpf /lib/systemd -xdev 2>/dev/null |
@@ -26,14 +29,14 @@ pub(crate) fn packages() -> Outcome {
     }
     let built = build()?;
     let mut files = Files::new()?;
-    for name in DAEMONS {
+    for name in PROGRAMS {
         files = files.add(&format!("/packages/{name}.deb"), package(&built, name)?)?;
     }
     let machine = files.start()?;
     let network = machine.network()?;
     let before = machine.sh(EVERYTHING)?;
-    // Both at once.
-    machine.sh("dpkg --install /packages/clientnic.deb /packages/servernic.deb")?;
+    // All at once.
+    machine.sh(INSTALL)?;
     is_installed_whole(&machine)?;
 
     machine.sh("clientnic keygen /etc/rtt0/key && chown rtt0: /etc/rtt0/key")?;
@@ -41,37 +44,47 @@ pub(crate) fn packages() -> Outcome {
     machine.sh("clientnic show stats && systemctl enable clientnic")?;
     let mut open = network.connect()?;
     open.say(1000)?;
+    let session = Session::new(&network)?;
+    mirrored::configure(&machine)?;
+    machine.start("mirror")?;
+    session.is_forwarded()?;
 
     // An upgrade restarts what runs, keeps the settings, and breaks no connection.
     machine.sh("echo '# mine' >> /etc/rtt0/clientnic.toml")?;
-    let process = machine.property("clientnic", "MainPID")?;
-    machine.sh("dpkg --install /packages/clientnic.deb /packages/servernic.deb")?;
-    assert_ne!(machine.property("clientnic", "MainPID")?, process, "not restarted");
+    let processes = || -> Result<_, Failed> {
+        Ok((machine.property("clientnic", "MainPID")?, machine.property("mirror", "MainPID")?))
+    };
+    let before_upgrade = processes()?;
+    machine.sh(INSTALL)?;
+    let after_upgrade = processes()?;
+    assert!(before_upgrade.0 != after_upgrade.0 && before_upgrade.1 != after_upgrade.1, "not restarted");
     machine.sh("grep -q mine /etc/rtt0/clientnic.toml && clientnic show stats")?;
     assert_eq!(machine.property("servernic", "ActiveState")?, "inactive");
     open.say(1000)?;
     open.close()?;
+    session.is_forwarded()?;
 
-    machine.sh(
-        "dpkg --remove clientnic servernic && test -e /etc/rtt0/clientnic.toml -a ! -e /usr/bin/clientnic",
-    )?;
-    assert!(!machine.sh("ps -e -o comm")?.contains("nic"), "still runs");
-    machine.sh("dpkg --purge clientnic servernic")?;
+    machine.sh("dpkg --remove clientnic servernic mirror")?;
+    machine.sh("test -e /etc/rtt0/clientnic.toml -a ! -e /usr/bin/clientnic")?;
+    machine.sh("test -e /etc/rtt0/mirror.toml -a -e /etc/rtt0/allow.json -a ! -e /usr/bin/mirror")?;
+    let running = machine.sh("ps -e -o comm")?;
+    assert!(!running.contains("nic") && !running.contains("mirror"), "still runs: {running}");
+    machine.sh("dpkg --purge clientnic servernic mirror")?;
     let after = machine.sh(EVERYTHING)?;
     let [before, after] = [&before, &after].map(|text| text.lines().collect::<BTreeSet<&str>>());
     let left: Vec<_> = after.difference(&before).copied().collect();
     let taken: Vec<_> = before.difference(&after).copied().collect();
     // For the key, which is not the package's.
     assert_eq!((left, taken), (vec!["/etc/rtt0"], vec![]));
-    machine.sh("systemctl daemon-reload && ! systemctl cat clientnic")?;
+    machine.sh("systemctl daemon-reload && ! systemctl cat clientnic && ! systemctl cat mirror")?;
     Ok(Completion::Completed)
 }
 
-/// Builds both packages, unoptimised, with manual pages and completions.
+/// Builds all packages, unoptimised, with manual pages and completions.
 fn build() -> Result<TempDir, Failed> {
     let folder = tempfile::tempdir()?;
     success(Command::new(env!("CARGO_BIN_EXE_packaging")).output()?)?;
-    for name in DAEMONS {
+    for name in PROGRAMS {
         let mut cargo = Command::new("cargo");
         cargo.args([
             "deb",
@@ -99,7 +112,7 @@ fn package(folder: &TempDir, name: &str) -> Result<PathBuf, Failed> {
 }
 
 fn is_installed_whole(machine: &Machine) -> Result<(), Failed> {
-    for name in DAEMONS {
+    for name in PROGRAMS {
         for (property, value) in
             [("ActiveState", "inactive"), ("UnitFileState", "disabled"), ("LoadState", "loaded")]
         {
@@ -112,19 +125,23 @@ fn is_installed_whole(machine: &Machine) -> Result<(), Failed> {
             "/usr/share/zsh/vendor-completions/_NAME",
             "/usr/share/fish/vendor_completions.d/NAME.fish",
             "/usr/share/doc/NAME/copyright",
-            "/usr/share/doc/NAME/examples/credential.conf",
+            "/usr/share/doc/NAME/docs/OPERATING.md",
         ] {
             machine.sh(&format!("test -e {}", file.replace("NAME", name)))?;
         }
-        machine.sh(&format!(
-            "dpkg-query --show --showformat '${{Conffiles}}' {name} | grep -q /etc/rtt0/{name}.toml"
-        ))?;
+        let conffiles = machine.sh(&format!("dpkg-query --show --showformat '${{Conffiles}}' {name}"))?;
+        assert!(conffiles.contains(&format!("/etc/rtt0/{name}.toml")), "{conffiles}");
+        assert!(name != "mirror" || conffiles.contains("/etc/rtt0/allow.json"), "{conffiles}");
         machine.sh(&format!("dpkg --verify {name} && {name} --version"))?;
     }
+    for name in NICS {
+        machine.sh(&format!("test -e /usr/share/doc/{name}/examples/credential.conf"))?;
+    }
     // Here with the manual pages that they name, and the programs.
-    let verify = machine.output("systemd-analyze verify clientnic.service servernic.service")?;
+    let verify =
+        machine.output("systemd-analyze verify clientnic.service servernic.service mirror.service")?;
     let said = String::from_utf8_lossy(&verify.stderr).into_owned();
     assert!(verify.status.success() && said.is_empty(), "{said}");
-    machine.sh("id rtt0 && test $(stat --format %U /sys/fs/bpf/rtt0) = rtt0")?;
+    machine.sh("id rtt0-mirror && mirror check --forwarding && id rtt0 && test $(stat --format %U /sys/fs/bpf/rtt0) = rtt0")?;
     Ok(())
 }

@@ -83,19 +83,27 @@ impl Files {
         Ok(path)
     }
 
-    /// Adds what the packages would install for a daemon to run, with this program as the daemon.
+    /// Adds what the packages would install for a unit to run, with this program as what it runs.
     pub(crate) fn installed(self) -> Result<Self, Failed> {
         let mut files = self;
-        for name in crate::DAEMONS {
-            for (path, original) in [
-                (format!("/etc/rtt0/{name}.toml"), format!("deploy/{name}.toml")),
+        for name in crate::PROGRAMS {
+            let units = [
                 (format!("/usr/lib/systemd/system/{name}.service"), format!("deploy/systemd/{name}.service")),
                 (format!("/usr/lib/sysusers.d/{name}.conf"), format!("deploy/systemd/{name}.sysusers")),
-                (format!("/usr/lib/tmpfiles.d/{name}.conf"), format!("deploy/systemd/{name}.tmpfile")),
-            ] {
+            ];
+            for (path, original) in units {
                 files = files.add(&path, repository(&original))?;
             }
             files = files.add(&format!("/usr/bin/{name}"), std::env::current_exe()?)?;
+        }
+        for name in crate::NICS {
+            let settings = repository(&format!("deploy/{name}.toml"));
+            files = files.add(&format!("/etc/rtt0/{name}.toml"), settings)?;
+            let pins = repository(&format!("deploy/systemd/{name}.tmpfile"));
+            files = files.add(&format!("/usr/lib/tmpfiles.d/{name}.conf"), pins)?;
+        }
+        for name in ["mirror.toml", "allow.json"] {
+            files = files.add(&format!("/etc/rtt0/{name}"), repository(&format!("deploy/mirror/{name}")))?;
         }
         Ok(files)
     }
@@ -218,7 +226,7 @@ impl Machine {
                 std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
             }
         });
-        Ok(Network { client, _server: server })
+        Ok(Network { client, router, server })
     }
 }
 
@@ -238,10 +246,12 @@ impl Drop for Machine {
     }
 }
 
-/// Client and server beyond the machine.
+/// The machine's network, and client and server beyond it.
 pub(crate) struct Network {
-    client: Namespace,
-    _server: Namespace,
+    pub(crate) client: Namespace,
+    /// The machine's own.
+    pub(crate) router: Namespace,
+    pub(crate) server: Namespace,
 }
 
 impl Network {

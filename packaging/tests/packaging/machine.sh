@@ -50,6 +50,7 @@ full c 1 7
 random c 1 8
 urandom c 1 9
 tty c 5 0
+ptmx c 5 2
 net/tun c 10 200
 loop0 b 7 0
 NODES

@@ -1,11 +1,12 @@
 //! Units and packages, under a real systemd where one can be started: `cargo test -p packaging --test packaging`.
 //!
-//! What needs a tool that is missing is ignored, and says which. Started under the name of a daemon this program is that
-//! daemon, or with [`probe::AS_PROBE`] what tries what its unit forbids.
+//! What needs a tool that is missing is ignored, and says which. Started under the name of a unit this program is what
+//! that runs, or with [`probe::AS_PROBE`] what tries what its unit forbids.
 #![allow(clippy::unwrap_used, reason = "a test without the built-in harness is not seen as one")]
 
 mod deb;
 mod machine;
+mod mirrored;
 mod probe;
 mod sandbox;
 mod units;
@@ -19,7 +20,9 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 type Outcome = Result<Completion, Failed>;
 type Test = fn() -> Outcome;
 
-const DAEMONS: [&str; 2] = ["clientnic", "servernic"];
+const NICS: [&str; 2] = ["clientnic", "servernic"];
+/// Whatever has a unit and a package.
+const PROGRAMS: [&str; 3] = ["clientnic", "servernic", "mirror"];
 
 fn main() -> ExitCode {
     let started_as = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
@@ -28,16 +31,19 @@ fn main() -> ExitCode {
         _ if std::env::var_os(probe::AS_PROBE).is_some() => |_| probe::main(),
         Some("clientnic") => |arguments| clientnic::main_from(arguments),
         Some("servernic") => |arguments| servernic::main_from(arguments),
+        Some("mirror") => |arguments| mirror::main_from(arguments),
         _ => |_| tests(),
     };
     daemon(std::env::args_os())
 }
 
 fn tests() -> ExitCode {
-    let tests: [(&str, Test); 7] = [
+    let tests: [(&str, Test); 9] = [
         ("the_units_differ_in_names_only", units::differ_in_names_only),
+        ("the_mirrors_unit_forbids_no_less", units::forbids_no_less),
         ("systemd_finds_nothing_wrong_with_the_units", units::verified),
         ("the_units_start_reload_restart_and_stop", units::live),
+        ("the_mirrors_unit_starts_reloads_restarts_and_stops", mirrored::live),
         ("keys_may_be_a_credential", units::credential),
         ("two_capabilities_are_enough", units::two_capabilities),
         ("the_sandbox_refuses_what_it_should", sandbox::refuses),

@@ -6,9 +6,9 @@ use libtest_mimic::{Completion, Failed};
 
 use crate::machine::{self, Files, Machine};
 use crate::probe::{ATTEMPTS, OPEN, REFUSED, SET_USER_ID};
-use crate::{DAEMONS, Outcome, skipped};
+use crate::{Outcome, PROGRAMS, skipped};
 
-/// Has the unit run the probe once instead of its daemon. Nothing that confines it is changed.
+/// Has the unit run the probe once instead of its program. Nothing that confines it is changed.
 const AS_PROBE: &str = "[Service]
 Type=oneshot
 Restart=no
@@ -31,7 +31,7 @@ pub(crate) fn refuses() -> Outcome {
         return skipped(lack);
     }
     let mut files = Files::new()?.installed()?.write("/etc/systemd/system/unconfined.service", UNCONFINED)?;
-    for name in DAEMONS {
+    for name in PROGRAMS {
         let path = format!("/etc/systemd/system/{name}.service.d/probe.conf");
         files = files.write(&path, &AS_PROBE.replace("NAME", name))?;
     }
@@ -44,7 +44,7 @@ pub(crate) fn refuses() -> Outcome {
          mkdir /sys/fs/bpf/{OPEN}
          cp /usr/bin/id {SET_USER_ID}; chmod 4755 {SET_USER_ID}"
     ))?;
-    for name in DAEMONS {
+    for name in PROGRAMS {
         for (attempt, outcome) in probe(&machine, name)? {
             assert!(outcome.starts_with(REFUSED), "{name}: {attempt}: {outcome}");
         }

@@ -6,7 +6,7 @@ use std::process::Command;
 use libtest_mimic::{Completion, Failed};
 
 use crate::machine::{self, Files, Machine, Network};
-use crate::{DAEMONS, Outcome, is_installed, repository, skipped};
+use crate::{NICS, Outcome, PROGRAMS, is_installed, repository, skipped};
 
 /// The capabilities that the unit gives, as /proc shows them, and what the control loop has kept of them once it serves.
 const GIVEN: &str = "CapBnd:\t000000c000003000";
@@ -22,10 +22,30 @@ pub(crate) fn differ_in_names_only() -> Outcome {
             if name == "clientnic" { ["ClientNIC", "the client's"] } else { ["ServerNIC", "the server's"] };
         let text = text.replace(side[0], "NIC").replace(side[1], "one's");
         // Some sentences name both.
-        Ok::<_, Failed>(DAEMONS.iter().fold(text, |text, name| text.replace(name, "nic")))
+        Ok::<_, Failed>(NICS.iter().fold(text, |text, name| text.replace(name, "nic")))
     };
     for kind in ["service", "sysusers", "tmpfile"] {
         assert_eq!(text("clientnic", kind)?, text("servernic", kind)?, "{kind}");
+    }
+    Ok(Completion::Completed)
+}
+
+/// What the mirror's unit has in another way than the NICs', because it needs other things: less, but for AF_XDP's sockets.
+const OF_ITS_OWN: [&str; 4] =
+    ["ReadWritePaths=", "InaccessiblePaths=", "RestrictAddressFamilies=", "SystemCallFilter=bpf"];
+
+pub(crate) fn forbids_no_less() -> Outcome {
+    let forbidden = |name: &str| {
+        let text = fs::read_to_string(repository(&format!("deploy/systemd/{name}.service")))?;
+        let (_, rest) = text.split_once("# -- What it may not.").unwrap_or_default();
+        let lines = rest.lines().take_while(|line| !line.starts_with('['));
+        Ok::<Vec<String>, Failed>(lines.filter(|line| line.contains('=')).map(str::to_owned).collect())
+    };
+    let (nic, mirror) = (forbidden("clientnic")?, forbidden("mirror")?);
+    assert!(nic.len() > 20, "{nic:?}");
+    for line in nic {
+        let is_its_own = OF_ITS_OWN.iter().any(|start| line.starts_with(start));
+        assert!(is_its_own || mirror.contains(&line), "the mirror's unit lacks {line}");
     }
     Ok(Completion::Completed)
 }
@@ -35,7 +55,7 @@ pub(crate) fn verified() -> Outcome {
         return skipped("systemd-analyze is not installed");
     }
     let folder = tempfile::tempdir()?;
-    for name in DAEMONS {
+    for name in PROGRAMS {
         let unit = folder.path().join(format!("{name}.service"));
         let text = fs::read_to_string(repository(&format!("deploy/systemd/{name}.service")))?;
         // Some program that exists, where no daemon is installed.
@@ -46,7 +66,8 @@ pub(crate) fn verified() -> Outcome {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && said.is_empty(), "{name}: {said}");
         // notify-reload.conf is for a later systemd than some have.
-        for drop_in in ["credential", "no-offload"] {
+        let drop_ins: &[&str] = if NICS.contains(&name) { &["credential", "no-offload"] } else { &[] };
+        for drop_in in drop_ins {
             let place = folder.path().join(format!("{name}.service.d"));
             fs::create_dir_all(&place)?;
             let original = repository(&format!("deploy/systemd/drop-ins/{drop_in}.conf"));
