@@ -113,12 +113,31 @@ impl Links {
     /// # Errors
     /// [`LinkError`]; needs `CAP_NET_ADMIN` in both namespaces.
     pub fn add_veth(near: VethEnd<'_>, far: VethEnd<'_>, mtu: u32) -> Result<(), LinkError> {
+        Self::add_veth_of_queues(near, far, mtu, 1)
+    }
+
+    /// As [`Links::add_veth`], each end with `queues` queues to send and as many to receive (1–4,096). A packet arrives by the
+    /// queue of the number by which it was sent, which the kernel chooses by its flow.
+    ///
+    /// # Errors
+    /// As [`Links::add_veth`].
+    pub fn add_veth_of_queues(
+        near: VethEnd<'_>,
+        far: VethEnd<'_>,
+        mtu: u32,
+        queues: u32,
+    ) -> Result<(), LinkError> {
+        let (send, receive) = (LinkAttribute::NumTxQueues(queues), LinkAttribute::NumRxQueues(queues));
         let peer = LinkUnspec::new_with_name(far.name)
             .mtu(mtu)
             .setns_by_fd(far.namespace.as_fd().as_raw_fd())
+            .append_extra_attribute(send.clone())
+            .append_extra_attribute(receive.clone())
             .build();
         let message = LinkVeth::new(near.name, far.name)
             .mtu(mtu)
+            .append_extra_attribute(send)
+            .append_extra_attribute(receive)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .build();
         let links = Self::open(near.namespace)?;

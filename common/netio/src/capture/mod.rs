@@ -184,15 +184,26 @@ impl Capture {
         Self::open_group_for(interface, program, &tunnels::spread(), options, count)
     }
 
-    /// Opens a capture by AF_XDP of what arrives on `interface` for the tunnels' ports in `options`; see [`crate::xdp`] for
-    /// what it leaves to the kernel. What is known of checksums is nothing, so packets say that theirs may be partial.
+    /// Opens `count` captures by AF_XDP of what arrives on `interface` for the tunnels' ports in `options`, each for its share
+    /// of the receive queues ([`xdp::Receiver::open_group`]); see [`crate::xdp`] for what they leave to the kernel. What is
+    /// known of checksums is nothing, so packets say that theirs may be partial.
     ///
     /// # Errors
     /// [`XdpError`] says what is missing.
-    pub fn open_tunnels_xdp(interface: &str, options: &xdp::Options) -> Result<Self, XdpError> {
-        let socket = Socket::Xdp(Box::new(redirected::Redirected::open(interface, options)?));
-        let interface = interface.to_owned();
-        Ok(Self { interface, link_header: 0, socket, batch: Batch::new(0), failed: false })
+    pub fn open_tunnels_xdp(
+        interface: &str,
+        options: &xdp::Options,
+        count: usize,
+    ) -> Result<Vec<Self>, XdpError> {
+        let capture = |redirected| Self {
+            interface: interface.to_owned(),
+            link_header: 0,
+            socket: Socket::Xdp(Box::new(redirected)),
+            batch: Batch::new(0),
+            failed: false,
+        };
+        let sockets = redirected::Redirected::open_group(interface, options, count)?;
+        Ok(sockets.into_iter().map(capture).collect())
     }
 
     /// Says in one line how packets are captured.

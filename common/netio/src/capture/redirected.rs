@@ -1,4 +1,4 @@
-//! The AF_XDP backend, for tunnels only: all its sockets as one capture.
+//! The AF_XDP backend, for tunnels only: the sockets of one receiver as one capture.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -19,8 +19,17 @@ pub(super) struct Redirected {
 }
 
 impl Redirected {
-    pub(super) fn open(interface: &str, options: &Options) -> Result<Self, XdpError> {
-        let receiver = Receiver::open(interface, options)?;
+    /// Opens `count` captures that share the interface's receive queues.
+    pub(super) fn open_group(
+        interface: &str,
+        options: &Options,
+        count: usize,
+    ) -> Result<Vec<Self>, XdpError> {
+        let receivers = Receiver::open_group(interface, options, count)?;
+        receivers.into_iter().map(|receiver| Self::of(receiver, interface)).collect()
+    }
+
+    fn of(receiver: Receiver, interface: &str) -> Result<Self, XdpError> {
         let failed = |call| {
             let interface = interface.to_owned();
             move |source: rustix::io::Errno| XdpError::System { call, interface, source: source.into() }
@@ -51,15 +60,14 @@ impl Redirected {
 
     /// Counts and tells what was lost; returns whether the interface is still there.
     pub(super) fn check(&mut self, counters: &IoCounters) -> bool {
-        let Err(fault) = self.receiver.check(counters) else { return true };
-        match fault {
-            Fault::Gone => return false,
-            Fault::TooLong { packets } => counters.received_truncated.add(packets),
-            Fault::Unserved { packets } => counters.received_overflow.add(packets),
-            Fault::Silent { .. } | Fault::Lost { .. } => {}
+        match self.receiver.check(counters) {
+            Ok(()) => true,
+            Err(Fault::Gone) => false,
+            Err(fault) => {
+                tracing::warn!(interface = self.receiver.interface(), "{fault}");
+                true
+            }
         }
-        tracing::warn!(interface = self.receiver.interface(), "{fault}");
-        true
     }
 }
 
