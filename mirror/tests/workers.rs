@@ -103,8 +103,8 @@ fn workers_with_queues_of_their_own_forward_everything() {
 
 #[test]
 fn more_workers_than_queues_are_told_what_to_do() {
-    const WHY: &str = "2 workers need a receive queue each, and interface 'in0' has 1: make the veth with more (`ip link add \
-                       ... numrxqueues N`), or, if it was, `ethtool -L in0 rx N`; or ask for at most 1";
+    const WHY: &str = "2 workers need a receive queue each, and interface 'in0' has 1: `ethtool -L in0 rx N`, and tx N on \
+         the veth's peer, or, if that is refused, a veth made with more (`ip link add ... numrxqueues N`); or ask for at most 1";
     let Some(site) = Site::new() else { return };
     let (_files, configuration) = files(2);
     let start = |backend| {

@@ -66,5 +66,5 @@ fn redirected(interface: &str, ports: &[u16], workers: usize) -> anyhow::Result<
         format!("packets at this MTU do not fit into its frames; lower the MTU to {most} bytes")
     })?;
     let options = xdp::Options { ports: ports.to_vec(), frame_size, ..xdp::Options::default() };
-    Ok(Capture::open_tunnels_xdp(interface, &options, workers)?)
+    Ok(Capture::open_tunnels_xdp_group(interface, &options, workers)?)
 }

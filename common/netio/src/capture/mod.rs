@@ -184,26 +184,34 @@ impl Capture {
         Self::open_group_for(interface, program, &tunnels::spread(), options, count)
     }
 
-    /// Opens `count` captures by AF_XDP of what arrives on `interface` for the tunnels' ports in `options`, each for its share
-    /// of the receive queues ([`xdp::Receiver::open_group`]); see [`crate::xdp`] for what they leave to the kernel. What is
-    /// known of checksums is nothing, so packets say that theirs may be partial.
+    /// Opens a capture by AF_XDP of what arrives on `interface` for the tunnels' ports in `options`; see [`crate::xdp`] for
+    /// what it leaves to the kernel. What is known of checksums is nothing, so packets say that theirs may be partial.
     ///
     /// # Errors
     /// [`XdpError`] says what is missing.
-    pub fn open_tunnels_xdp(
+    pub fn open_tunnels_xdp(interface: &str, options: &xdp::Options) -> Result<Self, XdpError> {
+        let receiver = xdp::Receiver::open(interface, options)?;
+        Self::of_redirected(interface, receiver)
+    }
+
+    /// Opens `count` captures that share what [`Capture::open_tunnels_xdp`] takes: each gets what comes by its share of the
+    /// receive queues ([`xdp::Receiver::open_group`]).
+    ///
+    /// # Errors
+    /// As [`Capture::open_tunnels_xdp`]; [`XdpError::TooFewQueues`] unless each gets a queue.
+    pub fn open_tunnels_xdp_group(
         interface: &str,
         options: &xdp::Options,
         count: usize,
     ) -> Result<Vec<Self>, XdpError> {
-        let capture = |redirected| Self {
-            interface: interface.to_owned(),
-            link_header: 0,
-            socket: Socket::Xdp(Box::new(redirected)),
-            batch: Batch::new(0),
-            failed: false,
-        };
-        let sockets = redirected::Redirected::open_group(interface, options, count)?;
-        Ok(sockets.into_iter().map(capture).collect())
+        let receivers = xdp::Receiver::open_group(interface, options, count)?;
+        receivers.into_iter().map(|receiver| Self::of_redirected(interface, receiver)).collect()
+    }
+
+    fn of_redirected(interface: &str, receiver: xdp::Receiver) -> Result<Self, XdpError> {
+        let socket = Socket::Xdp(Box::new(redirected::Redirected::new(receiver)?));
+        let interface = interface.to_owned();
+        Ok(Self { interface, link_header: 0, socket, batch: Batch::new(0), failed: false })
     }
 
     /// Says in one line how packets are captured.

@@ -6,7 +6,7 @@ use rtt0_core::packet::{Offload, Packet};
 use rustix::event::epoll;
 
 use crate::counters::IoCounters;
-use crate::xdp::{Fault, Options, Receiver, XdpError};
+use crate::xdp::{Fault, Receiver, XdpError};
 
 /// Frames in AF_XDP sockets say nothing about their checksums, so that any may be partial.
 const UNKNOWN: Offload = Offload { needs_csum: true, gso_size: 0 };
@@ -19,19 +19,11 @@ pub(super) struct Redirected {
 }
 
 impl Redirected {
-    /// Opens `count` captures that share the interface's receive queues.
-    pub(super) fn open_group(
-        interface: &str,
-        options: &Options,
-        count: usize,
-    ) -> Result<Vec<Self>, XdpError> {
-        let receivers = Receiver::open_group(interface, options, count)?;
-        receivers.into_iter().map(|receiver| Self::of(receiver, interface)).collect()
-    }
-
-    fn of(receiver: Receiver, interface: &str) -> Result<Self, XdpError> {
+    /// Makes one descriptor to wait for of the receiver's sockets, epoll(7).
+    pub(super) fn new(receiver: Receiver) -> Result<Self, XdpError> {
+        let interface = receiver.interface().to_owned();
         let failed = |call| {
-            let interface = interface.to_owned();
+            let interface = interface.clone();
             move |source: rustix::io::Errno| XdpError::System { call, interface, source: source.into() }
         };
         let any = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed("epoll_create1"))?;

@@ -109,7 +109,8 @@ fn shares(queues: &[u32], receivers: usize) -> Option<Vec<Vec<u32>>> {
 fn more_queues(interface: &str) -> String {
     if ethtool::driver(interface).as_deref() == Some("veth") {
         return format!(
-            "make the veth with more (`ip link add ... numrxqueues N`), or, if it was, `ethtool -L {interface} rx N`"
+            "`ethtool -L {interface} rx N`, and tx N on the veth's peer, or, if that is refused, a veth made with more (`ip link \
+             add ... numrxqueues N`)"
         );
     }
     format!("`ethtool -L {interface} combined N` sets how many there are (`ethtool -l` shows the most)")

@@ -188,8 +188,8 @@ fn more_receivers_than_queues_are_refused() {
     let error = open_group(&right, &options(Mode::Auto), 2).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "2 workers need a receive queue each, and interface 'right0' has 1: make the veth with more (`ip link add ... \
-         numrxqueues N`), or, if it was, `ethtool -L right0 rx N`; or ask for at most 1"
+        "2 workers need a receive queue each, and interface 'right0' has 1: `ethtool -L right0 rx N`, and tx N on \
+         the veth's peer, or, if that is refused, a veth made with more (`ip link add ... numrxqueues N`); or ask for at most 1"
     );
     assert_eq!(Links::open(&right).unwrap().xdp_programs("right0").unwrap(), []);
 }

@@ -16,7 +16,9 @@ fn every_queue_has_a_socket() {
         pair_of_queues(&left, &right, 3);
         let mut receiver = open(&right, &options(mode)).unwrap();
         assert!(
-            receiver.describe().contains("queues 0,1,2, each with 2048 frames"),
+            receiver
+                .describe()
+                .contains("queues 0,1,2, each with 2048 frames of 2048 bytes, 12288 KiB in all"),
             "{}",
             receiver.describe()
         );
