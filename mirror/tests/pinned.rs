@@ -38,8 +38,5 @@ fn each_packet_thread_has_its_processor() {
     let daemon = Daemon::start(program, &site.middle, &configuration, &[]);
     let expected = ["packets-0", "packets-1"].map(|name| (name.to_owned(), "0".to_owned()));
     assert_eq!(allowed(daemon.id()), expected);
-    // Several workers share by AF_PACKET, and the reason is told.
-    let counted = daemon.end();
-    assert!(counted.backend.starts_with("AF_PACKET"), "{}", counted.backend);
-    assert!(counted.backend.contains("it serves one worker, and 2 are asked for"), "{}", counted.backend);
+    daemon.end();
 }

@@ -17,7 +17,8 @@ static void *(*map_lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_lo
 static long (*redirect_map)(void *map, __u64 key, __u64 flags) = (void *)BPF_FUNC_redirect_map;
 
 enum { QUEUES = 64, PORTS = 65536, BITS = 64 };
-enum { SEEN, REDIRECTED, PASSED, UNSERVED, TOO_LONG, COUNTERS };
+// What is redirected is counted for each queue, so that it can be held against what has come to that queue's socket.
+enum { SEEN, PASSED, UNSERVED, TOO_LONG, REDIRECTED, COUNTERS = REDIRECTED + QUEUES };
 
 // One socket for each receive queue.
 struct {
@@ -104,9 +105,11 @@ SECTION("xdp") int rtt0_mirror(struct xdp_md *context)
 	if (!largest || end - frame > *largest)
 		return count(TOO_LONG, XDP_PASS);
 	// What is returned where no socket has the queue stands in the lower bits of the flags.
-	if (redirect_map(&rtt0_mirror_xsk, context->rx_queue_index, XDP_PASS) != XDP_REDIRECT)
+	__u32 queue = context->rx_queue_index;
+	if (redirect_map(&rtt0_mirror_xsk, queue, XDP_PASS) != XDP_REDIRECT)
 		return count(UNSERVED, XDP_PASS);
-	return count(REDIRECTED, XDP_REDIRECT);
+	// The map has no socket beyond its last queue, so the counter is there.
+	return count(REDIRECTED + queue, XDP_REDIRECT);
 }
 
 char terms[] SECTION("license") = "Dual MIT/GPL";

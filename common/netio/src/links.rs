@@ -113,14 +113,37 @@ impl Links {
     /// # Errors
     /// [`LinkError`]; needs `CAP_NET_ADMIN` in both namespaces.
     pub fn add_veth(near: VethEnd<'_>, far: VethEnd<'_>, mtu: u32) -> Result<(), LinkError> {
-        let peer = LinkUnspec::new_with_name(far.name)
-            .mtu(mtu)
-            .setns_by_fd(far.namespace.as_fd().as_raw_fd())
-            .build();
-        let message = LinkVeth::new(near.name, far.name)
-            .mtu(mtu)
-            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-            .build();
+        Self::add_veth_with(near, far, mtu, &[])
+    }
+
+    /// As [`Links::add_veth`], each end with `queues` queues to send and as many to receive (1–4,096). A packet arrives by the
+    /// queue of the number by which it was sent, which the kernel chooses by its flow.
+    ///
+    /// # Errors
+    /// As [`Links::add_veth`].
+    pub fn add_veth_of_queues(
+        near: VethEnd<'_>,
+        far: VethEnd<'_>,
+        mtu: u32,
+        queues: u32,
+    ) -> Result<(), LinkError> {
+        let both = [LinkAttribute::NumTxQueues(queues), LinkAttribute::NumRxQueues(queues)];
+        Self::add_veth_with(near, far, mtu, &both)
+    }
+
+    /// Makes a veth pair with the same attributes at both ends.
+    fn add_veth_with(
+        near: VethEnd<'_>,
+        far: VethEnd<'_>,
+        mtu: u32,
+        both: &[LinkAttribute],
+    ) -> Result<(), LinkError> {
+        let peer =
+            LinkUnspec::new_with_name(far.name).mtu(mtu).setns_by_fd(far.namespace.as_fd().as_raw_fd());
+        let peer = both.iter().cloned().fold(peer, LinkMessageBuilder::append_extra_attribute).build();
+        let own =
+            LinkVeth::new(near.name, far.name).mtu(mtu).set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
+        let message = both.iter().cloned().fold(own, LinkMessageBuilder::append_extra_attribute).build();
         let links = Self::open(near.namespace)?;
         let request = links.handle.link().add(message).execute();
         links

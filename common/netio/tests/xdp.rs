@@ -3,6 +3,8 @@
 
 mod rig;
 
+#[path = "xdp/group.rs"]
+mod group;
 #[path = "xdp/life.rs"]
 mod life;
 #[path = "xdp/queues.rs"]
@@ -12,7 +14,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use rig::{End, eventually, frame_sender, join, namespaces};
+use rig::{End, eventually, frame_sender, join, join_by_queues, namespaces};
 use rtt0_netio::counters::IoCounters;
 use rtt0_netio::links::Links;
 use rtt0_netio::netns::Namespace;
@@ -30,12 +32,21 @@ fn options(mode: Mode) -> Options {
     Options { ports: vec![VXLAN, 6081], mode, ..Options::default() }
 }
 
-fn pair(left: &Namespace, right: &Namespace, mtu: u32) {
-    join(
+fn ends<'a>(left: &'a Namespace, right: &'a Namespace) -> [End<'a>; 2] {
+    [
         End { namespace: left, link: "left0", v4: LEFT, v6: LEFT6 },
         End { namespace: right, link: "right0", v4: RIGHT, v6: RIGHT6 },
-        mtu,
-    );
+    ]
+}
+
+fn pair(left: &Namespace, right: &Namespace, mtu: u32) {
+    let [near, far] = ends(left, right);
+    join(near, far, mtu);
+}
+
+fn pair_of_queues(left: &Namespace, right: &Namespace, queues: u32) {
+    let [near, far] = ends(left, right);
+    join_by_queues(near, far, 1500, queues);
 }
 
 fn open(namespace: &Namespace, options: &Options) -> Result<Receiver, XdpError> {

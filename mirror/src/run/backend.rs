@@ -1,6 +1,6 @@
 //! Which way packets are captured, and why.
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use rtt0_netio::capture::{self, Capture, CaptureOptions};
 use rtt0_netio::interface;
 use rtt0_netio::xdp;
@@ -61,11 +61,10 @@ fn sockets(
 }
 
 fn redirected(interface: &str, ports: &[u16], workers: usize) -> anyhow::Result<Vec<Capture>> {
-    ensure!(workers == 1, "it serves one worker, and {workers} are asked for");
     let frame_size = xdp::frame_size_for(interface::by_name(interface)?.mtu()?).with_context(|| {
         let most = xdp::LARGEST_MTU;
         format!("packets at this MTU do not fit into its frames; lower the MTU to {most} bytes")
     })?;
     let options = xdp::Options { ports: ports.to_vec(), frame_size, ..xdp::Options::default() };
-    Ok(vec![Capture::open_tunnels_xdp(interface, &options)?])
+    Ok(Capture::open_tunnels_xdp_group(interface, &options, workers)?)
 }

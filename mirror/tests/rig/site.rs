@@ -44,22 +44,27 @@ pub struct Site {
 impl Site {
     /// Makes it; `None`, with a word on why, if that needs privileges this process lacks.
     pub fn new() -> Option<Self> {
+        Self::of_queues(1)
+    }
+
+    /// As [`Site::new`]; packets arrive at `in0` by so many queues, each by that of its flow.
+    pub fn of_queues(queues: u32) -> Option<Self> {
         match namespace() {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 println!("skipped: needs CAP_SYS_ADMIN and CAP_NET_ADMIN");
                 None
             }
-            source => Some(Self::of(source.unwrap())),
+            source => Some(Self::of(source.unwrap(), queues)),
         }
     }
 
-    fn of(source: Namespace) -> Self {
+    fn of(source: Namespace, queues: u32) -> Self {
         let [middle, analyser, elsewhere] = std::array::from_fn(|_| namespace().unwrap());
         let site = Self { source, middle, analyser, elsewhere };
         // What the tunnel adds to 1500 bytes has room.
-        join((&site.source, "src0"), (&site.middle, "in0"), 1600);
-        join((&site.middle, "out0"), (&site.analyser, "ana0"), 1500);
-        join((&site.middle, "else0"), (&site.elsewhere, "far0"), 1500);
+        join((&site.source, "src0"), (&site.middle, "in0"), 1600, queues);
+        join((&site.middle, "out0"), (&site.analyser, "ana0"), 1500, 1);
+        join((&site.middle, "else0"), (&site.elsewhere, "far0"), 1500, 1);
         let links = |namespace| Links::open(namespace).unwrap();
         let (source, middle) = (links(&site.source), links(&site.middle));
         let (analyser, elsewhere) = (links(&site.analyser), links(&site.elsewhere));
@@ -142,9 +147,9 @@ fn namespace() -> io::Result<Namespace> {
 
 /// Joins two namespaces by a veth pair that is up, and leaves nothing to offloads: what one end sends is on the wire as the
 /// other sees it, checksums included, as from a real link.
-fn join(near: (&Namespace, &str), far: (&Namespace, &str), mtu: u32) {
+fn join(near: (&Namespace, &str), far: (&Namespace, &str), mtu: u32, queues: u32) {
     let end = |(namespace, name)| VethEnd { namespace, name };
-    Links::add_veth(end(near), end(far), mtu).unwrap();
+    Links::add_veth_of_queues(end(near), end(far), mtu, queues).unwrap();
     for (namespace, name) in [near, far] {
         namespace.enter(|| offload::write(name, Offloads::NONE)).unwrap().unwrap();
         Links::open(namespace).unwrap().bring_up(name).unwrap();

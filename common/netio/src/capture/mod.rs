@@ -190,7 +190,26 @@ impl Capture {
     /// # Errors
     /// [`XdpError`] says what is missing.
     pub fn open_tunnels_xdp(interface: &str, options: &xdp::Options) -> Result<Self, XdpError> {
-        let socket = Socket::Xdp(Box::new(redirected::Redirected::open(interface, options)?));
+        let receiver = xdp::Receiver::open(interface, options)?;
+        Self::of_redirected(interface, receiver)
+    }
+
+    /// Opens `count` captures that share what [`Capture::open_tunnels_xdp`] takes: each gets what comes by its share of the
+    /// receive queues ([`xdp::Receiver::open_group`]).
+    ///
+    /// # Errors
+    /// As [`Capture::open_tunnels_xdp`]; [`XdpError::TooFewQueues`] unless each gets a queue.
+    pub fn open_tunnels_xdp_group(
+        interface: &str,
+        options: &xdp::Options,
+        count: usize,
+    ) -> Result<Vec<Self>, XdpError> {
+        let receivers = xdp::Receiver::open_group(interface, options, count)?;
+        receivers.into_iter().map(|receiver| Self::of_redirected(interface, receiver)).collect()
+    }
+
+    fn of_redirected(interface: &str, receiver: xdp::Receiver) -> Result<Self, XdpError> {
+        let socket = Socket::Xdp(Box::new(redirected::Redirected::new(receiver)?));
         let interface = interface.to_owned();
         Ok(Self { interface, link_header: 0, socket, batch: Batch::new(0), failed: false })
     }

@@ -1,4 +1,4 @@
-//! The AF_XDP backend, for tunnels only: all its sockets as one capture.
+//! The AF_XDP backend, for tunnels only: the sockets of one receiver as one capture.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -6,7 +6,7 @@ use rtt0_core::packet::{Offload, Packet};
 use rustix::event::epoll;
 
 use crate::counters::IoCounters;
-use crate::xdp::{Fault, Options, Receiver, XdpError};
+use crate::xdp::{Fault, Receiver, XdpError};
 
 /// Frames in AF_XDP sockets say nothing about their checksums, so that any may be partial.
 const UNKNOWN: Offload = Offload { needs_csum: true, gso_size: 0 };
@@ -19,10 +19,11 @@ pub(super) struct Redirected {
 }
 
 impl Redirected {
-    pub(super) fn open(interface: &str, options: &Options) -> Result<Self, XdpError> {
-        let receiver = Receiver::open(interface, options)?;
+    /// Makes one descriptor to wait for of the receiver's sockets, epoll(7).
+    pub(super) fn new(receiver: Receiver) -> Result<Self, XdpError> {
+        let interface = receiver.interface().to_owned();
         let failed = |call| {
-            let interface = interface.to_owned();
+            let interface = interface.clone();
             move |source: rustix::io::Errno| XdpError::System { call, interface, source: source.into() }
         };
         let any = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed("epoll_create1"))?;
@@ -51,15 +52,14 @@ impl Redirected {
 
     /// Counts and tells what was lost; returns whether the interface is still there.
     pub(super) fn check(&mut self, counters: &IoCounters) -> bool {
-        let Err(fault) = self.receiver.check(counters) else { return true };
-        match fault {
-            Fault::Gone => return false,
-            Fault::TooLong { packets } => counters.received_truncated.add(packets),
-            Fault::Unserved { packets } => counters.received_overflow.add(packets),
-            Fault::Silent { .. } | Fault::Lost { .. } => {}
+        match self.receiver.check(counters) {
+            Ok(()) => true,
+            Err(Fault::Gone) => false,
+            Err(fault) => {
+                tracing::warn!(interface = self.receiver.interface(), "{fault}");
+                true
+            }
         }
-        tracing::warn!(interface = self.receiver.interface(), "{fault}");
-        true
     }
 }
 

@@ -160,6 +160,21 @@ pub enum XdpError {
         /// How many queues it has.
         present: u32,
     },
+    /// There are more receivers than queues, and one without a queue would receive nothing.
+    #[error(
+        "{receivers} workers need a receive queue each, and interface '{interface}' has {queues}: {remedy}; or ask for at most \
+         {queues}"
+    )]
+    TooFewQueues {
+        /// The interface's name.
+        interface: String,
+        /// How many queues are there to be served.
+        queues: usize,
+        /// How many receivers are asked for, each for a worker.
+        receivers: usize,
+        /// How to get more queues.
+        remedy: String,
+    },
     /// The kernel does not take the program or a map.
     #[error("the kernel does not take the XDP program: {0}")]
     Program(String),

@@ -4,9 +4,14 @@
 //! each receive queue, and everything else to the kernel:
 //!
 //! ```text
-//!  driver ──▶ XDP program ─┬─ UDP to a tunnel's port ──▶ socket of the queue ──▶ Receiver
+//!  driver ──▶ XDP program ─┬─ UDP to a tunnel's port ──▶ socket of the queue ──▶ Receiver of the socket
 //!                          └─ anything else, and what no socket can take ──▶ kernel
 //! ```
+//!
+//! One [`Receiver`] has all the sockets, or several ([`Receiver::open_group`], for a thread each) share them: the queue of rank
+//! i is that of receiver i modulo their number. They share the program and nothing else; each socket has memory and rings of
+//! its own. Which queue a packet comes by is the NIC's choice, by a hash of its addresses and, if it is told so
+//! (`ethtool -N INTERFACE rx-flow-hash udp4 sdfn`), its ports.
 //!
 //! The kernel sees nothing of what is redirected: neither its firewall nor a packet socket. Program and sockets are held by
 //! descriptors alone, so that nothing stays whichever way the process ends.
@@ -26,6 +31,7 @@
 
 mod error;
 mod ethtool;
+mod group;
 mod link;
 mod mapping;
 mod occupied;
@@ -39,6 +45,7 @@ mod watch;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use rtt0_core::packet::{Offload, Packet};
 
@@ -51,9 +58,8 @@ pub use program::ProgramCounts;
 pub use watch::Fault;
 
 use crate::counters::IoCounters;
-use crate::interface::{self, Interface};
-use program::Program;
-use socket::{QueueSocket, Target};
+use group::Group;
+use socket::QueueSocket;
 use umem::Place;
 use watch::{Observed, Watch};
 
@@ -63,7 +69,7 @@ pub const MAX_BATCH: usize = 64;
 /// Length of an Ethernet header in bytes.
 const ETHERNET_HEADER: usize = 14;
 
-/// What the sockets have counted since the receiver was opened, all queues together.
+/// What the sockets have counted since the receiver was opened, all its queues together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SocketCounts {
     /// Packets that have come out of the rings.
@@ -84,18 +90,14 @@ struct Slot {
     place: Place,
 }
 
-/// An XDP program on one interface, its sockets, and the batch received last.
+/// The sockets of an interface's queues, or of some of them, and the batch received last; and the XDP program, which goes with
+/// the last receiver of the interface.
 #[derive(Debug)]
 pub struct Receiver {
-    // Ends first, so that nothing is redirected to sockets that are going.
-    program: Program,
+    // Ends first: nothing is redirected to sockets that are going, and the others of a group know.
+    group: Arc<Group>,
     sockets: Vec<QueueSocket>,
     interface: String,
-    is_generic: bool,
-    /// Why it is not native, if that was tried.
-    not_native: Option<Missing>,
-    frames: u32,
-    frame_size: u32,
     slots: Vec<Slot>,
     /// The socket that is asked first next time.
     first: usize,
@@ -114,44 +116,33 @@ impl Receiver {
     /// # Errors
     /// [`XdpError`]; then nothing has changed. Needs `CAP_NET_RAW`, `CAP_NET_ADMIN` and `CAP_BPF`.
     pub fn open(interface: &str, options: &Options) -> Result<Self, XdpError> {
-        options.check()?;
-        let device = interface::by_name(interface)
-            .map_err(|_| XdpError::UnknownInterface { interface: interface.to_owned() })?;
-        if !interface::has_ethernet(interface) {
-            return Err(XdpError::NoEthernet { interface: interface.to_owned() });
-        }
-        let missing = probe::missing();
-        if !missing.is_empty() {
-            return Err(XdpError::Missing(missing));
-        }
-        occupied::check(interface)?;
-        let queues = options.queues(interface, ethtool::receive_queues(interface, device.index))?;
-        let frames = options.frames(queues.len());
-        let mut program = Program::load(&options.ports, options.largest())?;
-        let (is_generic, not_native) = attach(&mut program, &device, options.mode)?;
-        let frame_size = options.frame_size;
-        let target = Target { interface, index: device.index, is_generic, frames, frame_size };
-        let mut sockets = Vec::with_capacity(queues.len());
-        for queue in queues {
-            let socket = QueueSocket::open(&target, queue)?;
-            program.serve(queue, socket.as_fd())?;
-            sockets.push(socket);
-        }
-        Ok(Self {
-            program,
+        let (group, shares) = Group::open(interface, options, 1)?;
+        Ok(Self::new(group, shares.into_iter().flatten().collect(), interface))
+    }
+
+    /// Attaches the program to `interface` of the calling thread's network namespace, and opens `count` receivers that share
+    /// its queues, for a thread each. The memory in `options` is that of all together.
+    ///
+    /// # Errors
+    /// As [`Receiver::open`]; [`XdpError::TooFewQueues`] unless each gets a queue.
+    pub fn open_group(interface: &str, options: &Options, count: usize) -> Result<Vec<Self>, XdpError> {
+        let (group, shares) = Group::open(interface, options, count)?;
+        let receiver = |sockets| Self::new(Arc::clone(&group), sockets, interface);
+        Ok(shares.into_iter().map(receiver).collect())
+    }
+
+    fn new(group: Arc<Group>, sockets: Vec<QueueSocket>, interface: &str) -> Self {
+        Self {
+            group,
             sockets,
             interface: interface.to_owned(),
-            is_generic,
-            not_native,
-            frames,
-            frame_size,
             slots: Vec::with_capacity(MAX_BATCH),
             first: 0,
             taken: 0,
             dropped: 0,
             watch: Watch::default(),
             is_gone: false,
-        })
+        }
     }
 
     /// Returns the interface's name.
@@ -159,28 +150,9 @@ impl Receiver {
         &self.interface
     }
 
-    /// Returns one line on how packets are received, and why not better.
+    /// Returns one line on how packets are received, by all receivers of the group, and why not better.
     pub fn describe(&self) -> String {
-        let mode = if self.is_generic { "generic (kernel stack)" } else { "native (driver)" };
-        let queues: Vec<_> = self.sockets.iter().map(|socket| socket.queue.to_string()).collect();
-        let without_copy = self.sockets.iter().filter(|socket| socket.is_zero_copy()).count();
-        let copies = match without_copy {
-            0 if self.is_generic => "copied",
-            0 => "copied, since the driver has no zero copy here",
-            all if all == self.sockets.len() => "zero copy",
-            _ => "zero copy on some queues",
-        };
-        let mut line = format!(
-            "AF_XDP on {}: {mode}, {copies}; queues {}, each with {} frames of {} bytes",
-            self.interface,
-            queues.join(","),
-            self.frames,
-            self.frame_size
-        );
-        if let Some(reason) = &self.not_native {
-            line += &format!("; not native: {reason}");
-        }
-        line
+        self.group.description.clone()
     }
 
     /// Replaces the batch by what is queued, without waiting; the frames of the last batch are the kernel's again. Returns
@@ -245,12 +217,12 @@ impl Receiver {
         self.sockets.iter().map(AsFd::as_fd)
     }
 
-    /// Returns what the program has counted.
+    /// Returns what the program has counted, of the whole interface.
     ///
     /// # Errors
     /// The kernel's.
     pub fn program_counts(&self) -> io::Result<ProgramCounts> {
-        self.program.counts()
+        self.group.program.counts()
     }
 
     /// Returns what the sockets have counted.
@@ -268,8 +240,10 @@ impl Receiver {
         Ok(counts)
     }
 
-    /// Adds what the sockets have dropped since the last call to [`IoCounters::received_overflow`], and looks whether what
-    /// the program redirects arrives. May be called every second; two calls have to be at least a millisecond apart.
+    /// Counts what was not received since the last call: in [`IoCounters::received_overflow`] what the sockets have dropped and
+    /// what came by a queue without a socket, in [`IoCounters::received_truncated`] what is longer than a frame. What the
+    /// program has left to the kernel is counted by whichever receiver of a group looks first. Looks, too, whether what the
+    /// program redirects arrives. May be called every second; two calls have to be at least a millisecond apart.
     ///
     /// # Errors
     /// The worst [`Fault`] that has shown since the last call; after [`Fault::Gone`] nothing is ever received.
@@ -279,44 +253,19 @@ impl Receiver {
             return Err(Fault::Gone);
         }
         // The program's first: whatever it counts later may arrive meanwhile.
-        let (Ok(program), Ok(sockets)) = (self.program.counts(), self.socket_counts()) else { return Ok(()) };
+        let program = &self.group.program;
+        let redirected =
+            self.sockets.iter().map(|socket| program.redirected(socket.queue)).sum::<io::Result<u64>>();
+        let Ok(sockets) = self.socket_counts() else { return Ok(()) };
         let dropped = sockets.dropped + sockets.ring_full;
         counters.received_overflow.add(dropped.saturating_sub(self.dropped));
         self.dropped = dropped;
+        let (Ok(redirected), Ok(left)) = (redirected, self.group.newly_left()) else { return Ok(()) };
+        counters.received_overflow.add(left.unserved);
+        counters.received_truncated.add(left.too_long);
         let waiting: u64 = self.sockets.iter().map(QueueSocket::waiting).sum();
-        self.watch.judge(Observed { program, arrived: sockets.received + waiting + dropped })
+        self.watch.judge(Observed { redirected, arrived: sockets.received + waiting + dropped }, left)
     }
-}
-
-/// Attaches the program as `mode` says. Returns whether it is generic, and why not native if that was tried.
-fn attach(
-    program: &mut Program,
-    device: &Interface,
-    mode: Mode,
-) -> Result<(bool, Option<Missing>), XdpError> {
-    let failed = |source: io::Error| {
-        let interface = device.name.clone();
-        // Somebody has come in between.
-        match source.raw_os_error() {
-            Some(libc::EBUSY | libc::EEXIST) => occupied::check(&interface).err(),
-            _ => None,
-        }
-        .unwrap_or(XdpError::System { call: "bpf(BPF_LINK_CREATE)", interface, source })
-    };
-    let mut not_native = None;
-    if mode != Mode::Generic {
-        let Err(error) = program.attach(device.index, false) else { return Ok((false, None)) };
-        if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST | libc::EPERM | libc::ENODEV)) {
-            return Err(failed(error));
-        }
-        let missing = probe::native(&device.name, device.mtu().unwrap_or(0), &error);
-        if mode == Mode::Native {
-            return Err(missing.into());
-        }
-        not_native = Some(missing);
-    }
-    program.attach(device.index, true).map_err(failed)?;
-    Ok((true, not_native))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ pub const MOST_PORTS: usize = 64;
 pub const MOST_QUEUES: u32 = 64;
 /// What a frame may measure in bytes; 256 of them the kernel keeps free before the packet.
 pub const FRAME_SIZES: [u32; 2] = [2048, 4096];
-/// Most bytes of packet memory, all queues together.
+/// Most bytes of packet memory, all queues and all receivers of an interface together.
 pub const MOST_MEMORY: usize = 16 << 20;
 
 /// Bytes that the kernel keeps free at a frame's beginning (XDP_PACKET_HEADROOM).
@@ -54,8 +54,8 @@ pub struct Options {
     /// Bytes of a frame, one of [`FRAME_SIZES`]. Frames longer than that less 256 bytes, Ethernet header included, go to
     /// the kernel.
     pub frame_size: u32,
-    /// Bytes of packet memory for all queues together, at most [`MOST_MEMORY`]; each gets the same number of frames, a
-    /// power of two from 64 to 8192.
+    /// Bytes of packet memory for all queues together, whoever receives from them, at most [`MOST_MEMORY`]; each gets the
+    /// same number of frames, the largest power of two from 64 to 8192 that fits.
     pub memory: usize,
 }
 

@@ -9,6 +9,7 @@ use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::Xdp;
 
+use super::MOST_QUEUES;
 use super::error::XdpError;
 use super::link;
 
@@ -16,7 +17,14 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/mirror.bpf.o");
 /// Its name in the kernel.
 pub(super) const NAME: &str = "rtt0_mirror";
 
-/// What the program has done with the frames of its interface.
+/// Where the program counts what (`bpf/mirror.bpf.c`); behind these, what it has redirected from each queue.
+const SEEN: u32 = 0;
+const PASSED: u32 = 1;
+const UNSERVED: u32 = 2;
+const TOO_LONG: u32 = 3;
+const REDIRECTED: u32 = 4;
+
+/// What the program has done with the frames of its interface, all queues together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ProgramCounts {
     /// Frames that it has seen.
@@ -81,17 +89,34 @@ impl Program {
 
     /// Returns what it has done since it was loaded, all processors together.
     pub(super) fn counts(&self) -> io::Result<ProgramCounts> {
-        let read = |index| -> io::Result<u64> {
-            let values = self.counters.get(&index, 0).map_err(io::Error::other)?;
-            Ok(values.iter().sum())
-        };
         Ok(ProgramCounts {
-            seen: read(0)?,
-            redirected: read(1)?,
-            passed: read(2)?,
-            unserved: read(3)?,
-            too_long: read(4)?,
+            seen: self.count(SEEN)?,
+            redirected: (0..MOST_QUEUES).map(|queue| self.redirected(queue)).sum::<io::Result<u64>>()?,
+            passed: self.count(PASSED)?,
+            unserved: self.unserved()?,
+            too_long: self.too_long()?,
         })
+    }
+
+    /// Returns how many packets it has handed to the socket of a queue.
+    pub(super) fn redirected(&self, queue: u32) -> io::Result<u64> {
+        self.count(REDIRECTED + queue)
+    }
+
+    /// Returns [`ProgramCounts::unserved`].
+    pub(super) fn unserved(&self) -> io::Result<u64> {
+        self.count(UNSERVED)
+    }
+
+    /// Returns [`ProgramCounts::too_long`].
+    pub(super) fn too_long(&self) -> io::Result<u64> {
+        self.count(TOO_LONG)
+    }
+
+    /// One counter, all processors together.
+    fn count(&self, index: u32) -> io::Result<u64> {
+        let values = self.counters.get(&index, 0).map_err(io::Error::other)?;
+        Ok(values.iter().sum())
     }
 }
 

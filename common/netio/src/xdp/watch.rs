@@ -4,8 +4,6 @@
 //! not take the map, a driver has no room. The program has counted the packet, no socket has, and no counter of the kernel's
 //! shows it. So both ends are held against each other.
 
-use super::program::ProgramCounts;
-
 /// What a receiver is found to suffer from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
@@ -50,12 +48,20 @@ pub enum Fault {
     },
 }
 
-/// What both ends have counted since the beginning.
+/// What both ends of a receiver's queues have counted since the beginning.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Observed {
-    pub(super) program: ProgramCounts,
+    /// Packets that the program has handed to the queues' sockets.
+    pub(super) redirected: u64,
     /// Packets that have come to the sockets, those included that they have dropped for want of room.
     pub(super) arrived: u64,
+}
+
+/// Tunnels' packets that the program has left to the kernel since that was told last, of whatever queue.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Left {
+    pub(super) unserved: u64,
+    pub(super) too_long: u64,
 }
 
 /// Remembers what was counted before.
@@ -69,17 +75,13 @@ pub(super) struct Watch {
 impl Watch {
     /// Compares. What was redirected before the last call must have arrived by now: it takes microseconds, and calls are
     /// further apart.
-    pub(super) fn judge(&mut self, now: Observed) -> Result<(), Fault> {
-        let lost = self.before.program.redirected.saturating_sub(now.arrived);
+    pub(super) fn judge(&mut self, now: Observed, left: Left) -> Result<(), Fault> {
+        let lost = self.before.redirected.saturating_sub(now.arrived);
         let newly_lost = lost.saturating_sub(self.lost);
         let has_any = now.arrived != self.before.arrived;
-        let since = |count: fn(&ProgramCounts) -> u64| {
-            count(&now.program).saturating_sub(count(&self.before.program))
-        };
-        let (unserved, too_long) = (since(|counts| counts.unserved), since(|counts| counts.too_long));
         self.lost = self.lost.max(lost);
         self.before = now;
-        match (newly_lost, unserved, too_long) {
+        match (newly_lost, left.unserved, left.too_long) {
             (0, 0, 0) => Ok(()),
             (0, 0, packets) => Err(Fault::TooLong { packets }),
             (0, packets, _) => Err(Fault::Unserved { packets }),
@@ -93,39 +95,38 @@ impl Watch {
 mod tests {
     use super::*;
 
-    fn observed(redirected: u64, arrived: u64) -> Observed {
-        Observed { program: ProgramCounts { redirected, ..ProgramCounts::default() }, arrived }
+    fn judge(watch: &mut Watch, redirected: u64, arrived: u64) -> Result<(), Fault> {
+        watch.judge(Observed { redirected, arrived }, Left::default())
     }
 
     #[test]
     fn what_is_on_its_way_is_not_lost() {
         let mut watch = Watch::default();
-        assert_eq!(watch.judge(observed(10, 4)), Ok(()));
-        assert_eq!(watch.judge(observed(20, 10)), Ok(()));
-        assert_eq!(watch.judge(observed(20, 20)), Ok(()));
-        assert_eq!(watch.judge(observed(20, 20)), Ok(()));
+        for (redirected, arrived) in [(10, 4), (20, 10), (20, 20), (20, 20)] {
+            assert_eq!(judge(&mut watch, redirected, arrived), Ok(()));
+        }
     }
 
     #[test]
     fn silence_and_losses_are_told_once() {
         let mut watch = Watch::default();
-        assert_eq!(watch.judge(observed(7, 0)), Ok(()));
-        assert_eq!(watch.judge(observed(7, 0)), Err(Fault::Silent { redirected: 7 }));
-        assert_eq!(watch.judge(observed(17, 10)), Ok(()), "nothing new is lost");
-        assert_eq!(watch.judge(observed(27, 11)), Ok(()));
-        assert_eq!(watch.judge(observed(27, 18)), Err(Fault::Lost { lost: 2 }));
-        assert_eq!(watch.judge(observed(27, 18)), Ok(()));
+        assert_eq!(judge(&mut watch, 7, 0), Ok(()));
+        assert_eq!(judge(&mut watch, 7, 0), Err(Fault::Silent { redirected: 7 }));
+        assert_eq!(judge(&mut watch, 17, 10), Ok(()), "nothing new is lost");
+        assert_eq!(judge(&mut watch, 27, 11), Ok(()));
+        assert_eq!(judge(&mut watch, 27, 18), Err(Fault::Lost { lost: 2 }));
+        assert_eq!(judge(&mut watch, 27, 18), Ok(()));
     }
 
     #[test]
-    fn what_was_left_to_the_kernel_is_told() {
+    fn the_worst_is_told() {
         let mut watch = Watch::default();
-        let with = |unserved, too_long| Observed {
-            program: ProgramCounts { unserved, too_long, ..ProgramCounts::default() },
-            arrived: 0,
-        };
-        assert_eq!(watch.judge(with(3, 1)), Err(Fault::Unserved { packets: 3 }));
-        assert_eq!(watch.judge(with(3, 2)), Err(Fault::TooLong { packets: 1 }));
-        assert_eq!(watch.judge(with(3, 2)), Ok(()));
+        let left = |unserved, too_long| Left { unserved, too_long };
+        let none = Observed::default();
+        assert_eq!(watch.judge(none, left(3, 1)), Err(Fault::Unserved { packets: 3 }));
+        assert_eq!(watch.judge(none, left(0, 1)), Err(Fault::TooLong { packets: 1 }));
+        let some = Observed { redirected: 2, ..none };
+        assert_eq!(watch.judge(some, left(0, 0)), Ok(()));
+        assert_eq!(watch.judge(some, left(3, 1)), Err(Fault::Silent { redirected: 2 }));
     }
 }

@@ -46,10 +46,16 @@ pub struct End<'a> {
 
 /// Joins two ends by a veth pair, gives them their addresses (/24, /64) and brings them up.
 pub fn join(near: End<'_>, far: End<'_>, mtu: u32) {
-    Links::add_veth(
+    join_by_queues(near, far, mtu, 1);
+}
+
+/// As [`join`], each end with so many queues either way.
+pub fn join_by_queues(near: End<'_>, far: End<'_>, mtu: u32, queues: u32) {
+    Links::add_veth_of_queues(
         VethEnd { namespace: near.namespace, name: near.link },
         VethEnd { namespace: far.namespace, name: far.link },
         mtu,
+        queues,
     )
     .unwrap();
     for end in [near, far] {

@@ -12,7 +12,7 @@ use rtt0_netio::xdp::{Fault, Mode, Receiver};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::rig::{eventually, namespaces};
-use super::{LEFT, RIGHT, VXLAN, open, options, pair, payload, receive, udp};
+use super::{LEFT, RIGHT, VXLAN, open, options, pair, pair_of_queues, payload, receive, udp};
 
 /// Set for the child that [`holder`] is the body of.
 const HOLDER: &str = "RTT0_XDP_HOLDER";
@@ -46,15 +46,25 @@ fn holder() {
     if std::env::var_os(HOLDER).is_none() {
         return;
     }
-    let receiver = Receiver::open("right0", &options(Mode::Auto)).unwrap();
-    println!("{HOLDER} {}", receiver.describe());
+    let receivers = Receiver::open_group("right0", &options(Mode::Auto), 2).unwrap();
+    println!("{HOLDER} {}", receivers[0].describe());
+    for mut receiver in receivers {
+        std::thread::spawn(move || {
+            let counters = IoCounters::default();
+            loop {
+                receiver.receive(&counters);
+                let _ = receiver.check(&counters);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+    }
     std::thread::sleep(Duration::from_secs(60));
 }
 
 #[test]
 fn nothing_stays_of_a_killed_process() {
     let Some([left, right]) = namespaces() else { return };
-    pair(&left, &right, 1500);
+    pair_of_queues(&left, &right, 2);
     let start = || {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "life::holder", "--nocapture"])

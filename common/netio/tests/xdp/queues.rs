@@ -1,57 +1,24 @@
 //! A socket for each receive queue.
 
 use std::net::{IpAddr, UdpSocket};
-use std::process::Command;
 use std::time::Duration;
 
 use rtt0_netio::counters::IoCounters;
-use rtt0_netio::links::Links;
-use rtt0_netio::netns::Namespace;
 use rtt0_netio::xdp::{Fault, Mode, Options, XdpError};
 
 use super::rig::{eventually, namespaces};
-use super::{LEFT, RIGHT, VXLAN, open, options, pair, payload, receive, udp};
-
-/// Makes a pair of several queues, which needs ip(8); `false`, with a word on why, if that is not here.
-fn pair_of_queues(left: &Namespace, right: &Namespace, queues: &str) -> bool {
-    let ip = |namespace: &Namespace, arguments: &[&str]| {
-        let run = || Command::new("ip").args(arguments).status().is_ok_and(|status| status.success());
-        namespace.enter(run).unwrap()
-    };
-    pair(left, right, 1500);
-    Links::open(left).unwrap().remove("left0").unwrap();
-    let add = ["link", "add", "left0", "numrxqueues", queues, "numtxqueues", queues, "type", "veth"];
-    let peer = ["peer", "name", "right0", "numrxqueues", queues, "numtxqueues", queues];
-    // Both ends are made here, and the far one is moved by way of a process that is there.
-    let mut there = right.enter(|| Command::new("sleep").arg("60").spawn()).unwrap().unwrap();
-    let made = ip(left, &[&add[..], &peer[..]].concat())
-        && ip(left, &["link", "set", "right0", "netns", &there.id().to_string()]);
-    there.kill().unwrap();
-    there.wait().unwrap();
-    if !made {
-        println!("skipped: `ip link add ... numrxqueues {queues}` does not work here");
-        return false;
-    }
-    for (namespace, link, address) in [(left, "left0", LEFT), (right, "right0", RIGHT)] {
-        let links = Links::open(namespace).unwrap();
-        links.bring_up(link).unwrap();
-        links.add_address(link, address.into(), 24).unwrap();
-    }
-    let running = || pnet_datalink::interfaces().iter().any(|link| link.name == "left0" && link.is_running());
-    eventually("the link must come up", || left.enter(running).unwrap().then_some(()));
-    true
-}
+use super::{LEFT, RIGHT, VXLAN, open, options, pair_of_queues, payload, receive, udp};
 
 #[test]
 fn every_queue_has_a_socket() {
     for mode in [Mode::Native, Mode::Generic] {
         let Some([left, right]) = namespaces() else { return };
-        if !pair_of_queues(&left, &right, "3") {
-            return;
-        }
+        pair_of_queues(&left, &right, 3);
         let mut receiver = open(&right, &options(mode)).unwrap();
         assert!(
-            receiver.describe().contains("queues 0,1,2, each with 2048 frames"),
+            receiver
+                .describe()
+                .contains("queues 0,1,2, each with 2048 frames of 2048 bytes, 12288 KiB in all"),
             "{}",
             receiver.describe()
         );
