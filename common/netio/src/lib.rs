@@ -28,6 +28,7 @@ pub mod netns;
 pub mod offload;
 pub mod privilege;
 pub mod probe;
+pub mod replies;
 pub mod ruleset_dump;
 pub mod sighting;
 pub mod store;
