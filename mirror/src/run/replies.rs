@@ -165,8 +165,7 @@ mod tests {
 
     #[test]
     fn what_is_claimed_is_what_rules_can_be_answered_with() {
-        let rule =
-            |keys: &str| format!("[[rule]]\nname = \"{}\"\nreplies = true\n{keys}\n", keys.escape_default());
+        let rule = |keys: &str| format!("[[rule]]\nname = \"a\"\nreplies = true\n{keys}\n");
         let both = "by out0 to else0; ";
         for (keys, kinds) in [
             (
