@@ -8,6 +8,7 @@ use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::time::Instant;
 
 use crate::judgement::Judgement;
+use crate::nat::SharedReplies;
 use crate::pipeline::{Fate, Way};
 use crate::reason::DropReason;
 use crate::{inner, nat, tunnel};
@@ -19,18 +20,19 @@ pub type Shared = Arc<ArcSwap<Judgement>>;
 #[derive(Debug)]
 pub struct Forward {
     judgement: Cache<Shared, Arc<Judgement>>,
+    replies: SharedReplies,
 }
 
 impl Forward {
-    /// Makes one that judges by what `judgement` holds at the time.
-    pub fn new(judgement: Shared) -> Self {
-        Self { judgement: Cache::new(judgement) }
+    /// Makes one that judges by what `judgement` holds at the time, and remembers in `replies` what may be answered.
+    pub fn new(judgement: Shared, replies: SharedReplies) -> Self {
+        Self { judgement: Cache::new(judgement), replies }
     }
 }
 
 impl Way for Forward {
     /// Leaves the translated inner packet at the beginning of `packet`. One judgement is used for all of it.
-    fn lead(&mut self, _: Instant, packet: &mut Packet<'_>) -> Result<Fate, DropReason> {
+    fn lead(&mut self, now: Instant, packet: &mut Packet<'_>) -> Result<Fate, DropReason> {
         let judgement = self.judgement.load();
         let found = tunnel::decapsulate(packet.bytes, &judgement.tunnels, packet.offload)?;
         let came = packet.bytes.get(found.inner.clone()).ok_or(DropReason::OuterMalformed)?;
@@ -42,6 +44,7 @@ impl Way for Forward {
         if packet.offload.needs_csum {
             inner::complete_checksum(bytes, &inner);
         }
+        self.replies.note(now, &inner, rule);
         nat::rewrite(bytes, &inner, rule, false)?;
         packet.offload = Offload::default();
         Ok(Fate::Forwarded)

@@ -6,6 +6,7 @@
 //!  AF_PACKET   VXLAN, GENEVE  IP, TCP   longest       rule,       raw IP sockets bound
 //!  AF_XDP      lengths, VNI   UDP, ICMP prefix        checksums   to one interface
 //!                               └────► observe: what 0-RTT would save
+//!  emit ◄──────────────────────────────────────── nat ◄────── capture: replies
 //! ```
 //!
 //! Every packet that comes in ends in exactly one place: it is sent, or it is counted under one
@@ -29,6 +30,8 @@ pub mod observing;
 pub mod pipeline;
 mod program;
 pub mod reason;
+pub mod replied;
+pub mod restore;
 pub mod run;
 pub mod snapshot;
 pub mod tunnel;

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use rtt0_daemon::{LogFormat, exit, logging};
+use rtt0_netio::capture::filter::TooManyRules;
 use rtt0_netio::guard::GuardError;
 use rtt0_netio::interface::UnknownInterface;
 use rtt0_netio::privilege::PrivilegeError;
@@ -62,6 +63,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         || error.is::<AllowlistError>()
         || error.is::<RulesError>()
         || error.is::<TunnelsError>()
+        || error.is::<TooManyRules>()
         || error.is::<UnknownInterface>()
         || matches!(error.downcast_ref(), Some(GuardError::UnknownInterface(_)));
     match error.downcast_ref() {

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::counts::Counts;
 use crate::reason::DropReason;
+use crate::replied::Replied;
 
 /// What one rule has translated.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -49,6 +50,9 @@ pub struct Snapshot {
     pub strayed: u64,
     /// What each rule has translated.
     pub rules: Vec<RuleCount>,
+    /// What is counted of replies, if any rule wants them: a book of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replies: Option<Replied>,
     /// Whether this is the last.
     #[serde(rename = "final")]
     pub is_final: bool,
@@ -63,20 +67,7 @@ impl Snapshot {
         self.sent_bytes += io.sent_bytes.value();
         self.observed += counts.observed();
         self.overflow += io.received_overflow.value();
-        let mut add = |label, count: u64| {
-            if count > 0 {
-                *self.dropped.entry(label).or_default() += count;
-            }
-        };
-        for reason in DropReason::ALL {
-            add(reason.label(), counts.dropped(*reason));
-        }
-        let not_sent =
-            io.iter().filter(|(label, _)| label.starts_with("send_")).map(|(_, count)| count).sum();
-        add(DropReason::NotSent.label(), not_sent);
-        for (label, count) in io.iter().filter(|(label, count)| *count > 0 && IoCounters::is_failure(label)) {
-            *self.failures.entry(label).or_default() += count;
-        }
+        add_endings(&mut self.dropped, &mut self.failures, counts, io);
     }
 
     /// Returns all that was captured and not sent on.
@@ -87,6 +78,28 @@ impl Snapshot {
     /// Returns what has happened since `before`, in one line for people.
     pub fn since<'a>(&'a self, before: &'a Self) -> Rates<'a> {
         Rates { before, now: self }
+    }
+}
+
+/// Adds where a worker's packets ended that were not sent, by [`DropReason::label`], and what failed around them.
+pub(crate) fn add_endings(
+    dropped: &mut BTreeMap<&'static str, u64>,
+    failures: &mut BTreeMap<&'static str, u64>,
+    counts: &Counts,
+    io: &IoCounters,
+) {
+    let mut add = |label, count: u64| {
+        if count > 0 {
+            *dropped.entry(label).or_default() += count;
+        }
+    };
+    for reason in DropReason::ALL {
+        add(reason.label(), counts.dropped(*reason));
+    }
+    let not_sent = io.iter().filter(|(label, _)| label.starts_with("send_")).map(|(_, count)| count).sum();
+    add(DropReason::NotSent.label(), not_sent);
+    for (label, count) in io.iter().filter(|(label, count)| *count > 0 && IoCounters::is_failure(label)) {
+        *failures.entry(label).or_default() += count;
     }
 }
 
@@ -111,14 +124,37 @@ impl fmt::Display for Rates<'_> {
             rate(Snapshot::drops),
             rate(|snapshot| snapshot.overflow),
         )?;
-        for (label, count) in &now.dropped {
-            let more = count - before.dropped.get(label).copied().unwrap_or(0).min(*count);
-            if more > 0 {
-                write!(f, "; {label} {more}")?;
-            }
+        write_more(f, &before.dropped, &now.dropped)?;
+        if let Some(now) = &now.replies {
+            let none = Replied::default();
+            let before = before.replies.as_ref().unwrap_or(&none);
+            let rate = |of: fn(&Replied) -> u64| of(now).saturating_sub(of(before)) as f64 / span;
+            write!(
+                f,
+                " | replies: {:.0} captured/s, {:.0} sent/s, {} flows",
+                rate(|replied| replied.captured),
+                rate(|replied| replied.sent),
+                now.remembered(),
+            )?;
+            write_more(f, &before.dropped, &now.dropped)?;
         }
         Ok(())
     }
+}
+
+/// Writes which of the counts have grown, and by how much.
+fn write_more(
+    f: &mut fmt::Formatter<'_>,
+    before: &BTreeMap<&'static str, u64>,
+    now: &BTreeMap<&'static str, u64>,
+) -> fmt::Result {
+    for (label, count) in now {
+        let more = count - before.get(label).copied().unwrap_or(0).min(*count);
+        if more > 0 {
+            write!(f, "; {label} {more}")?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -147,5 +183,15 @@ mod tests {
         *later.dropped.entry("vni").or_default() += 20;
         let line = later.since(&snapshot).to_string();
         assert_eq!(line, "[PERF] 10 packets/s, 0.0 Mbit/s, 0 sent/s, 10 dropped/s, 0 overflow/s; vni 20");
+        let replied = Replied {
+            captured: 8,
+            sent: 6,
+            dropped: [("no_reply", 2)].into(),
+            flows: [("udp", 3)].into(),
+            ..Replied::default()
+        };
+        later.replies = Some(replied);
+        let with_replies = later.since(&snapshot).to_string();
+        assert_eq!(with_replies, format!("{line} | replies: 4 captured/s, 3 sent/s, 3 flows; no_reply 2"));
     }
 }

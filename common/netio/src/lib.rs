@@ -29,6 +29,7 @@ pub mod offload;
 mod pace;
 pub mod privilege;
 pub mod probe;
+pub mod replies;
 pub mod ruleset_dump;
 pub mod sighting;
 pub mod store;

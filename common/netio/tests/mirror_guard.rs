@@ -8,11 +8,12 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
 use rig::{End, eventually, join, namespaces};
-use rtt0_netio::guard::{self, MirrorGuard};
+use rtt0_netio::guard::{self, Exit, MirrorGuard};
 use rtt0_netio::netns::Namespace;
 use socket2::SockRef;
 
 const MARK: u32 = 0x5254_544d;
+const OTHER_MARK: u32 = 0x5254_5452;
 const WRONG: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 2);
 const RIGHT: Ipv4Addr = Ipv4Addr::new(10, 3, 0, 2);
 
@@ -62,7 +63,8 @@ fn what_is_marked_leaves_by_the_egress_only_and_tunnels_end_at_the_ingress() {
     };
     assert!(refused(4789));
 
-    let install = || MirrorGuard::install("in0", &[4789], Some("out0"), MARK).unwrap();
+    let exits = [Exit { interface: "out0", mark: MARK }, Exit { interface: "else0", mark: OTHER_MARK }];
+    let install = || MirrorGuard::install("in0", &[4789], &exits, None).unwrap();
     let mut guard = middle.enter(install).unwrap();
     // The kernel refuses to send, or drops; it never gets there.
     let _ = marked.send_to(b"astray", (WRONG, 8081));
@@ -72,6 +74,13 @@ fn what_is_marked_leaves_by_the_egress_only_and_tunnels_end_at_the_ingress() {
     plain.send_to(b"not ours", (WRONG, 8081)).unwrap();
     assert!(arrives(&right) && arrives(&wrong));
     assert_eq!(guard.strayed().unwrap(), 1);
+    // Each mark has its own way out.
+    let other = socket(&middle, OTHER_MARK);
+    let _ = other.send_to(b"astray", (RIGHT, 8081));
+    assert!(!arrives(&right));
+    assert_eq!(guard.strayed().unwrap(), 2);
+    other.send_to(b"right", (WRONG, 8081)).unwrap();
+    assert!(arrives(&wrong));
     // Nobody is told that there is no socket; at another port one is.
     assert!(!refused(4789) && refused(4788));
 

@@ -25,6 +25,7 @@ const GENEVE_PORT: u16 = 6081;
 struct File {
     interface: Text<Interface>,
     egress: Option<Spanned<Text<Interface>>>,
+    replies_egress: Option<Spanned<Text<Interface>>>,
     allowlist: Option<Spanned<PathBuf>>,
     workers: Option<Spanned<usize>>,
     #[serde(default)]
@@ -66,8 +67,7 @@ struct RuleTable {
     ports: Option<Text<Ports>>,
     to: Text<End>,
     from: Option<Text<End>>,
-    #[serde(default)]
-    replies: bool,
+    replies: Option<Spanned<bool>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -84,18 +84,11 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         source.wrong(at, error.message())
     })?;
     let interface = file.interface.0.0;
-    let egress = match file.egress {
-        Some(egress) if egress.get_ref().0.0 == interface => {
-            return Err(source.wrong(
-                egress.span().start,
-                format!(
-                    "egress is '{interface}', where the mirror arrives: what is sent there could be mirrored again and \
-                     come back without end; name another interface"
-                ),
-            ));
-        }
-        egress => egress.map(|egress| egress.into_inner().0.0),
-    };
+    let egress = exit(source, "egress", &interface, file.egress)?;
+    let replies_egress = exit(source, "replies_egress", &interface, file.replies_egress)?;
+    if replies_egress.is_none() {
+        no_replies(source, &file.rule)?;
+    }
     let allowlist = match file.allowlist {
         Some(list) if list.get_ref().as_os_str().is_empty() => {
             return Err(source
@@ -115,6 +108,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
     Ok(Config {
         interface,
         egress,
+        replies_egress,
         allowlist,
         workers,
         cpus: cpus(source, file.cpus)?,
@@ -125,6 +119,39 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         observe: observe(source, file.observe)?,
         path: path.to_owned(),
     })
+}
+
+/// Reads an interface by which packets leave.
+fn exit(
+    source: Source<'_>,
+    key: &str,
+    arrival: &str,
+    named: Option<Spanned<Text<Interface>>>,
+) -> Result<Option<String>, ConfigError> {
+    match named {
+        Some(named) if named.get_ref().0.0 == arrival => {
+            let problem = format!(
+                "{key} is '{arrival}', where the mirror arrives: what is sent there could be mirrored again and come back \
+                 without end; name another interface"
+            );
+            Err(source.wrong(named.span().start, problem))
+        }
+        named => Ok(named.map(|named| named.into_inner().0.0)),
+    }
+}
+
+/// Makes sure that no rule wants replies: nobody has said by which interface they are to leave.
+fn no_replies(source: Source<'_>, tables: &[Spanned<RuleTable>]) -> Result<(), ConfigError> {
+    let wanting = tables.iter().map(Spanned::get_ref).find_map(|table| {
+        let replies = table.replies.as_ref().filter(|replies| *replies.get_ref())?;
+        Some((replies.span().start, &table.name))
+    });
+    let Some((at, name)) = wanting else { return Ok(()) };
+    let problem = format!(
+        "rule '{name}' wants replies, and no interface is named by which they may leave: write replies_egress = \"ens7\" \
+         before the first table (it may be the egress), or take replies out"
+    );
+    Err(source.wrong(at, problem))
 }
 
 fn cpus(source: Source<'_>, cpus: Vec<Spanned<usize>>) -> Result<Vec<usize>, ConfigError> {
@@ -216,7 +243,8 @@ impl From<RuleTable> for Rule {
             ports: table.ports.map(|ports| ports.0.0),
         };
         let from = table.from.map(|from| from.0.0);
-        Self { name: table.name, matching, to: table.to.0.0, from, replies: table.replies }
+        let replies = table.replies.is_some_and(Spanned::into_inner);
+        Self { name: table.name, matching, to: table.to.0.0, from, replies }
     }
 }
 

@@ -61,6 +61,8 @@ pub struct Config {
     pub interface: String,
     /// The only interface by which translated packets may leave; never `interface`.
     pub egress: Option<String>,
+    /// The only interface by which restored replies may leave, never `interface`; there is one if any rule wants replies.
+    pub replies_egress: Option<String>,
     /// The file with the allowed addresses.
     pub allowlist: Option<PathBuf>,
     /// Packet threads, 1–64; 1 unless given.

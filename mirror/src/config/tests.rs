@@ -62,11 +62,12 @@ fn what_is_commented_out_in_the_sample_can_be_used() {
         sample.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).collect();
     let config = parse(&uncommented.join("\n")).unwrap();
     assert_eq!((config.tunnels.len(), config.rules.len(), config.observe.services.len()), (2, 3, 1));
+    assert!(config.replies_egress.is_some() && config.rules.want_replies());
 }
 
 #[test]
 fn every_value_is_read() {
-    let before = "egress = \"ens6\"\nworkers = 4\ncpus = [1, 3]\nbackend = \"xdp\"\nmetrics = \"[::1]:9643\"";
+    let before = "egress = \"ens6\"\nreplies_egress = \"ens7\"\nworkers = 4\ncpus = [1, 3]\nbackend = \"xdp\"\nmetrics = \"[::1]:9643\"";
     let behind = r#"
         vnis = [7, 1, 7]
         [[tunnel]]
@@ -91,6 +92,7 @@ fn every_value_is_read() {
     "#;
     let config = parse(&with(before, behind)).unwrap();
     assert_eq!((config.workers, config.backend, config.egress.as_deref()), (4, Backend::Xdp, Some("ens6")));
+    assert_eq!(config.replies_egress.as_deref(), Some("ens7"));
     assert_eq!(config.cpus, [1, 3]);
     assert_eq!(config.tunnels[0].vnis, [1, 7]);
     assert_eq!((config.tunnels[1].kind, config.tunnels[1].port), (Kind::Geneve, 6081));
@@ -112,6 +114,12 @@ fn what_is_wrong_is_told_with_its_place() {
     let to = "to = \"192.0.2.95\"";
     for (text, place, part) in [
         (with("egress = \"ens5\"", ""), "1:10", "could be mirrored again"),
+        (with("replies_egress = \"ens5\"", ""), "1:18", "replies_egress is 'ens5', where the mirror arrives"),
+        (
+            with("egress = \"ens6\"", &rule(&format!("{to}\nreplies = true"))),
+            "8:11",
+            "write replies_egress = \"ens7\"",
+        ),
         (with("egress = \"interface-of--16\"", ""), "1:10", "1 to 15 bytes"),
         (with("egress = \"a b\"", ""), "1:10", "no interface's name"),
         (with("workers = 0", ""), "1:11", "from 1 to 64"),

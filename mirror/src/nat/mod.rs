@@ -19,12 +19,14 @@ mod replies;
 mod rewrite;
 mod routed;
 mod rules;
+mod shared;
 #[cfg(test)]
 mod tests;
 
 pub use replies::{IDLE, MOST_FLOWS, Replies, RepliesCount};
 pub use rewrite::rewrite;
 pub use rules::{MOST_RULES, RuleId, Rules, RulesError};
+pub use shared::SharedReplies;
 
 use crate::inner::{Inner, Transport};
 use rtt0_core::service::Prefix;
@@ -88,7 +90,8 @@ impl Rule {
         self.matching.ports.is_some() || self.to.1.is_some() || self.from.is_some_and(|from| from.1.is_some())
     }
 
-    fn is_for(&self, transport: Transport) -> bool {
+    /// Tells whether packets of this transport may match.
+    pub fn is_for(&self, transport: Transport) -> bool {
         match self.matching.transport {
             Some(only) => only == transport,
             None => transport != Transport::Icmp || !self.names_a_port(),

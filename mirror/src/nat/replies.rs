@@ -127,8 +127,8 @@ impl Replies {
         Ok(())
     }
 
-    /// Lets go of flows that have been idle; to be called once for each batch of packets. What it leaves for the next
-    /// call is not taken for remembered meanwhile.
+    /// Lets go of a few flows that have been idle; to be called now and then. What it leaves for the next call is not taken
+    /// for remembered meanwhile.
     pub fn expire(&mut self, now: Instant) {
         for flows in &mut self.flows {
             for _ in 0..EXPIRED_AT_ONCE {

@@ -4,13 +4,14 @@ mod backend;
 mod explain;
 mod output;
 mod reload;
+mod replies;
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
 use rtt0_daemon::http::HttpSocket;
 use rtt0_daemon::manager;
@@ -18,7 +19,7 @@ use rtt0_netio::attached::program_name;
 use rtt0_netio::capture::Capture;
 use rtt0_netio::counters::IoCounters;
 use rtt0_netio::emit::{Emitter, MIRROR_MARK};
-use rtt0_netio::guard::MirrorGuard;
+use rtt0_netio::guard::{Exit, MirrorGuard};
 use rtt0_netio::interface;
 use rtt0_netio::links::Links;
 use rtt0_netio::privilege;
@@ -35,6 +36,7 @@ use crate::forward::{Forward, Shared};
 use crate::instance::Instance;
 use crate::judgement::Judgement;
 use crate::metrics::{self, Latest};
+use crate::nat::SharedReplies;
 use crate::observe::{self, Observer};
 use crate::observing::{Conclusion, Observing};
 use crate::pipeline::{Pipeline, Way};
@@ -43,6 +45,7 @@ use crate::tunnel::Tunnels;
 use crate::watchdog::{Trouble, Watchdog};
 use output::Output;
 use reload::Fixed;
+use replies::{Opened, Serving, Wanted};
 
 /// How often it is told what happens.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -55,11 +58,13 @@ const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// What is missing, or why it ended early.
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let config = Config::load(&args.capture.config)?;
-    let egress = egress(&config)?.to_owned();
+    let egress = config.forwarding()?.egress.to_owned();
     let judgement: Shared = Arc::new(ArcSwap::from_pointee(judgement(&config, None)?));
-    let way = || Forward::new(Arc::clone(&judgement));
+    let flows = SharedReplies::default();
+    let way = || Forward::new(Arc::clone(&judgement), flows.clone());
     let emitter = || Ok(Emitter::open_bound(&egress, MIRROR_MARK)?);
-    let running = Running::start(&args.capture, &config, &judgement, Some(&egress), way, emitter)?;
+    let forwarding = Some(Forwarding { egress: &egress, flows: flows.clone() });
+    let running = Running::start(&args.capture, &config, &judgement, forwarding, way, emitter)?;
     running.serve(&args.capture, &judgement, None)
 }
 
@@ -92,16 +97,6 @@ pub fn observe(args: &ObserveArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns by which interface packets leave, if the configuration has all that forwarding needs.
-fn egress(config: &Config) -> anyhow::Result<&str> {
-    let needed = config.forwarding()?;
-    ensure!(
-        !needed.rules.want_replies(),
-        "replies are not translated back yet; take replies = true out of the rules"
-    );
-    Ok(needed.egress)
-}
-
 /// Makes what packets are held against.
 ///
 /// # Errors
@@ -112,15 +107,23 @@ pub fn judgement(config: &Config, before: Option<&Judgement>) -> anyhow::Result<
     Ok(Judgement::new(tunnels, allowlist, config.rules.clone(), before))
 }
 
+/// What forwarding has, and observing has not.
+struct Forwarding<'a> {
+    egress: &'a str,
+    /// Whose replies may come.
+    flows: SharedReplies,
+}
+
 /// What runs.
 struct Running {
     // In the order in which they have to go.
     workers: Vec<WorkerHandle>,
-    /// Of each worker, also when it has ended.
+    /// Of each worker that takes packets out of tunnels, also when it has ended.
     io: Vec<Arc<IoCounters>>,
     guard: MirrorGuard,
     _instance: Instance,
     counts: Vec<Arc<Counts>>,
+    replies: Option<Serving>,
     examples: Arc<Examples>,
     fixed: Fixed,
     backend: String,
@@ -133,12 +136,13 @@ impl Running {
         args: &CaptureArgs,
         config: &Config,
         judgement: &Shared,
-        egress: Option<&str>,
+        forwarding: Option<Forwarding<'_>>,
         way: impl Fn() -> W,
         emitter: impl Fn() -> anyhow::Result<Emitter>,
     ) -> anyhow::Result<Self> {
         privilege::check()?;
-        for name in [Some(config.interface.as_str()), egress].into_iter().flatten() {
+        let exits = forwarding.as_ref().map(|to| [Some(to.egress), config.replies_egress.as_deref()]);
+        for name in exits.into_iter().flatten().flatten().chain([config.interface.as_str()]) {
             interface::by_name(name)?;
         }
         let instance = Instance::claim(&config.interface)?;
@@ -148,14 +152,20 @@ impl Running {
         ports.iter().try_for_each(|port| unused(*port))?;
         let choice = args.backend.unwrap_or(config.backend);
         let (captures, backend) = backend::open(choice, &config.interface, &ports, config.workers)?;
-        let guard = MirrorGuard::install(&config.interface, &ports, egress, MIRROR_MARK)?;
+        let wanted = forwarding.as_ref().and_then(|_| Wanted::of(config));
+        let replies = wanted.as_ref().map(Wanted::open).transpose()?;
+        let egress = forwarding.as_ref().map(|to| Exit { interface: to.egress, mark: MIRROR_MARK });
+        let exits: Vec<_> = egress.into_iter().chain(replies.as_ref().map(|opened| opened.exit())).collect();
+        let claimed = replies.as_ref().map(|opened| opened.claimed());
+        let guard = MirrorGuard::install(&config.interface, &ports, &exits, claimed)?;
         let counts: Vec<Arc<Counts>> = captures.iter().map(|_| Arc::default()).collect();
         let examples = Arc::<Examples>::default();
+        let processor = |index| config.cpus.iter().cycle().nth(index).copied();
         let spawn =
             |(index, (captures, counts)): (usize, (Vec<Capture>, &Arc<Counts>))| -> anyhow::Result<_> {
                 let options = WorkerOptions {
                     name: format!("packets-{index}"),
-                    processor: config.cpus.iter().cycle().nth(index).copied(),
+                    processor: processor(index),
                     ..WorkerOptions::default()
                 };
                 Ok(Worker::spawn(
@@ -167,14 +177,21 @@ impl Running {
                     &options,
                 )?)
             };
-        let workers: Vec<WorkerHandle> =
+        let mut workers: Vec<WorkerHandle> =
             captures.into_iter().zip(&counts).enumerate().map(spawn).collect::<Result<_, _>>()?;
         let io = workers.iter().map(|worker| Arc::clone(worker.stats())).collect();
+        let serving = replies.zip(forwarding.as_ref());
+        let serve = |(opened, to): (Opened<'_>, &Forwarding<'_>)| {
+            opened.serve(to.flows.clone(), processor(counts.len()))
+        };
+        let (replies, worker) = serving.map(serve).transpose()?.unzip();
+        workers.extend(worker);
         let fixed = Fixed {
             interface: config.interface.clone(),
-            egress: egress.map(str::to_owned),
+            egress: forwarding.map(|to| to.egress.to_owned()),
             ports,
             workers: config.workers,
+            replies: wanted,
         };
         Ok(Self {
             workers,
@@ -182,6 +199,7 @@ impl Running {
             guard,
             _instance: instance,
             counts,
+            replies,
             examples,
             fixed,
             backend,
@@ -222,7 +240,8 @@ impl Running {
             ports = ?self.fixed.ports,
             backend = self.backend,
             guard = self.guard.table(),
-            workers = self.workers.len(),
+            workers = self.counts.len(),
+            replies = self.fixed.replies.as_ref().map(ToString::to_string),
             "ready"
         );
         manager::ready();
@@ -260,6 +279,7 @@ impl Running {
             backend: self.backend.clone(),
             strayed,
             rules: judgement.load().counts(),
+            replies: self.replies.as_ref().map(Serving::look),
             ..Snapshot::default()
         };
         self.counts.iter().zip(&self.io).for_each(|(counts, io)| snapshot.add(counts, io));
@@ -327,9 +347,14 @@ fn tell_programs(interface: &str) {
 pub fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let config = Config::load(&args.config)?;
     if args.forwarding {
-        egress(&config)?;
+        config.forwarding()?;
     }
     let judgement = judgement(&config, None)?;
-    output::explain(&config, &judgement);
+    let wanted = Wanted::of(&config);
+    if let Some(wanted) = &wanted {
+        // Whether they are too many. What addresses there are where it will run, nobody knows here.
+        wanted.claimed(&[])?;
+    }
+    output::explain(&config, &judgement, wanted.as_ref());
     Ok(())
 }

@@ -7,6 +7,8 @@ use crate::judgement::Judgement;
 use crate::observe::Report;
 use crate::snapshot::Snapshot;
 
+use super::replies::Wanted;
+
 /// Writes a line for each snapshot.
 #[derive(Debug)]
 pub(super) struct Output {
@@ -62,11 +64,25 @@ fn summary(all: &Snapshot) -> String {
     for rule in &all.rules {
         text.push_str(&format!("\n  rule {:<15} {} packets, {} bytes", rule.name, rule.packets, rule.bytes));
     }
+    if let Some(replies) = &all.replies {
+        text.push_str(&format!(
+            "\n{} replies captured: {} sent, {} dropped; {} lost before the capture; of flows {} replaced, {} ambiguous",
+            replies.captured,
+            replies.sent,
+            replies.drops(),
+            replies.overflow,
+            replies.replaced,
+            replies.ambiguous
+        ));
+        for (label, count) in &replies.dropped {
+            text.push_str(&format!("\n  {label:<20} {count}"));
+        }
+    }
     text
 }
 
 /// Says what a configuration means.
-pub(super) fn explain(config: &Config, judgement: &Judgement) {
+pub(super) fn explain(config: &Config, judgement: &Judgement, wanted: Option<&Wanted>) {
     let mut text = format!("mirror arrives at {}", config.interface);
     for tunnel in &config.tunnels {
         let vnis = match &*tunnel.vnis {
@@ -92,6 +108,9 @@ pub(super) fn explain(config: &Config, judgement: &Judgement) {
     for (_, rule) in config.rules.iter() {
         let port = rule.to.1.map_or("the same port".to_owned(), |port| format!("port {port}"));
         text.push_str(&format!("\n  rule {}: to {}, {port}", rule.name, rule.to.0));
+    }
+    if let Some(wanted) = wanted {
+        text.push_str(&format!("\nreplies are given back, {wanted}"));
     }
     for rule in config.rules.never_reached() {
         text.push_str(&format!("\n  rule {} is never reached: rules before it take all", rule.name));

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use anyhow::ensure;
 use rtt0_daemon::manager;
 
-use super::{egress, judgement};
+use super::judgement;
+use super::replies::Wanted;
 use crate::allowlist::Allowlist;
 use crate::config::Config;
 use crate::forward::Shared;
@@ -20,6 +21,8 @@ pub(super) struct Fixed {
     pub(super) egress: Option<String>,
     pub(super) ports: Vec<u16>,
     pub(super) workers: usize,
+    /// Which replies capture and guard were made for, if any.
+    pub(super) replies: Option<Wanted>,
 }
 
 impl Fixed {
@@ -49,13 +52,22 @@ impl Fixed {
     fn read(&self, path: &Path, before: &Judgement) -> anyhow::Result<Judgement> {
         let mut config = Config::load(path)?;
         if self.egress.is_some() {
-            egress(&config)?;
+            config.forwarding()?;
         } else {
             // Who observes has one worker and sends nothing, whatever the file says.
             (config.workers, config.egress) = (self.workers, None);
         }
         let now = judgement(&config, Some(before))?;
+        let replies = Wanted::of(&config);
+        let told = |replies: &Option<Wanted>| replies.as_ref().map_or("none".to_owned(), Wanted::to_string);
+        ensure!(
+            replies == self.replies,
+            "it takes a restart to change which replies are captured: {} instead of {}",
+            told(&replies),
+            told(&self.replies)
+        );
         let fixed = Self {
+            replies,
             ports: now.tunnels.ports().collect(),
             interface: config.interface,
             egress: config.egress,

@@ -47,6 +47,13 @@ pub fn tcp(source: IpAddr, port: u16, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// An Ethernet frame with a SYN from port `source_port`.
+pub fn syn(source: IpAddr, source_port: u16, port: u16) -> Vec<u8> {
+    let mut frame = Vec::new();
+    from(source).tcp(source_port, port, 1_000, 64_000).syn().write(&mut frame, &[]).unwrap();
+    frame
+}
+
 /// An Ethernet frame with an echo request.
 pub fn ping(source: IpAddr, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();

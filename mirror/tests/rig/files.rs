@@ -34,6 +34,8 @@ to = "172.30.82.95"
 /// A configuration and its allowlist, in a directory that goes with this value.
 pub struct Files {
     directory: TempDir,
+    /// Lines before the first table, besides the usual ones.
+    keys: String,
 }
 
 impl Files {
@@ -44,7 +46,12 @@ impl Files {
 
     /// As [`Files::new`], with other rules.
     pub fn with_rules(allowed: &str, rules: &str) -> Self {
-        let files = Self { directory: tempfile::tempdir().unwrap() };
+        Self::with_keys(allowed, "", rules)
+    }
+
+    /// As [`Files::with_rules`], with more keys before the first table.
+    pub fn with_keys(allowed: &str, keys: &str, rules: &str) -> Self {
+        let files = Self { directory: tempfile::tempdir().unwrap(), keys: keys.to_owned() };
         files.allow(allowed);
         files.rule(rules);
         files
@@ -57,7 +64,7 @@ impl Files {
             r#"interface = "in0"
 egress = "out0"
 allowlist = "{}"
-
+{}
 [[tunnel]]
 kind = "vxlan"
 port = 4789
@@ -68,7 +75,8 @@ kind = "geneve"
 port = 6081
 vnis = [1, 2]
 {rules}"#,
-            allowlist.display()
+            allowlist.display(),
+            self.keys
         );
         self.put("mirror.toml", &text);
     }

@@ -77,6 +77,20 @@ pub fn udp(namespace: &Namespace, address: IpAddr, port: u16) -> Listener<(Socke
     })
 }
 
+/// A UDP service of the analyser's that answers with what it is sent; and its socket, to send more from.
+pub fn echo(namespace: &Namespace, address: IpAddr, port: u16) -> (Listener<SocketAddr>, UdpSocket) {
+    let socket = namespace.enter(|| UdpSocket::bind((address, port))).unwrap().unwrap();
+    socket.set_read_timeout(Some(POLL)).unwrap();
+    let service = socket.try_clone().unwrap();
+    let mut buffer = vec![0; 65_536];
+    let listener = Listener::spawn(move || {
+        let (length, from) = service.recv_from(&mut buffer).ok()?;
+        service.send_to(&buffer[..length], from).unwrap();
+        Some(from)
+    });
+    (listener, socket)
+}
+
 /// Frames that come into a namespace by any of its links, from the Ethernet header on. What the namespace itself sends is
 /// left out.
 pub fn frames(namespace: &Namespace) -> Listener<Vec<u8>> {

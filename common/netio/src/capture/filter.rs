@@ -29,7 +29,7 @@ use rtt0_core::service::{Service, Services};
 const MAX_INSTRUCTIONS: usize = 4096;
 
 /// Accepted packets are kept whole: more bytes than any super-packet has.
-const KEEP_ALL: u32 = 0x40000;
+pub(super) const KEEP_ALL: u32 = 0x40000;
 
 // Ancillary loads: offsets the kernel answers from packet metadata (linux/filter.h).
 pub(crate) const AD_PROTOCOL: u32 = ancillary(libc::SKF_AD_PROTOCOL);
@@ -52,7 +52,7 @@ pub(crate) const JUMP_IF_NOT_LESS: u16 = 0x35;
 pub(crate) const JUMP_IF_ANY_BIT: u16 = 0x45;
 pub(super) const JUMP: u16 = 0x05;
 pub(crate) const LOAD_WORD_INDEXED: u16 = 0x40;
-const LOAD_LENGTH: u16 = 0x80;
+pub(super) const LOAD_LENGTH: u16 = 0x80;
 const SUBTRACT_X: u16 = 0x1c;
 pub(crate) const LOAD_X: u16 = 0x01;
 pub(crate) const RETURN: u16 = 0x06;
@@ -298,10 +298,10 @@ impl Program {
 }
 
 /// Stands for a jump out of the block until the block's length is known.
-const ELSEWHERE: u8 = u8::MAX;
+pub(super) const ELSEWHERE: u8 = u8::MAX;
 
-/// Points every [`ELSEWHERE`] just behind `block`, which is at most 17 instructions long.
-fn leave_to_end(block: &mut [sock_filter]) {
+/// Points every [`ELSEWHERE`] just behind `block`, which is shorter than 255 instructions.
+pub(super) fn leave_to_end(block: &mut [sock_filter]) {
     let length = block.len();
     for (index, instruction) in block.iter_mut().enumerate() {
         let distance = (length - index - 1) as u8;

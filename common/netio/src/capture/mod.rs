@@ -16,6 +16,7 @@
 //! A traffic mirror's tunnels can also be captured by AF_XDP ([`Capture::open_tunnels_xdp`], [`crate::xdp`]), which takes
 //! them away from the kernel before it has made packets of them.
 
+mod clauses;
 pub mod filter;
 mod memory;
 mod mmsg;
@@ -33,6 +34,7 @@ use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::service::Services;
 
 use crate::counters::IoCounters;
+use crate::replies::Claimed;
 use crate::xdp::{self, XdpError};
 use filter::Program;
 use memory::Memory;
@@ -167,6 +169,18 @@ impl Capture {
         options: &CaptureOptions,
     ) -> Result<Self, CaptureError> {
         Self::open_for(interface, |link_header| Program::of_tunnels(ports, link_header), options)
+    }
+
+    /// Opens a capture of the replies that a traffic mirror claims at `interface`: of exactly those that its guard drops there.
+    ///
+    /// # Errors
+    /// [`CaptureError`]; EPERM if CAP_NET_RAW is missing.
+    pub fn open_replies(
+        interface: &str,
+        replies: &Claimed,
+        options: &CaptureOptions,
+    ) -> Result<Self, CaptureError> {
+        Self::open_for(interface, |link_header| replies.filter(link_header), options)
     }
 
     /// Opens `count` captures that share what [`Capture::open_tunnels`] takes: each gets all packets of a UDP source port,

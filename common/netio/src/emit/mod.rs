@@ -40,6 +40,9 @@ pub const EMIT_MARK: u32 = 0x5254_5430;
 /// As [`EMIT_MARK`], on what a traffic mirror sends on: the guard of its egress knows it by this. Reads `RTTM`.
 pub const MIRROR_MARK: u32 = 0x5254_544d;
 
+/// As [`EMIT_MARK`], on replies that a traffic mirror gives back to those who asked. Reads `RTTR`.
+pub const REPLIES_MARK: u32 = 0x5254_5452;
+
 /// What the names of devices begin with through which super-packets are emitted.
 pub const DEVICE_PREFIX: &str = "rtt0-";
 

@@ -40,7 +40,7 @@
 
 mod mirror;
 pub(crate) mod netlink;
-mod ruleset;
+pub(crate) mod ruleset;
 mod standing;
 mod text;
 
@@ -55,7 +55,7 @@ use rtt0_core::claim::Bypass;
 use rtt0_core::service::Services;
 
 use crate::interface::{self, UnknownInterface};
-pub use mirror::MirrorGuard;
+pub use mirror::{Exit, MirrorGuard};
 use netlink::{ANY, HOOK_INGRESS, HOOK_OUTPUT, HOOK_PREROUTING, INET, Message, NETDEV};
 use ruleset::Ruleset;
 pub use standing::{Standing, standing};

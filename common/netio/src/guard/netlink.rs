@@ -231,6 +231,8 @@ fn encode_match<P: Pusher>(list: PushExprListAttrs<P>, condition: &Match) -> Pus
                 IpAddr::V6(address) => masked(list, field, &mask, &address.octets()),
             }
         }
+        Match::Is(field, IpAddr::V4(address)) => compare(load(list, field), CmpOps::Eq, &address.octets()),
+        Match::Is(field, IpAddr::V6(address)) => compare(load(list, field), CmpOps::Eq, &address.octets()),
         Match::Between(field, low, high) if low == high => {
             compare(load(list, field), CmpOps::Eq, &low.to_be_bytes())
         }

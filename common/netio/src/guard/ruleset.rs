@@ -10,27 +10,27 @@ use crate::emit;
 
 /// Where a payload field's offset counts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Base {
+pub(crate) enum Base {
     Network,
     Transport,
 }
 
 /// A field of the packet, at most 16 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Field {
-    pub(super) base: Base,
+pub(crate) struct Field {
+    pub(crate) base: Base,
     /// In bytes.
-    pub(super) offset: u8,
+    pub(crate) offset: u8,
     /// In bytes.
-    pub(super) length: u8,
+    pub(crate) length: u8,
     /// What `nft` calls it, if it has a name.
-    pub(super) name: Option<&'static str>,
+    pub(crate) name: Option<&'static str>,
 }
 
 /// What the kernel knows of a packet besides its bytes. Values are in the byte order that the
 /// kernel keeps them in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meta {
+pub(crate) enum Meta {
     /// The frame is addressed to this host.
     PacketTypeHost,
     /// The EtherType.
@@ -47,10 +47,12 @@ pub(super) enum Meta {
 
 /// One condition of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Match {
+pub(crate) enum Match {
     Meta(Meta),
     /// The address in `field` lies within the prefix.
     Within(Field, Prefix),
+    /// `field` holds this address.
+    Is(Field, IpAddr),
     /// The big-endian number in `field` lies in the range.
     Between(Field, u16, u16),
     /// `field & mask == value`, bytes.
@@ -65,7 +67,7 @@ pub(super) enum Match {
 
 /// What a rule does when all its conditions hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Action {
+pub(crate) enum Action {
     Accept,
     /// Count, then accept.
     CountedAccept,
@@ -105,9 +107,9 @@ fn unsigned(length_and_flags: &'static [u8; 2]) -> [Rule; 2] {
 
 /// One rule: conditions, all of which must hold, and an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Rule {
-    pub(super) matches: Vec<Match>,
-    pub(super) action: Action,
+pub(crate) struct Rule {
+    pub(crate) matches: Vec<Match>,
+    pub(crate) action: Action,
 }
 
 /// A chain without a hook.

@@ -2,6 +2,7 @@
 
 mod outlet;
 mod packets;
+mod replies;
 
 use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader};

@@ -73,6 +73,7 @@ fn write_match(out: &mut fmt::Formatter<'_>, condition: &Match) -> fmt::Result {
             IpAddr::V4(a) => write_masked(out, field, &mask(prefix.length(), 4), &a.octets()),
             IpAddr::V6(a) => write_masked(out, field, &mask(prefix.length(), 16), &a.octets()),
         },
+        Match::Is(field, address) => write!(out, "{} {address}", spelled(field)),
         Match::Between(field, low, high) if low == high => write!(out, "{} {low}", spelled(field)),
         Match::Between(field, low, high) => write!(out, "{} {low}-{high}", spelled(field)),
         Match::Masked(field, mask, value) => write_masked(out, field, mask, value),

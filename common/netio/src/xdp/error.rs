@@ -9,7 +9,7 @@ use super::{FRAME_SIZES, MOST_PORTS, MOST_QUEUES};
 pub enum Missing {
     /// A capability is not in the effective set.
     #[error(
-        "{capability} is missing, needed {purpose}: run as root, or setcap cap_net_raw,cap_net_admin,cap_bpf+ep PROGRAM \
+        "{capability} is missing, needed {purpose}: run as root, or setcap cap_net_raw,cap_net_admin,cap_bpf,cap_perfmon+ep PROGRAM \
          (what is set on the file reaches only processes started after that, not one that runs already)"
     )]
     Capability {

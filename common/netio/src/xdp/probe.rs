@@ -28,6 +28,8 @@ pub fn missing() -> Vec<Missing> {
     // Before Linux 5.8 it was part of CAP_SYS_ADMIN, which still does.
     let may_load = [Capability::CAP_BPF, Capability::CAP_SYS_ADMIN].into_iter().any(held);
     need("CAP_BPF", "to load an XDP program (before Linux 5.8: CAP_SYS_ADMIN)", may_load);
+    let may_compute = [Capability::CAP_PERFMON, Capability::CAP_SYS_ADMIN].into_iter().any(held);
+    need("CAP_PERFMON", "to load one that computes addresses within packets", may_compute);
     if is_user_namespace(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default()) {
         missing.push(Missing::InitialUserNamespace);
     }
@@ -115,7 +117,13 @@ mod tests {
         };
         let text: String =
             std::thread::spawn(drop_all).join().unwrap().iter().map(Missing::to_string).collect();
-        for part in ["CAP_NET_RAW is missing", "CAP_NET_ADMIN is", "CAP_BPF is", "started after that"] {
+        for part in [
+            "CAP_NET_RAW is missing",
+            "CAP_NET_ADMIN is",
+            "CAP_BPF is",
+            "CAP_PERFMON is",
+            "started after that",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
         let locked = locked_memory(16 << 20).to_string();

@@ -2,7 +2,7 @@
 //! namespaces of its own. Build the program first:
 //!
 //! ```text
-//! cargo build --release -p mirror && cargo run --release -p mirror --example rate -- help
+//! cargo build --release -p mirror && cargo run --release -p mirror --example mirror_rate -- help
 //! ```
 //!
 //! All take turns, so that what else the machine does falls on each; the medians are what counts. The sender has processor
@@ -27,7 +27,7 @@ use course::Course;
 use subject::Subject;
 use table::Table;
 
-const HELP: &str = "rate [WORD…]: rounds=5 | trial=0.25 (seconds; 0: latency only) | bytes=100 (inner UDP payload) | --json |
+const HELP: &str = "mirror_rate [WORD…]: rounds=5 | trial=0.25 (seconds; 0: latency only) | bytes=100 (inner UDP payload) | --json |
   kernel | naive | packet | xdp | pnet (these only) | program=PATH |
   soak seconds=60 rate=20000: a reload each second, and every packet counted";
 
@@ -46,7 +46,7 @@ struct Plan {
 
 impl Plan {
     fn of_arguments() -> Option<Self> {
-        // target/release/examples/rate lies below the program.
+        // target/release/examples/mirror_rate lies below the program.
         let here = std::env::current_exe().unwrap();
         let program = here.ancestors().nth(2).unwrap().join("mirror");
         let mut plan = Self {

@@ -1,5 +1,5 @@
 //! Measures a worker with an engine that does nothing against the kernel's own forwarding, between
-//! namespaces of its own (`cargo run --release -p rtt0-netio --example rate -- help`).
+//! namespaces of its own (`cargo run --release -p rtt0-netio --example worker_rate -- help`).
 //!
 //! Kernel and worker take turns, so that what else the machine does falls on both; the medians are
 //! what counts. *Bulk* is one TCP stream. *Small* are 64-byte segments, sent as fast as the kernel
@@ -43,7 +43,8 @@ const NOBODY: [u8; 4] = [10, 1, 2, 99];
 const BEHIND_NOBODY: [u8; 4] = [10, 9, 9, 9];
 const PORT: u16 = 443;
 
-const HELP: &str = "rate [WORD…]: on | off | small | bare | kernel | user | way=tun | way=veth | way=cut |
+const HELP: &str =
+    "worker_rate [WORD…]: on | off | small | bare | kernel | user | way=tun | way=veth | way=cut |
   seconds=2 | rounds=5 | priority=10 | gather=100 (microseconds, as the daemons do)";
 
 /// Forwards every packet, its hop limit decremented.
