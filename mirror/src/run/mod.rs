@@ -7,6 +7,7 @@ mod reload;
 mod replies;
 
 use std::io::ErrorKind;
+use std::iter;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -142,7 +143,7 @@ impl Running {
     ) -> anyhow::Result<Self> {
         privilege::check()?;
         let exits = forwarding.as_ref().map(|to| [Some(to.egress), config.replies_egress.as_deref()]);
-        for name in exits.into_iter().flatten().flatten().chain([config.interface.as_str()]) {
+        for name in iter::once(config.interface.as_str()).chain(exits.into_iter().flatten().flatten()) {
             interface::by_name(name)?;
         }
         let instance = Instance::claim(&config.interface)?;
