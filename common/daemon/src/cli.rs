@@ -153,7 +153,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub busy_poll: u32,
 
-    /// How long a packet thread lets packets gather while many come (40 or more in a millisecond); 0: never
+    /// How long a packet thread lets packets gather while many come (40 or more in a millisecond); 0, or busy polling: never
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub gather: u32,
 

@@ -75,7 +75,7 @@ pub struct WorkerOptions {
     /// processor; a millisecond spares a packet the microseconds of waking up.
     pub busy_poll: Duration,
     /// For how long it lets packets gather when it has found none left, while 40 or more come in a millisecond. Zero is never:
-    /// then it waits for the next one.
+    /// then it waits for the next one. Who busy-polls wants each packet at once, so then it is never, too.
     pub gather: Duration,
 }
 
@@ -184,6 +184,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
         let (ended, alive) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| system("pipe2")(e.into()))?;
         let counters = Arc::new(IoCounters::default());
         let (gauges, answered) = (Arc::new(SharedGauges::default()), Arc::new(AtomicUsize::new(0)));
+        let gather = if options.busy_poll.is_zero() { options.gather } else { Duration::ZERO };
         let worker = Self {
             engine,
             ready: vec![false; captures.len()],
@@ -198,7 +199,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
             served,
             has_handed: false,
             busy_poll: options.busy_poll,
-            pace: Pace::new(clock::now(), options.gather),
+            pace: Pace::new(clock::now(), gather),
             notices_to: options.notices.clone(),
             tracer: options.trace.clone().map(Tracer::new),
             orders,
