@@ -20,8 +20,8 @@ const NOBODYS_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x99];
 /// Packets a second while latency is measured, and for how long.
 const LATENCY_RATE: f64 = 50_000.0;
 const LATENCY_SPAN: Duration = Duration::from_millis(400);
-/// How long a spell is. Where both processors work, a hypervisor may take them away for milliseconds, which is in the p99 of
-/// the whole span, whoever forwards. A median over spells tells what lies between such times.
+/// How long a spell is. A machine that wakes its processors late now and then has milliseconds in the p99 of the whole span,
+/// whoever forwards. A median over spells tells what lies between such times.
 const SPELL: Duration = Duration::from_millis(20);
 /// How long a subject is left alone after its start, and the real-time priority of the thread at both ends.
 const SETTLING: Duration = Duration::from_millis(500);
