@@ -62,7 +62,7 @@ fn what_is_commented_out_in_the_sample_can_be_used() {
         sample.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).collect();
     let config = parse(&uncommented.join("\n")).unwrap();
     assert_eq!((config.tunnels.len(), config.rules.len(), config.observe.services.len()), (2, 3, 1));
-    assert!(config.replies_egress.is_some() && config.rules.want_replies());
+    assert!(config.replies_egress.is_some() && config.rules.iter().any(|(_, rule)| rule.replies));
 }
 
 #[test]

@@ -139,11 +139,6 @@ impl Rules {
         self.rules.is_empty()
     }
 
-    /// Tells whether a translated packet may have to be remembered for its reply.
-    pub fn want_replies(&self) -> bool {
-        self.rules.iter().any(|rule| rule.replies)
-    }
-
     /// Iterates over rules that no packet comes to, since rules without addresses before them take all of their ports:
     /// worth a warning.
     pub fn never_reached(&self) -> impl Iterator<Item = &Rule> {

@@ -142,8 +142,8 @@ impl Running {
         emitter: impl Fn() -> anyhow::Result<Emitter>,
     ) -> anyhow::Result<Self> {
         privilege::check()?;
-        let exits = forwarding.as_ref().map(|to| [Some(to.egress), config.replies_egress.as_deref()]);
-        for name in iter::once(config.interface.as_str()).chain(exits.into_iter().flatten().flatten()) {
+        let leave_by = forwarding.as_ref().map(|to| [Some(to.egress), config.replies_egress.as_deref()]);
+        for name in iter::once(config.interface.as_str()).chain(leave_by.into_iter().flatten().flatten()) {
             interface::by_name(name)?;
         }
         let instance = Instance::claim(&config.interface)?;

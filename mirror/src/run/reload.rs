@@ -37,11 +37,8 @@ impl Fixed {
                 manager::status("the configuration was read again");
             }
             Err(error) => {
-                tracing::error!(
-                    file = %path.display(),
-                    "not reloaded, the former configuration stays in force: {error:#}"
-                );
                 let line = format!("not reloaded, the former configuration stays in force: {error:#}");
+                tracing::error!(file = %path.display(), "{line}");
                 // A status is one line.
                 manager::status(&line.replace('\n', " "));
             }
