@@ -157,6 +157,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub gather: u32,
 
+    /// Keep the host's processors from sleeping between packets (/dev/cpu_dma_latency), at the cost of their power
+    #[arg(long)]
+    pub awake: bool,
+
     /// The bounds.
     #[command(flatten)]
     pub bounds: Bounds,

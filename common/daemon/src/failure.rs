@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use rtt0_core::offer::KeyIdError;
 use rtt0_core::service::ServiceError;
+use rtt0_netio::awake::AwakeError;
 use rtt0_netio::capture::CaptureError;
 use rtt0_netio::emit::EmitError;
 use rtt0_netio::fast_path::OffloadError;
@@ -53,6 +54,9 @@ pub enum Failure {
     /// A capability is missing.
     #[error(transparent)]
     Privilege(#[from] PrivilegeError),
+    /// Processors can't be kept awake.
+    #[error(transparent)]
+    Awake(#[from] AwakeError),
     /// A capture can't be opened.
     #[error(transparent)]
     Capture(#[from] CaptureError),
@@ -124,6 +128,7 @@ impl Failure {
                 exit::CONFIGURATION
             }
             Self::Privilege(PrivilegeError::Missing { .. }) => exit::PRIVILEGE,
+            Self::Awake(error) if error.is_permission_denied() => exit::PRIVILEGE,
             _ => exit::FAILURE,
         }
     }

@@ -21,6 +21,7 @@ use rtt0_core::offer::Keys;
 use rtt0_core::profile::Profiles;
 use rtt0_core::reason::Counters;
 use rtt0_core::service::Services;
+use rtt0_netio::awake::Awake;
 use rtt0_netio::emit::{EMIT_MARK, Emitter};
 use rtt0_netio::guard::Guard;
 use rtt0_netio::privilege::{self, Duty};
@@ -92,6 +93,7 @@ struct Service {
     guard: Guard,
     bypass: SynBypass,
     offload: Offload,
+    _awake: Option<Awake>,
     watchdog: Watchdog,
     incidents: Incidents,
     /// Written to its end when this is dropped, after the workers.
@@ -143,6 +145,7 @@ impl Service {
         // The state folder is there by now.
         let control = setup.control_socket.as_deref().map(ControlSocket::bind).transpose()?;
         let metrics = setup.metrics_address.map(HttpSocket::bind).transpose()?;
+        let awake = setup.awake.then(Awake::keep).transpose()?;
         let offload = Offload::start(program, &setup, &mut engines);
         let captures = workers::open_captures(&setup, offload.outlet())?;
         let switches = match offload.switch() {
@@ -195,6 +198,7 @@ impl Service {
             guard,
             bypass: SynBypass::new(switches, counters.clone()),
             offload,
+            _awake: awake,
             watchdog: Watchdog::from_environment(),
             incidents,
             trace,

@@ -44,6 +44,8 @@ pub(crate) struct Setup {
     pub(crate) busy_poll: Duration,
     /// How long they let packets gather while many come.
     pub(crate) gather: Duration,
+    /// Whether the host's processors are kept from sleeping.
+    pub(crate) awake: bool,
     /// Where what becomes of each packet is written, if anywhere, and how many packets.
     pub(crate) trace: Option<(PathBuf, u64)>,
     /// Whether the log cuts addresses of clients and servers to their networks.
@@ -82,6 +84,7 @@ impl Setup {
             cpus: args.cpus.clone(),
             busy_poll: Duration::from_micros(args.busy_poll.into()),
             gather: Duration::from_micros(args.gather.into()),
+            awake: args.awake,
             trace: args.pcap.clone().map(|file| (file, args.pcap_packets)),
             is_redacted: args.redact_addresses,
             control_socket: control_socket(program, args),
@@ -223,6 +226,7 @@ mod tests {
             cpus: Vec::new(),
             busy_poll: Duration::ZERO,
             gather: Duration::ZERO,
+            awake: false,
             trace: None,
             is_redacted: false,
             control_socket: None,

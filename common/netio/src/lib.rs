@@ -12,6 +12,7 @@
 //! The kernel must not forward besides what [`worker`] forwards: [`guard`] sees to that.
 
 pub mod attached;
+pub mod awake;
 pub mod capture;
 pub mod clock;
 pub mod counters;

@@ -24,10 +24,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use course::Course;
+use rtt0_netio::awake::Awake;
 use subject::Subject;
 use table::Table;
 
 const HELP: &str = "mirror_rate [WORD…]: rounds=5 | trial=0.25 (seconds; 0: latency only) | bytes=100 (inner UDP payload) | --json |
+  awake (no processor sleeps meanwhile, whoever forwards) |
   kernel | naive | packet | xdp | pnet (these only) | program=PATH |
   soak seconds=60 rate=20000: a reload each second, and every packet counted";
 
@@ -39,6 +41,7 @@ struct Plan {
     json: bool,
     only: Vec<String>,
     program: PathBuf,
+    awake: bool,
     soak: bool,
     seconds: u64,
     rate: f64,
@@ -56,6 +59,7 @@ impl Plan {
             json: false,
             only: Vec::new(),
             program,
+            awake: false,
             soak: false,
             seconds: 60,
             rate: 20_000.0,
@@ -69,6 +73,7 @@ impl Plan {
                 Some(("rate", value)) => plan.rate = value.parse().ok()?,
                 Some(("program", value)) => plan.program = value.into(),
                 None if word == "--json" => plan.json = true,
+                None if word == "awake" => plan.awake = true,
                 None if word == "soak" => plan.soak = true,
                 None if ["kernel", "naive", "packet", "xdp", "pnet"].contains(&word.as_str()) => {
                     plan.only.push(word);
@@ -91,6 +96,7 @@ fn main() {
     if plan.soak {
         return soak::run(&course, &plan);
     }
+    let _awake = plan.awake.then(|| Awake::keep().unwrap());
     let mut subjects = vec![Subject::Kernel, Subject::Naive];
     if plan.program.exists() {
         subjects.extend([Subject::Mirror("packet"), Subject::Mirror("xdp"), Subject::Mirror("pnet")]);

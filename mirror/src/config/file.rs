@@ -19,6 +19,8 @@ const LARGEST_VNI: u32 = (1 << 24) - 1;
 /// Registered ports (RFC 7348 §8, RFC 8926 §3.3).
 const VXLAN_PORT: u16 = 4789;
 const GENEVE_PORT: u16 = 6081;
+/// Largest priority of SCHED_FIFO (sched(7)).
+const LARGEST_PRIORITY: u8 = 99;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +32,9 @@ struct File {
     workers: Option<Spanned<usize>>,
     #[serde(default)]
     cpus: Vec<Spanned<usize>>,
+    realtime_priority: Option<Spanned<u8>>,
+    #[serde(default)]
+    awake: bool,
     #[serde(default)]
     backend: Backend,
     metrics: Option<Text<SocketAddr>>,
@@ -105,6 +110,13 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
             );
         }
     };
+    let realtime_priority = match file.realtime_priority {
+        Some(priority) if *priority.get_ref() > LARGEST_PRIORITY => {
+            let problem = format!("realtime_priority is a number from 1 to {LARGEST_PRIORITY}, or 0 for none");
+            return Err(source.wrong(priority.span().start, problem));
+        }
+        priority => priority.map(Spanned::into_inner).filter(|priority| *priority != 0),
+    };
     Ok(Config {
         interface,
         egress,
@@ -112,6 +124,8 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
         allowlist,
         workers,
         cpus: cpus(source, file.cpus)?,
+        realtime_priority,
+        awake: file.awake,
         backend: file.backend,
         metrics: file.metrics.map(|metrics| metrics.0),
         tunnels: tunnels(source, file.tunnel)?,

@@ -69,6 +69,10 @@ pub struct Config {
     pub workers: usize,
     /// The processors that they run on, in turns; any if there are none. At most [`MOST_WORKERS`].
     pub cpus: Vec<usize>,
+    /// SCHED_FIFO priority of the packet threads, 1–99 (sched(7)); ordinary scheduling if there is none.
+    pub realtime_priority: Option<u8>,
+    /// Whether the host's processors are kept from sleeping meanwhile.
+    pub awake: bool,
     /// By what packets are captured.
     pub backend: Backend,
     /// Where metrics can be read over HTTP, if anywhere.

@@ -67,7 +67,7 @@ fn what_is_commented_out_in_the_sample_can_be_used() {
 
 #[test]
 fn every_value_is_read() {
-    let before = "egress = \"ens6\"\nreplies_egress = \"ens7\"\nworkers = 4\ncpus = [1, 3]\nbackend = \"xdp\"\nmetrics = \"[::1]:9643\"";
+    let before = "egress = \"ens6\"\nreplies_egress = \"ens7\"\nworkers = 4\ncpus = [1, 3]\nrealtime_priority = 10\nawake = true\nbackend = \"xdp\"\nmetrics = \"[::1]:9643\"";
     let behind = r#"
         vnis = [7, 1, 7]
         [[tunnel]]
@@ -93,7 +93,7 @@ fn every_value_is_read() {
     let config = parse(&with(before, behind)).unwrap();
     assert_eq!((config.workers, config.backend, config.egress.as_deref()), (4, Backend::Xdp, Some("ens6")));
     assert_eq!(config.replies_egress.as_deref(), Some("ens7"));
-    assert_eq!(config.cpus, [1, 3]);
+    assert_eq!((&config.cpus[..], config.realtime_priority, config.awake), (&[1, 3][..], Some(10), true));
     assert_eq!(config.tunnels[0].vnis, [1, 7]);
     assert_eq!((config.tunnels[1].kind, config.tunnels[1].port), (Kind::Geneve, 6081));
     let rules: Vec<_> = config.rules.iter().map(|(_, rule)| rule).collect();
@@ -125,6 +125,7 @@ fn what_is_wrong_is_told_with_its_place() {
         (with("workers = 0", ""), "1:11", "from 1 to 64"),
         (with("workers = 65", ""), "1:11", "from 1 to 64"),
         (with("workers = -1", ""), "1:11", "integer"),
+        (with("realtime_priority = 100", ""), "1:21", "from 1 to 99, or 0"),
         (with("cpus = [0, 1024]", ""), "1:12", "from 0 to 1023"),
         (with(&format!("cpus = {:?}", [1; 65]), ""), "1:201", "up to 64 processors"),
         (with("backend = \"dpdk\"", ""), "1:11", "expected one of `auto`, `xdp`, `packet`, `pnet`"),

@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use rtt0_daemon::http::HttpSocket;
 use rtt0_daemon::manager;
 use rtt0_netio::attached::program_name;
+use rtt0_netio::awake::Awake;
 use rtt0_netio::capture::Capture;
 use rtt0_netio::counters::IoCounters;
 use rtt0_netio::emit::{Emitter, MIRROR_MARK};
@@ -123,6 +124,7 @@ struct Running {
     io: Vec<Arc<IoCounters>>,
     guard: MirrorGuard,
     _instance: Instance,
+    _awake: Option<Awake>,
     counts: Vec<Arc<Counts>>,
     replies: Option<Serving>,
     examples: Arc<Examples>,
@@ -147,6 +149,7 @@ impl Running {
             interface::by_name(name)?;
         }
         let instance = Instance::claim(&config.interface)?;
+        let awake = config.awake.then(Awake::keep).transpose()?;
         let metrics = config.metrics.map(HttpSocket::bind).transpose()?;
         tell_programs(&config.interface);
         let ports: Vec<u16> = judgement.load().tunnels.ports().collect();
@@ -167,6 +170,7 @@ impl Running {
                 let options = WorkerOptions {
                     name: format!("packets-{index}"),
                     processor: processor(index),
+                    realtime_priority: config.realtime_priority,
                     ..WorkerOptions::default()
                 };
                 Ok(Worker::spawn(
@@ -180,6 +184,12 @@ impl Running {
             };
         let mut workers: Vec<WorkerHandle> =
             captures.into_iter().zip(&counts).enumerate().map(spawn).collect::<Result<_, _>>()?;
+        if config.realtime_priority.is_some() && !workers.iter().all(WorkerHandle::is_realtime) {
+            tracing::warn!(
+                "packet threads stay ordinary ones: a real-time priority takes CAP_SYS_NICE, or RLIMIT_RTPRIO (in a service's \
+                 unit LimitRTPRIO, and no RestrictRealtime)"
+            );
+        }
         let io = workers.iter().map(|worker| Arc::clone(worker.stats())).collect();
         let serving = replies.zip(forwarding.as_ref());
         let serve = |(opened, to): (Opened<'_>, &Forwarding<'_>)| {
@@ -192,6 +202,8 @@ impl Running {
             egress: forwarding.map(|to| to.egress.to_owned()),
             ports,
             workers: config.workers,
+            realtime_priority: config.realtime_priority,
+            awake: config.awake,
             replies: wanted,
         };
         Ok(Self {
@@ -199,6 +211,7 @@ impl Running {
             io,
             guard,
             _instance: instance,
+            _awake: awake,
             counts,
             replies,
             examples,

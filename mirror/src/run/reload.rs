@@ -21,6 +21,8 @@ pub(super) struct Fixed {
     pub(super) egress: Option<String>,
     pub(super) ports: Vec<u16>,
     pub(super) workers: usize,
+    pub(super) realtime_priority: Option<u8>,
+    pub(super) awake: bool,
     /// Which replies capture and guard were made for, if any.
     pub(super) replies: Option<Wanted>,
 }
@@ -69,10 +71,12 @@ impl Fixed {
             interface: config.interface,
             egress: config.egress,
             workers: config.workers,
+            realtime_priority: config.realtime_priority,
+            awake: config.awake,
         };
         ensure!(
             fixed == *self,
-            "it takes a restart to change interface, egress, workers or the tunnels' ports: {fixed:?} instead of {self:?}"
+            "it takes a restart to change interface, egress, workers, realtime_priority, awake or the tunnels' ports: {fixed:?} instead of {self:?}"
         );
         Ok(now)
     }

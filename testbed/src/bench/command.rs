@@ -5,6 +5,7 @@ use super::report;
 use super::run::{Options, run};
 use super::variant::Variant;
 use clap::Args;
+use rtt0_netio::awake::Awake;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,6 +45,9 @@ pub struct BenchArgs {
     /// Packet workers of the daemons, if this build can have several
     #[arg(long, value_name = "N")]
     workers: Option<u32>,
+    /// Keep processors from sleeping meanwhile (/dev/cpu_dma_latency), for all variants alike
+    #[arg(long)]
+    awake: bool,
     /// The orders follow from it
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
@@ -62,6 +66,7 @@ pub struct BenchArgs {
 /// If nothing can be measured or a report can't be written.
 pub fn command(args: BenchArgs) -> anyhow::Result<bool> {
     let (json, html) = (args.json.clone(), args.html.clone());
+    let _awake = args.awake.then(Awake::keep).transpose()?;
     let report = run(&options(args), |report| report::save(report, &json, &html))?;
     report::print(&report, &json, &html);
     Ok(report.is_complete())
