@@ -61,7 +61,10 @@ mod tests {
     #[test]
     fn errors_name_the_device_and_what_to_do() {
         let told = |kind: io::ErrorKind| AwakeError(kind.into()).to_string();
-        assert!(told(io::ErrorKind::PermissionDenied).contains("/dev/cpu_dma_latency, which by default is root's"));
+        assert!(
+            told(io::ErrorKind::PermissionDenied)
+                .contains("/dev/cpu_dma_latency, which by default is root's")
+        );
         assert!(told(io::ErrorKind::NotFound).contains("which is not there"));
         assert!(told(io::ErrorKind::InvalidInput).ends_with("/dev/cpu_dma_latency"));
     }

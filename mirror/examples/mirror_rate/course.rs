@@ -10,7 +10,7 @@ use rtt0_netio::sysctl;
 
 use crate::load::{self, Load};
 use crate::rig::crafted::{self, FIELD_PORT};
-use crate::rig::files::{Files, allowlist, field_sources};
+use crate::rig::files::{Files, RULES, allowlist, field_sources};
 use crate::rig::site::{ANALYSER, BEHIND, ROUTER, Site};
 use crate::subject::Running;
 
@@ -68,11 +68,11 @@ pub(crate) struct Result {
 }
 
 impl Course {
-    pub(crate) fn new(bytes: usize) -> Option<Self> {
+    pub(crate) fn new(bytes: usize, keys: &str) -> Option<Self> {
         let site = Site::new()?;
         let organisations = field_sources();
         let allowed: Vec<IpAddr> = organisations.iter().flatten().copied().collect();
-        let files = Files::new(&allowlist(&organisations));
+        let files = Files::with_keys(&allowlist(&organisations), keys, RULES);
         sysctl::set(&site.middle, &[("net.ipv4.ip_forward", "1")]).unwrap();
         let links = Links::open(&site.middle).unwrap();
         links.add_neighbour("out0", NOBODY, NOBODYS_MAC).unwrap();

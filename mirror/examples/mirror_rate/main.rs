@@ -29,9 +29,12 @@ use subject::Subject;
 use table::Table;
 
 const HELP: &str = "mirror_rate [WORD…]: rounds=5 | trial=0.25 (seconds; 0: latency only) | bytes=100 (inner UDP payload) | --json |
-  awake (no processor sleeps meanwhile, whoever forwards) |
+  prompt (no processor sleeps, whoever forwards, and the mirror's threads are real-time ones) |
   kernel | naive | packet | xdp | pnet (these only) | program=PATH |
   soak seconds=60 rate=20000: a reload each second, and every packet counted";
+
+/// What has the mirror be as prompt as it can.
+const PROMPT: &str = "realtime_priority = 10\nawake = true";
 
 /// What is asked for.
 struct Plan {
@@ -41,7 +44,7 @@ struct Plan {
     json: bool,
     only: Vec<String>,
     program: PathBuf,
-    awake: bool,
+    prompt: bool,
     soak: bool,
     seconds: u64,
     rate: f64,
@@ -59,7 +62,7 @@ impl Plan {
             json: false,
             only: Vec::new(),
             program,
-            awake: false,
+            prompt: false,
             soak: false,
             seconds: 60,
             rate: 20_000.0,
@@ -73,7 +76,7 @@ impl Plan {
                 Some(("rate", value)) => plan.rate = value.parse().ok()?,
                 Some(("program", value)) => plan.program = value.into(),
                 None if word == "--json" => plan.json = true,
-                None if word == "awake" => plan.awake = true,
+                None if word == "prompt" => plan.prompt = true,
                 None if word == "soak" => plan.soak = true,
                 None if ["kernel", "naive", "packet", "xdp", "pnet"].contains(&word.as_str()) => {
                     plan.only.push(word);
@@ -92,11 +95,11 @@ impl Plan {
 
 fn main() {
     let Some(plan) = Plan::of_arguments() else { return println!("{HELP}") };
-    let Some(course) = Course::new(plan.bytes) else { return };
+    let Some(course) = Course::new(plan.bytes, if plan.prompt { PROMPT } else { "" }) else { return };
     if plan.soak {
         return soak::run(&course, &plan);
     }
-    let _awake = plan.awake.then(|| Awake::keep().unwrap());
+    let _awake = plan.prompt.then(|| Awake::keep().unwrap());
     let mut subjects = vec![Subject::Kernel, Subject::Naive];
     if plan.program.exists() {
         subjects.extend([Subject::Mirror("packet"), Subject::Mirror("xdp"), Subject::Mirror("pnet")]);

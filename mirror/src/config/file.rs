@@ -112,7 +112,8 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
     };
     let realtime_priority = match file.realtime_priority {
         Some(priority) if *priority.get_ref() > LARGEST_PRIORITY => {
-            let problem = format!("realtime_priority is a number from 1 to {LARGEST_PRIORITY}, or 0 for none");
+            let problem =
+                format!("realtime_priority is a number from 1 to {LARGEST_PRIORITY}, or 0 for none");
             return Err(source.wrong(priority.span().start, problem));
         }
         priority => priority.map(Spanned::into_inner).filter(|priority| *priority != 0),
