@@ -21,6 +21,7 @@ use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::reason::Counters;
 use rtt0_core::time::Instant;
 use rtt0_daemon::{Context, Nic, NoOptions, Program};
+use rtt0_netio::awake::Awake;
 use rtt0_netio::emit::DEVICE_PREFIX;
 use rtt0_netio::interface;
 use rtt0_netio::links::{Links, VethEnd};
@@ -84,13 +85,14 @@ fn main() -> ExitCode {
         let program = Program { name: "testnic", about: "Forwards everything" };
         return rtt0_daemon::main::<TestNic>(&program, std::env::args_os());
     }
-    let tests: [(&str, Test); 17] = [
+    let tests: [(&str, Test); 18] = [
         ("usage_errors_end_with_2", usage_errors),
         ("configuration_errors_end_with_78", configuration_errors),
         ("a_missing_capability_ends_with_77", missing_capabilities),
         ("a_dry_run_needs_no_privilege", dry_run),
         ("keygen_writes_a_key_that_run_accepts", keygen),
         ("serves_until_sigterm", serves_until_sigterm),
+        ("processors_are_kept_awake_or_it_says_why_not", awake),
         ("operators_ask_by_the_socket_and_by_http", operators),
         ("check_config_says_what_run_would_refuse", check_config),
         ("print_config_tells_who_has_set_what", print_config),
@@ -417,6 +419,25 @@ fn serves_until_sigterm() -> Result<(), Failed> {
         let (code, log) = daemon.end()?;
         assert!(code == Some(0) && log.contains("\"stopped\""), "{signal:?}: {code:?} {log}");
         assert!(manager.heard()?.starts_with("STOPPING=1"));
+    }
+    Ok(())
+}
+
+fn awake() -> Result<(), Failed> {
+    let Some([namespace]) = namespaces()? else { return Ok(()) };
+    let (_kept, key) = key_file(KEY, 0o600);
+    let mut command = run("lo", "10.1.2.0/24:443", &key);
+    match (Running::start(&namespace, command.arg("--awake")), Awake::keep()) {
+        (Ok(daemon), Ok(_)) => {
+            let opened = std::fs::read_dir(format!("/proc/{}/fd", daemon.child.id()))?;
+            let mut files = opened.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+            assert!(files.any(|file| file == Path::new("/dev/cpu_dma_latency")));
+        }
+        (Err(failed), Err(error)) => {
+            let log = failed.message().unwrap_or_default().to_owned();
+            assert!(log.contains(&error.to_string()), "{log}");
+        }
+        (daemon, here) => panic!("it starts: {}, and here {here:?}", daemon.is_ok()),
     }
     Ok(())
 }
