@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use rig::daemon::Daemon;
-use rig::files::{Files, allowlist};
+use rig::files::{Files, RULES, allowlist};
 use rig::site::Site;
 use rtt0_netio::awake::Awake;
 use rtt0_netio::worker::run_at;
@@ -32,12 +32,7 @@ fn allowed(process: u32) -> Vec<(String, String)> {
 #[test]
 fn each_packet_thread_has_its_processor() {
     let Some(site) = Site::new() else { return };
-    let files = Files::new(&allowlist(&[vec!["198.51.100.7".parse().unwrap()]]));
-    let configuration = files.configuration();
-    let text = fs::read_to_string(&configuration).unwrap();
-    fs::write(&configuration, format!("workers = 2\ncpus = [0]\n{text}")).unwrap();
-    let program = Path::new(env!("CARGO_BIN_EXE_mirror"));
-    let daemon = Daemon::start(program, &site.middle, &configuration, &[]);
+    let daemon = start(&site, "workers = 2\ncpus = [0]").unwrap();
     let expected = ["packets-0", "packets-1"].map(|name| (name.to_owned(), "0".to_owned()));
     assert_eq!(allowed(daemon.id()), expected);
     daemon.end();
@@ -62,8 +57,7 @@ fn keeps_awake(process: u32) -> bool {
 }
 
 fn start(site: &Site, keys: &str) -> Result<Daemon, Vec<String>> {
-    let files =
-        Files::with_keys(&allowlist(&[vec!["198.51.100.7".parse().unwrap()]]), keys, rig::files::RULES);
+    let files = Files::with_keys(&allowlist(&[vec!["198.51.100.7".parse().unwrap()]]), keys, RULES);
     Daemon::try_start(Path::new(env!("CARGO_BIN_EXE_mirror")), &site.middle, &files.configuration(), &[])
 }
 

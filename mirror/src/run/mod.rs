@@ -75,9 +75,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
 /// # Errors
 /// What is missing, or why it ended early.
 pub fn observe(args: &ObserveArgs) -> anyhow::Result<()> {
-    // One worker sees both directions of a connection.
+    // One worker sees both directions of a connection; nothing is sent.
     let mut config = Config::load(&args.capture.config)?;
-    config.workers = 1;
+    (config.workers, config.egress) = (1, None);
     let judgement: Shared = Arc::new(ArcSwap::from_pointee(judgement(&config, None)?));
     let conclusion = Conclusion::default();
     let way = || {
@@ -197,15 +197,7 @@ impl Running {
         };
         let (replies, worker) = serving.map(serve).transpose()?.unzip();
         workers.extend(worker);
-        let fixed = Fixed {
-            interface: config.interface.clone(),
-            egress: forwarding.map(|to| to.egress.to_owned()),
-            ports,
-            workers: config.workers,
-            realtime_priority: config.realtime_priority,
-            awake: config.awake,
-            replies: wanted,
-        };
+        let fixed = Fixed::of(config, ports, wanted);
         Ok(Self {
             workers,
             io,

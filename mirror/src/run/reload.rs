@@ -28,6 +28,20 @@ pub(super) struct Fixed {
 }
 
 impl Fixed {
+    /// Returns what is fixed of a configuration, the tunnels' ports and the replies that come to it. Who only observes has
+    /// one worker and no egress there.
+    pub(super) fn of(config: &Config, ports: Vec<u16>, replies: Option<Wanted>) -> Self {
+        Self {
+            interface: config.interface.clone(),
+            egress: config.egress.clone(),
+            ports,
+            workers: config.workers,
+            realtime_priority: config.realtime_priority,
+            awake: config.awake,
+            replies,
+        }
+    }
+
     /// Takes over tunnels' identifiers, allowlist and rules from the file, or nothing at all.
     pub(super) fn reload(&self, path: &Path, shared: &Shared) {
         manager::reloading();
@@ -65,15 +79,7 @@ impl Fixed {
             told(&replies),
             told(&self.replies)
         );
-        let fixed = Self {
-            replies,
-            ports: now.tunnels.ports().collect(),
-            interface: config.interface,
-            egress: config.egress,
-            workers: config.workers,
-            realtime_priority: config.realtime_priority,
-            awake: config.awake,
-        };
+        let fixed = Self::of(&config, now.tunnels.ports().collect(), replies);
         ensure!(
             fixed == *self,
             "it takes a restart to change interface, egress, workers, realtime_priority, awake or the tunnels' ports: {fixed:?} instead of {self:?}"
