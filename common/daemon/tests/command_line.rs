@@ -432,6 +432,9 @@ fn awake() -> Result<(), Failed> {
             let opened = std::fs::read_dir(format!("/proc/{}/fd", daemon.child.id()))?;
             let mut files = opened.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
             assert!(files.any(|file| file == Path::new("/dev/cpu_dma_latency")));
+            // Not by its drop, which kills: what is pinned would stay.
+            daemon.signal(Signal::TERM)?;
+            daemon.end()?;
         }
         (Err(failed), Err(error)) => {
             let log = failed.message().unwrap_or_default().to_owned();
