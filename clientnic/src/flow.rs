@@ -111,6 +111,10 @@ impl Watched {
         if end.beyond(self.end) > 0 {
             self.end = end;
         }
+        let acknowledged = progress.client_acknowledged().get();
+        if self.awaited.is_some_and(|awaited| acknowledged.wrapping_sub(awaited) <= FIRST_FLIGHT) {
+            self.awaited = None;
+        }
     }
 
     /// Tells whether a segment from the client proves for the first time that it exists.
@@ -170,6 +174,8 @@ pub(crate) struct Pending {
     pub(crate) syn_ack: Vec<u8>,
     /// A newer SYN of the same 4-tuple that went to the server unspoofed.
     pub(crate) rival: Option<Rival>,
+    /// Whether the kernel forwards what the client sends, and what ServerNIC has translated.
+    pub(crate) share: Share,
 }
 
 impl Pending {
@@ -192,8 +198,30 @@ impl Pending {
     pub(crate) fn watched(&self, now: Instant, limits: &Limits) -> Watched {
         let start = self.opening.start();
         let awaited = (!self.opening.is_proven()).then(|| start.promised_isn.plus(1).get());
-        let watched = Watched::new(start.client_isn, true, awaited);
+        let watched = Watched { share: self.share, ..Watched::new(start.client_isn, true, awaited) };
         watched.expect_early_reset(start.promised_isn, now + limits.early_reset)
+    }
+
+    /// Returns what a fast path needs of it, `None` if it has to stay: the data of a client that is to be translated here is
+    /// held, and whoever has been refused or rivalled has to be seen.
+    fn offloaded(&self, key: FlowKey) -> Option<Offloaded> {
+        let start = self.opening.start();
+        let is_plain = self.paired && !self.refused && self.rival.is_none();
+        is_plain.then(|| Offloaded::opening(key, start.client_isn, start.promised_isn))
+    }
+
+    /// Takes over what a fast path has seen the client send.
+    fn resume(&mut self, progress: &Progress) {
+        if progress.client_acknowledged().beyond(self.opening.start().promised_isn) > 0 {
+            self.opening.prove();
+        }
+    }
+
+    /// Tells whether what a fast path has seen shows that ServerNIC has taken over, though its confirm got lost: it has
+    /// forwarded what ServerNIC translated, or the client acknowledges such data that took another way.
+    pub(crate) fn is_taken_over(&self, progress: &Progress) -> bool {
+        let promised = self.opening.start().promised_isn;
+        progress.to_client.packets > 0 || progress.client_acknowledged().beyond(promised) > 1
     }
 }
 
@@ -244,9 +272,10 @@ impl Flow {
         })
     }
 
-    /// Returns how many servers' answers a client that exists waits for.
+    /// Returns how many servers' answers a client waits for that exists, or may have shown to the kernel that it does.
     pub(crate) fn awaited(&self) -> usize {
-        usize::from(matches!(self, Self::Opening(pending) if pending.opening.is_proven()))
+        let awaits = |pending: &Pending| pending.opening.is_proven() || pending.share.is_handed();
+        usize::from(matches!(self, Self::Opening(pending) if awaits(pending)))
     }
 
     /// Returns how many pending handshakes it counts for.
@@ -259,14 +288,16 @@ impl Offloadable for Flow {
     fn share(&self) -> Option<&Share> {
         match self {
             Self::Translated { share, .. } | Self::Watching(Watched { share, .. }) => Some(share),
-            Self::Learning(_) | Self::Opening(_) => None,
+            Self::Opening(pending) => Some(&pending.share),
+            Self::Learning(_) => None,
         }
     }
 
     fn share_mut(&mut self) -> Option<&mut Share> {
         match self {
             Self::Translated { share, .. } | Self::Watching(Watched { share, .. }) => Some(share),
-            Self::Learning(_) | Self::Opening(_) => None,
+            Self::Opening(pending) => Some(&mut pending.share),
+            Self::Learning(_) => None,
         }
     }
 
@@ -276,6 +307,7 @@ impl Offloadable for Flow {
                 flow.offloaded(key).filter(|_| rival.is_none_or(|rival| !rival.is_answered()))
             }
             Self::Watching(watched) => watched.offloaded(key),
+            Self::Opening(pending) => pending.offloaded(key),
             _ => None,
         }
     }
@@ -284,7 +316,8 @@ impl Offloadable for Flow {
         match self {
             Self::Translated { flow, .. } => flow.resume(progress),
             Self::Watching(watched) => watched.resume(progress),
-            Self::Learning(_) | Self::Opening(_) => {}
+            Self::Opening(pending) => pending.resume(progress),
+            Self::Learning(_) => {}
         }
     }
 

@@ -97,13 +97,13 @@ fn a_known_destination_is_answered_early_and_offered() {
     assert_eq!(sent.len(), 2);
     let promised = linux(tsval_promised(D), 100);
     let expected = Seg { seq: isn_promised(D), ..syn_ack(D) }.options(promised);
-    assert_eq!(sent[0], expected, "the spoofed SYN-ACK, first");
-    let Found::Authentic(offer) = signal(&sent[1], D) else { panic!("no offer") };
+    assert_eq!(sent[1], expected, "the spoofed SYN-ACK, behind what it must not be overtaken by");
+    let Found::Authentic(offer) = signal(&sent[0], D) else { panic!("no offer") };
     assert_eq!(offer.kind, Kind::Spoofed);
     let promise =
         Promise { mss: 1460, window_scale: Some(7), sack: true, tsval: Some(tsval_promised(D)), ecn: false };
     assert_eq!(offer.promise, promise);
-    assert_eq!(Seg { raw: vec![], ..sent[1].clone() }, syn(D), "the client's own SYN otherwise");
+    assert_eq!(Seg { raw: vec![], ..sent[0].clone() }, syn(D), "the client's own SYN otherwise");
     // Data follows the SYN untouched; the confirm ends it all.
     assert_eq!(give(&mut nic, ms(101), &request(D)), [request(D)]);
     let confirmed = Seg { seq: isn_promised(D), raw: confirm(D), ..syn_ack(D) };
@@ -143,7 +143,7 @@ fn without_a_confirm_it_translates_by_itself_and_loses_no_data() {
 fn solo_holds_until_the_real_syn_ack() {
     let mut nic = taught(Mode::Solo, false);
     let sent = give(&mut nic, ms(100), &syn(D));
-    assert_eq!((sent.len(), sent[1].raw.len()), (2, 0), "no offer in mode solo");
+    assert_eq!((sent.len(), sent[0].raw.len()), (2, 0), "no offer in mode solo");
     assert!(give(&mut nic, ms(101), &request(D)).is_empty(), "held");
     let sent = give(&mut nic, ms(150), &syn_ack(D));
     assert_eq!(sent, [Seg { ack: Y + 1, ts: Some((101, TSVAL)), ..request(D) }]);
@@ -153,7 +153,7 @@ fn solo_holds_until_the_real_syn_ack() {
 fn a_server_nic_that_comes_later_is_found() {
     let mut nic = taught(Mode::Auto, false);
     let sent = give(&mut nic, ms(100), &syn(D));
-    assert!(matches!(signal(&sent[1], D), Found::Authentic(offer) if offer.kind == Kind::Probe));
+    assert!(matches!(signal(&sent[0], D), Found::Authentic(offer) if offer.kind == Kind::Probe));
     give(&mut nic, ms(101), &request(D));
     let sent = give(&mut nic, ms(150), &Seg { raw: confirm(D), ..syn_ack(D) });
     assert_eq!(sent[0].ack, Y + 1, "this flow stays solo");
@@ -262,7 +262,7 @@ fn an_unreachable_server_refuses() {
 #[test]
 fn a_lost_syn_is_repeated_and_silence_is_reported() {
     let mut nic = taught(Mode::Auto, true);
-    let offer = give(&mut nic, ms(100), &syn(D))[1].clone();
+    let offer = give(&mut nic, ms(100), &syn(D))[0].clone();
     give(&mut nic, ms(101), &request(D));
     let sent = pass_time(&mut nic, ms(40_000));
     let times: Vec<_> = sent.iter().map(|(at, _)| at.as_micros() / 1000).collect();
@@ -293,7 +293,7 @@ fn a_repeated_syn_gets_the_same_answer() {
     assert_eq!(give(&mut nic, ms(1100), &syn(D)), first, "and the server is asked again");
     assert_eq!(nic.counters().happened(Event::SpoofRepeated), 1);
     give(&mut nic, ms(1101), &request(D));
-    assert_eq!(give(&mut nic, ms(1102), &syn(D)), first[..1], "a late copy");
+    assert_eq!(give(&mut nic, ms(1102), &syn(D)), first[1..], "a late copy");
 }
 
 /// Its answers got lost, and RTT and time-outs add up to more than a handshake waits.
@@ -525,8 +525,8 @@ fn a_newer_solo_handshake_clears_an_abandoned_one_out_of_its_way() {
     let sent = give(&mut nic, ms(102), &syn(9_000));
     let reset = Seg { window: 0, ..Seg::from_client(RST, D + 1, 0) };
     assert_eq!(sent.len(), 3);
-    assert_eq!((&sent[0], &sent[2]), (&reset, &syn(9_000)), "a server in SYN-RECEIVED would refuse the SYN");
-    assert_eq!((sent[1].flags, sent[1].seq), (SYN | ACK, isn_promised(9_000)));
+    assert_eq!((&sent[0], &sent[1]), (&reset, &syn(9_000)), "a server in SYN-RECEIVED would refuse the SYN");
+    assert_eq!((sent[2].flags, sent[2].seq), (SYN | ACK, isn_promised(9_000)));
 }
 
 #[test]

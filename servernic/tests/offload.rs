@@ -11,7 +11,7 @@ use packets::*;
 use rtt0_core::engine::Engine;
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::{Kind, Offer, Promise};
-use rtt0_core::offload::Applied;
+use rtt0_core::offload::{Applied, Queued};
 use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::reason::Event;
 use rtt0_core::seq::Seq;
@@ -42,88 +42,150 @@ fn from_server(flags: rtt0_core::wire::tcp::Flags, seq: u32, ack: u32) -> Seg {
 }
 
 /// A flow as it is behind its handshake and a request of five bytes.
-fn established() -> (ServerNic, Kept) {
-    let (mut nic, kept) = (ServerNic::new(gateway(), keys(), Limits::default()), Kept::default());
+fn established(kept: &Kept) -> ServerNic {
+    let mut nic = opened(kept);
+    give(&mut nic, ms(1), &from_client(ACK | PSH, 1, 1).payload(b"GET /"));
+    answered(&mut nic);
+    nic
+}
+
+/// A handshake that the server has still to answer.
+fn opened(kept: &Kept) -> ServerNic {
+    let mut nic = ServerNic::new(gateway(), keys(), Limits::default());
     nic.accelerate(Box::new(kept.clone()));
     let promise =
         Promise { mss: 1460, window_scale: Some(7), sack: true, tsval: Some(promised_tsval()), ecn: false };
     let offer = Offer { kind: Kind::Spoofed, key: 1, promise }.encode(&keys(), &flow(), Seq::new(C)).unwrap();
     give(&mut nic, ms(1), &Seg::from_client(SYN, C, 0).raw(&offer).options(linux(100, 0)));
-    give(&mut nic, ms(1), &from_client(ACK | PSH, 1, 1).payload(b"GET /"));
+    nic
+}
+
+/// The server answers both copies of its SYN.
+fn answered(nic: &mut ServerNic) {
     let syn_ack = Seg::from_server(SYN | ACK, Y, C.wrapping_add(1)).options(linux(TSVAL, 99));
-    // Of both copies of its SYN.
-    (0..2).for_each(|_| drop(give(&mut nic, ms(2), &syn_ack)));
-    (nic, kept)
+    (0..2).for_each(|_| drop(give(nic, ms(2), &syn_ack)));
 }
 
-/// The same, handed over: behind four answers of 100 bytes, each acknowledged.
 fn handed() -> (ServerNic, Kept) {
-    let (mut nic, kept) = established();
-    for n in 0..4 {
-        assert!(kept.state().flows.is_empty(), "after {n} answers");
-        give(&mut nic, ms(3), &from_server(ACK, 1 + n * 100, 6).payload(&[0; 100]));
-        give(&mut nic, ms(3), &from_client(ACK, 6, 101 + n * 100));
-        assert!(kept.state().flows.is_empty(), "what was forwarded may not have left");
-        assert_eq!(nic.settle(), n == 3);
-    }
-    assert_eq!((kept.state().flows.len(), nic.counters().happened(Event::Handed)), (1, 1));
-    (nic, kept)
-}
-
-/// Has the kernel forward a segment.
-fn in_kernel(kept: &Kept, seg: &Seg, to: Direction, at: u64) {
-    let mut bytes = seg.bytes();
-    let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
-    let mut segment = Segment::parse(&mut packet).unwrap();
-    let mut state = kept.state();
-    let flow = state.flows.values_mut().next().unwrap();
-    assert_eq!(flow.apply(ms(at), to, &mut segment, true), Applied::Forwarded);
+    let kept = Kept::default();
+    (established(&kept), kept)
 }
 
 #[test]
-fn a_flow_is_handed_over_after_eight_segments_and_its_ends_are_known_again_at_the_fin() {
+fn a_flow_is_the_kernel_s_with_its_handshake_and_its_ends_are_known_again_at_the_second_fin() {
     let (mut nic, kept) = handed();
-    // A megabyte that the engine does not see.
+    assert_eq!((kept.state().flows.len(), nic.counters().happened(Event::Handed)), (1, 1));
+    assert_eq!(kept.state().queued, [Queued::ToServer], "the server has not had anything to answer");
+    assert!(nic.settle(ms(3)), "the request may not have left");
+    assert!(!nic.settle(ms(3)));
+    // A megabyte that the engine does not see, nor the server's FIN behind it.
     for n in 0..1000 {
-        in_kernel(&kept, &from_server(ACK, 401 + n * 1000, 6).payload(&[0; 1000]), Direction::ToClient, 10);
-        in_kernel(&kept, &from_client(ACK, 6, 1401 + n * 1000), Direction::ToServer, 10);
+        let data = from_server(ACK, 1 + n * 1000, 6).payload(&[0; 1000]);
+        assert_eq!(kept.forward(&data, Direction::ToClient, 10), Applied::Forwarded);
+        let acknowledgement = from_client(ACK, 6, 1001 + n * 1000);
+        assert_eq!(kept.forward(&acknowledgement, Direction::ToServer, 10), Applied::Forwarded);
     }
-    let end = 401 + 1_000_000;
-    let sent = give(&mut nic, ms(11), &from_server(FIN | ACK, end, 6));
-    assert_eq!(sent[0].seq, s().wrapping_add(end));
+    let end = 1 + 1_000_000;
+    let fin = from_server(FIN | ACK, end, 6);
+    assert_eq!(kept.forward(&fin, Direction::ToClient, 10), Applied::Forwarded);
+    // The client's is the last, and of that the engine is told. The kernel forwards what acknowledges it.
+    let fin = from_client(FIN | ACK, 6, end + 1);
+    assert_eq!(kept.forward(&fin, Direction::ToServer, 11), Applied::Closed);
+    nic.settle(ms(12));
+    pass_time(&mut nic, ms(2000));
+    assert_eq!(kept.state().flows.len(), 1);
+    assert_eq!(kept.forward(&from_server(ACK, end + 1, 7), Direction::ToClient, 2001), Applied::Forwarded);
+    pass_time(&mut nic, ms(2100));
     assert!(kept.state().flows.is_empty());
-    assert_eq!(nic.counters().happened(Event::Recalled), 1);
-    // Only who knows how far the server has come believes its FIN, and ends the flow after the client's.
-    give(&mut nic, ms(12), &from_client(FIN | ACK, 6, end + 1));
-    give(&mut nic, ms(13), &from_server(ACK, end + 1, 7));
-    assert_eq!(nic.gauges().flows, 1);
-    pass_time(&mut nic, ms(200_000));
-    assert_eq!(nic.gauges().flows, 0, "it was closed, and rests no longer than that");
+    assert_eq!((nic.gauges().flows, nic.counters().happened(Event::Recalled)), (1, 1));
+    // A FIN whose acknowledgement got lost.
+    assert_eq!(give(&mut nic, ms(3000), &fin)[0].ack, Y + end + 1);
+    pass_time(&mut nic, ms(65_000));
+    assert_eq!(nic.gauges().flows, 0, "both ends have acknowledged all: it rests no longer than that");
 }
 
 #[test]
-fn a_flow_that_the_kernel_does_not_take_stays_and_is_handed_again() {
-    let (mut nic, kept) = established();
+fn a_closed_flow_whose_last_fin_nobody_acknowledges_stays_for_as_long_as_one_of_the_engine_s() {
+    let (mut nic, kept) = handed();
+    kept.forward(&from_server(FIN | ACK, 1, 6), Direction::ToClient, 10);
+    kept.forward(&from_client(FIN | ACK, 6, 2), Direction::ToServer, 11);
+    nic.settle(ms(12));
+    pass_time(&mut nic, ms(121_000));
+    assert_eq!((nic.gauges().flows, kept.state().flows.len()), (1, 0));
+    pass_time(&mut nic, ms(124_000));
+    assert_eq!(nic.gauges().flows, 0);
+}
+
+#[test]
+fn a_flow_that_goes_on_although_it_was_closed_lives() {
+    let (mut nic, kept) = handed();
+    kept.forward(&from_server(FIN | ACK, 1, 6), Direction::ToClient, 10);
+    kept.forward(&from_client(FIN | ACK, 6, 1), Direction::ToServer, 11);
+    // One of them was not its sender's, who has more to say.
+    kept.forward(&from_client(ACK, 6, 1).payload(b"more"), Direction::ToServer, 12);
+    nic.settle(ms(12));
+    pass_time(&mut nic, ms(1_000_000));
+    assert_eq!((nic.gauges().flows, kept.state().flows.len()), (1, 0));
+}
+
+#[test]
+fn a_fin_that_its_receiver_would_not_accept_is_the_engine_s() {
+    let (mut nic, kept) = handed();
+    let forged = from_server(FIN | ACK, 200_000, 6);
+    assert_eq!(kept.forward(&forged, Direction::ToClient, 10), Applied::ToEngine);
+    give(&mut nic, ms(10), &forged);
+    pass_time(&mut nic, ms(200_000));
+    assert_eq!(nic.gauges().flows, 1, "the flow goes on");
+}
+
+#[test]
+fn what_the_engine_forwards_while_it_is_waited_for_counts_in_the_kernel_too() {
+    let (_nic, kept) = handed();
+    // A second request, of a direction that is waited for, and the server's answer and end.
+    let mut bytes = from_client(ACK | PSH, 6, 1).payload(b"more").bytes();
+    let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+    let segment = Segment::parse(&mut packet).unwrap();
+    kept.state().flows.values_mut().next().unwrap().leave(Direction::ToServer, &segment.tcp());
+    let fin = from_server(FIN | ACK | PSH, 1, 10).payload(b"200");
+    assert_eq!(kept.forward(&fin, Direction::ToClient, 10), Applied::Forwarded);
+    let fin = from_client(FIN | ACK, 10, 5);
+    assert_eq!(kept.forward(&fin, Direction::ToServer, 10), Applied::Closed, "it is the second one");
+}
+
+#[test]
+fn a_client_that_was_not_heard_of_before_the_server_s_answer_is_handed_over_with_its_first_segment() {
+    let kept = Kept::default();
+    let mut nic = opened(&kept);
+    answered(&mut nic);
+    nic.settle(ms(3));
+    assert!(kept.state().flows.is_empty(), "nobody may be there");
+    let sent = give(&mut nic, ms(3), &from_client(ACK | PSH, 1, 1).payload(b"GET /"));
+    assert_eq!((sent.len(), kept.state().flows.len()), (1, 1));
+    assert_eq!(kept.state().queued, [Queued::ToServer]);
+}
+
+#[test]
+fn a_flow_that_the_kernel_does_not_take_stays_and_is_handed_again_after_eight_segments() {
+    let kept = Kept::default();
     kept.state().is_full = true;
-    for n in 0..8 {
-        let sent = give(&mut nic, ms(3), &from_server(ACK, 1 + n * 100, 6).payload(&[0; 100]));
-        assert_eq!(sent[0].seq, s().wrapping_add(1 + n * 100));
-        nic.settle();
-    }
+    let mut nic = established(&kept);
     assert_eq!(nic.counters().happened(Event::HandRefused), 1);
     kept.state().is_full = false;
-    for n in 8..16 {
-        give(&mut nic, ms(3), &from_server(ACK, 1 + n * 100, 6).payload(&[0; 100]));
-        nic.settle();
+    for n in 0..8 {
+        assert!(kept.state().flows.is_empty(), "after {n} answers");
+        let sent = give(&mut nic, ms(3), &from_server(ACK, 1 + n * 100, 6).payload(&[0; 100]));
+        assert_eq!(sent[0].seq, s().wrapping_add(1 + n * 100));
+        assert!(kept.state().flows.is_empty(), "what was forwarded may not have left");
+        assert_eq!(nic.settle(ms(3)), n == 7);
     }
-    assert_eq!(kept.state().flows.len(), 1);
+    assert_eq!(kept.state().queued, [Queued::BothWays]);
 }
 
 #[test]
 fn a_flow_in_use_in_the_kernel_does_not_expire_and_an_idle_one_does() {
     let (mut nic, kept) = handed();
     let idle = Limits::default().idle.as_millis() as u64;
-    in_kernel(&kept, &from_client(ACK, 6, 401), Direction::ToServer, idle - 1000);
+    kept.forward(&from_client(ACK, 6, 1), Direction::ToServer, idle - 1000);
     pass_time(&mut nic, ms(idle + 100_000));
     assert_eq!((nic.gauges().flows, kept.state().flows.len()), (1, 1));
     pass_time(&mut nic, ms(2 * idle + 100_000));
@@ -140,14 +202,14 @@ fn any_syn_takes_the_flow_back() {
 
 #[test]
 fn what_was_pinned_is_taken_over_if_there_is_a_record_of_it() {
-    let (mut nic, kept) = established();
+    let kept = Kept::default();
+    let mut nic = opened(&kept);
     nic.journal().unwrap().open();
-    for n in 0..4 {
-        give(&mut nic, ms(3), &from_server(ACK, 1 + n * 100, 6).payload(&[0; 100]));
-        give(&mut nic, ms(3), &from_client(ACK, 6, 101 + n * 100));
-    }
-    nic.settle();
+    give(&mut nic, ms(1), &from_client(ACK | PSH, 1, 1).payload(b"GET /"));
+    answered(&mut nic);
     let change = nic.journal().unwrap().drain().last().unwrap();
+    kept.forward(&from_server(ACK, 1, 6).payload(&[0; 400]), Direction::ToClient, 10);
+    kept.forward(&from_client(ACK, 6, 401), Direction::ToServer, 10);
     let flow = *kept.state().flows.values().next().unwrap();
     let mut next = ServerNic::new(gateway(), keys(), Limits::default());
     assert!(!next.adopt(ms(60_000), &flow), "nothing is known of it");

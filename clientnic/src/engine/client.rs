@@ -8,9 +8,10 @@ use rtt0_core::flow::FlowKey;
 use rtt0_core::handshake::{Opening, limit_payload};
 use rtt0_core::held::Held;
 use rtt0_core::offer::Kind;
-use rtt0_core::packet::{Offload, Outbox};
+use rtt0_core::offload::Share;
+use rtt0_core::packet::{Offload, Outbox, Packet};
 use rtt0_core::profile::{Knowledge, Outlook};
-use rtt0_core::reason::{Event, PassReason};
+use rtt0_core::reason::{DropReason, Event, PassReason};
 use rtt0_core::rival::Rival;
 use rtt0_core::seq::{Client, Seq};
 use rtt0_core::service::Direction;
@@ -33,6 +34,11 @@ impl ClientNic {
         offload: Offload,
         out: &mut Outbox,
     ) -> (Verdict, Offload) {
+        if segment.tcp().flags().intersects(Flags::SYN | Flags::FIN | Flags::RST)
+            && self.flows.get(&key).is_some_and(|entry| matches!(entry.value, Flow::Opening(_)))
+        {
+            self.recall(&key);
+        }
         if segment.tcp().flags().is_syn() {
             self.consult(now, &key, Flags::SYN);
             let queued = out.len();
@@ -92,6 +98,23 @@ impl ClientNic {
         }
     }
 
+    /// Takes a copy of what the kernel has forwarded: of a handshake it is kept, and otherwise not needed any more. Returns
+    /// false if it is none: then it is a packet like any other.
+    pub(super) fn copied(&mut self, now: Instant, packet: &mut Packet<'_>, out: &mut Outbox) -> bool {
+        let Some(key) = self.gateway.flow_of_copy(packet.bytes) else { return false };
+        let Some(entry) = self.flows.get(&key) else { return false };
+        if let Flow::Opening(pending) = &entry.value {
+            let offload = packet.offload;
+            if let Some(segment) = self.gateway.admit_copy(now, packet, out)
+                && pending.opening.owns(&segment.tcp())
+            {
+                // Without a copy the client repeats it.
+                let _ = self.keep_early_data(&key, &segment, offload);
+            }
+        }
+        true
+    }
+
     /// What the client sends before the server has answered: held, or copied and sent on.
     fn early_data(
         &mut self,
@@ -101,18 +124,11 @@ impl ClientNic {
         offload: Offload,
         out: &mut Outbox,
     ) -> Verdict {
-        let Some(Flow::Opening(pending)) = self.flows.get_mut(&key).map(|entry| &mut entry.value) else {
+        let Some(held) = self.keep_early_data(&key, segment, offload) else { return Verdict::Forward };
+        let Some(Flow::Opening(pending)) = self.flows.get(&key).map(|entry| &entry.value) else {
             return Verdict::Forward;
         };
-        let proven = pending.opening.is_proven();
-        let held = pending.opening.hold(segment, offload);
         let (paired, refused) = (pending.paired, pending.refused);
-        if !proven {
-            self.half_open -= 1;
-            self.awaited += 1;
-            let due = pending.opening.due(&self.settings.limits);
-            self.flows.set_deadline(&key, due);
-        }
         if refused {
             if let Some(pending) = self.take_pending(&key) {
                 self.give_up(now, &key, &pending, Event::Refused, out);
@@ -125,6 +141,26 @@ impl ClientNic {
             (false, Ok(())) => Verdict::Taken,
             (false, Err(reason)) => self.gateway.drop(reason),
         }
+    }
+
+    /// Keeps a segment of a handshake, which proves that there is a client. `None` if there is no such handshake.
+    fn keep_early_data(
+        &mut self,
+        key: &FlowKey,
+        segment: &Segment<'_>,
+        offload: Offload,
+    ) -> Option<Result<(), DropReason>> {
+        let limits = self.settings.limits;
+        self.changing(key, |nic| {
+            let Flow::Opening(pending) = &mut nic.flows.get_mut(key)?.value else { return None };
+            let proven = pending.opening.is_proven();
+            let held = pending.opening.hold(segment, offload);
+            let due = pending.opening.due(&limits);
+            if !proven {
+                nic.flows.set_deadline(key, due);
+            }
+            Some(held)
+        })
     }
 
     /// Remembers how many bytes a client sent that now has ended, by whichever side's will.
@@ -151,8 +187,8 @@ impl ClientNic {
         };
         match self.flows.get_mut(&key).map(|entry| &mut entry.value) {
             Some(Flow::Opening(pending)) if pending.opening.start().client_isn == syn.isn => {
-                out.push(&pending.syn_ack, Offload::default());
                 pending.opening.ask_again(now, out);
+                out.push(&pending.syn_ack, Offload::default());
                 if !pending.refused {
                     let due = pending.opening.due(&self.settings.limits);
                     self.flows.set_deadline(&key, due);
@@ -258,14 +294,15 @@ impl ClientNic {
         if self.flows.is_full() {
             return self.gateway.pass(PassReason::FlowTableFull);
         }
-        out.push(&spoof.syn_ack, Offload::default());
+        // First what has the longer way, and what the client's answer must not overtake.
         let opening = Opening::begin(spoof.start, Held::new(&self.budget), now, out);
+        out.push(&spoof.syn_ack, Offload::default());
         let due = opening.due(&self.settings.limits);
-        let probed = signal.is_some();
-        let pending =
-            Pending { opening, paired, probed, refused: false, syn_ack: spoof.syn_ack, rival: None };
+        let (probed, syn_ack, share) = (signal.is_some(), spoof.syn_ack, Share::default());
+        let pending = Pending { opening, paired, probed, refused: false, syn_ack, rival: None, share };
         // There is room: it was just looked.
         let _ = self.insert(now, key, Flow::Opening(Box::new(pending)), due);
+        self.hand_opening(&key);
         self.counters().event(if paired { Event::SpoofedPaired } else { Event::SpoofedSolo });
         Verdict::Taken
     }

@@ -28,7 +28,7 @@ use rtt0_core::journal::{Journal, Slot};
 use rtt0_core::limits::Limits;
 use rtt0_core::notice::Notices;
 use rtt0_core::offer::Keys;
-use rtt0_core::offload::{FastPath, Offloaded, Offloader};
+use rtt0_core::offload::{FastPath, Offloadable, Offloaded, Offloader, Progress, Queued};
 use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::profile::Profiles;
 use rtt0_core::reason::{Counters, Event, PassReason};
@@ -43,6 +43,10 @@ use std::sync::Arc;
 
 /// Timers handled in one call, so that packets wait no longer than that.
 const TIMERS_PER_CALL: usize = 256;
+
+/// While more than this share of the clients that may be half open are, handshakes are handed to the kernel only when they
+/// are confirmed: in a flood of SYNs each of them would cost two system calls for nobody.
+const SHARE_OF_HALF_OPEN: usize = 4;
 
 /// Which flows are spoofed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -212,11 +216,30 @@ impl ClientNic {
         }
     }
 
-    /// Leaves a handshake to ServerNIC, which shows that it has made it.
-    fn hand_over(&mut self, now: Instant, key: FlowKey) {
-        if let Some(pending) = self.take_pending(&key) {
-            self.replace(key, Flow::Watching(pending.watched(now, &self.settings.limits)), now);
-        }
+    /// Leaves a handshake to ServerNIC, which shows that it has made it. Returns what it was.
+    fn hand_over(&mut self, now: Instant, key: FlowKey) -> Option<Box<Pending>> {
+        // What the kernel forwards of it already it goes on with.
+        let share = self.changing(&key, |nic| match &mut nic.flows.get_mut(&key)?.value {
+            Flow::Opening(pending) => Some(std::mem::take(&mut pending.share)),
+            _ => None,
+        })?;
+        let mut pending = self.take_pending(&key)?;
+        pending.share = share;
+        self.replace(key, Flow::Watching(pending.watched(now, &self.settings.limits)), now);
+        Some(pending)
+    }
+
+    /// Does what may change how a flow counts: its client may turn out to exist.
+    fn changing<R>(&mut self, key: &FlowKey, change: impl FnOnce(&mut Self) -> R) -> R {
+        let counts = |nic: &Self| {
+            nic.flows.get(key).map_or((0, 0), |entry| (entry.value.half_open(), entry.value.awaited()))
+        };
+        let before = counts(self);
+        let result = change(self);
+        let after = counts(self);
+        self.half_open = self.half_open + after.0 - before.0;
+        self.awaited = self.awaited + after.1 - before.1;
+        result
     }
 
     /// The ends have a newer connection, so the older one is no more.
@@ -234,8 +257,38 @@ impl ClientNic {
 
     /// Learns from the fast path what it knows of a flow before one of its segments is judged.
     fn consult(&mut self, now: Instant, key: &FlowKey, flags: Flags) {
+        if !self.offloader.is_accelerated() {
+            return;
+        }
+        let Some(entry) = self.flows.get(key).filter(|entry| entry.value.is_handed()) else { return };
+        if matches!(entry.value, Flow::Opening(_)) {
+            self.look(key);
+            return;
+        }
         let idle = now + self.settings.limits.idle;
-        self.offloader.consult(&mut self.flows, key, flags, idle, self.gateway.counters());
+        self.changing(key, |nic| {
+            nic.offloader.consult(&mut nic.flows, key, flags, idle, nic.gateway.counters());
+        });
+    }
+
+    /// Learns from the fast path how far a flow has come.
+    fn look(&mut self, key: &FlowKey) -> Option<Progress> {
+        self.changing(key, |nic| nic.offloader.look(&mut nic.flows, key))
+    }
+
+    /// Takes a handshake back from the fast path.
+    fn recall(&mut self, key: &FlowKey) {
+        self.changing(key, |nic| nic.offloader.recall(&mut nic.flows, key, nic.gateway.counters()));
+    }
+
+    /// Has the fast path forward what the client of a handshake sends, which ServerNIC will translate: before that
+    /// client is answered, so that nothing of it is queued. But not for all of those who may not exist.
+    fn hand_opening(&mut self, key: &FlowKey) {
+        if self.half_open <= self.settings.limits.half_open / SHARE_OF_HALF_OPEN {
+            self.changing(key, |nic| {
+                nic.offloader.hand_at_once(&mut nic.flows, key, Queued::Nothing, nic.gateway.counters());
+            });
+        }
     }
 
     /// Hands a flow that lives on to the fast path, once that is worth it.
@@ -275,11 +328,45 @@ impl ClientNic {
         }
     }
 
+    /// Goes on with a flow that has been closed at the fast path, and was taken back.
+    fn closed(&mut self, now: Instant, key: FlowKey) {
+        let limits = self.settings.limits;
+        // The confirm got lost, but the server's answer to it all has passed. What had passed before of the client's is
+        // not known any more.
+        let is_known = self.hand_over(now, key).is_none();
+        let (upload, life) = match self.flows.get_mut(&key).map(|entry| &mut entry.value) {
+            Some(Flow::Watching(watched)) => (watched.ends().filter(|_| is_known), Life::Ends(limits.reset)),
+            Some(Flow::Translated { flow, .. }) => (flow.upload(), flow.rest(&limits)),
+            _ => return,
+        };
+        self.note_upload(&key, upload);
+        self.live(now, key, life);
+    }
+
     fn due(&mut self, now: Instant, key: FlowKey, out: &mut Outbox) {
-        if self.offloader.is_in_use(&mut self.flows, &key, now, self.settings.limits.idle) {
+        let limits = self.settings.limits;
+        if self
+            .changing(&key, |nic| nic.offloader.recall_closed(&mut nic.flows, &key, nic.gateway.counters()))
+        {
+            self.closed(now, key);
             return;
         }
-        let limits = self.settings.limits;
+        let progress = self.look(&key);
+        let Some(entry) = self.flows.get(&key) else { return };
+        match &entry.value {
+            Flow::Opening(pending) => {
+                if progress.is_some_and(|seen| pending.is_taken_over(&seen)) {
+                    self.hand_over(now, key);
+                    return;
+                }
+            }
+            flow => {
+                let may_be_in_use = flow.half_open() == 0;
+                if may_be_in_use && self.offloader.is_in_use(&mut self.flows, &key, now, limits.idle) {
+                    return;
+                }
+            }
+        }
         let Some(entry) = self.flows.get_mut(&key) else { return };
         let Flow::Opening(pending) = &mut entry.value else {
             self.counters().event(Event::Expired);
@@ -303,6 +390,9 @@ impl ClientNic {
 
 impl Engine for ClientNic {
     fn handle(&mut self, now: Instant, packet: &mut Packet<'_>, out: &mut Outbox) -> Verdict {
+        if self.offloader.is_accelerated() && self.copied(now, packet, out) {
+            return Verdict::Taken;
+        }
         let offload = packet.offload;
         let (verdict, offload) = match self.gateway.admit(now, packet, out) {
             Err(verdict) => (verdict, offload),
@@ -364,14 +454,16 @@ impl Engine for ClientNic {
         self.offloader.accelerate(fast_path);
     }
 
-    fn settle(&mut self) -> bool {
-        self.offloader.settle(&mut self.flows, self.gateway.counters())
+    fn settle(&mut self, now: Instant) -> bool {
+        self.offloader.settle(&mut self.flows, now, self.gateway.counters())
     }
 
     fn adopt(&mut self, now: Instant, flow: &Offloaded) -> bool {
         if !flow.is_translated() {
             let watched = Flow::Watching(Watched::adopted(flow));
-            let is_new = self.flows.restore(flow.key, watched, now, now + self.settings.limits.idle);
+            let limits = &self.settings.limits;
+            let rest = if flow.progress.has_client_ended() { limits.reset } else { limits.idle };
+            let is_new = self.flows.restore(flow.key, watched, now, now + rest);
             if is_new {
                 self.counters().event(Event::Adopted);
             }

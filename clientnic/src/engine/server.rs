@@ -211,6 +211,7 @@ impl ClientNic {
             }
             Reply::Refused => {
                 // Its acknowledgement may be under way; and if it never comes, nobody gets a reset.
+                self.recall(&key);
                 if let Some(Flow::Opening(pending)) = self.flows.get_mut(&key).map(|e| &mut e.value) {
                     pending.refused = true;
                     self.flows.set_deadline(&key, now + self.settings.limits.unproven);
@@ -245,12 +246,11 @@ impl ClientNic {
 
     /// ServerNIC has taken over: from now on there is nothing to do here.
     fn confirmed(&mut self, now: Instant, key: FlowKey, answer: SynAck) -> Verdict {
-        let Some(pending) = self.take_pending(&key) else { return Verdict::Taken };
+        let Some(pending) = self.hand_over(now, key) else { return Verdict::Taken };
         self.counters().event(Event::Confirmed);
         let rtt = self.saved(now, &pending.opening);
         let offered = pending.opening.start().offered;
         self.remember(now, &key, true, offered, &answer, rtt);
-        self.replace(key, Flow::Watching(pending.watched(now, &self.settings.limits)), now);
         self.gateway.drop(DropReason::Confirm)
     }
 
@@ -322,6 +322,9 @@ impl ClientNic {
         quote: Quote<'_>,
         out: &mut Outbox,
     ) -> Verdict {
+        if self.flows.get(&key).is_some_and(|entry| matches!(entry.value, Flow::Opening(_))) {
+            self.look(&key);
+        }
         let mut flow = self.flows.get_mut(&key).map(|entry| &mut entry.value);
         if let Some(Flow::Opening(pending)) = &mut flow
             && pending.opening.is_ended_by(quoted, &quote)

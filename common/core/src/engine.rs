@@ -75,9 +75,10 @@ pub trait Engine {
     /// Hands established flows to `fast_path` from now on.
     fn accelerate(&mut self, _fast_path: Box<dyn FastPath>) {}
 
-    /// Lets the fast path take over the flows that were handed to it. To be called when all packets
-    /// handed in before have been emitted. Returns whether there were any.
-    fn settle(&mut self) -> bool {
+    /// Lets the fast path take over the flows that were handed to it, and hears of those that were closed there. To be
+    /// called when all packets handed in before have been emitted. Returns whether some wait until what may have been
+    /// queued of them has left, too.
+    fn settle(&mut self, _now: Instant) -> bool {
         false
     }
 

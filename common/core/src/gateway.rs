@@ -29,6 +29,8 @@ pub struct RouterAddresses {
 
 /// ICMP errors of our own per second, as many as a Linux router sends (`icmp_msgs_per_sec`).
 const ICMP_PER_SECOND: u32 = 1000;
+/// What most hosts begin with (RFC 1700, "IP time to live").
+const USUAL_HOP_LIMIT: u8 = 64;
 
 /// A packet that concerns a flow.
 #[derive(Debug)]
@@ -108,6 +110,32 @@ impl Gateway {
                 }
                 Err(_) => Err(self.pass(PassReason::IcmpMalformed)),
             },
+        }
+    }
+
+    /// Tells of which flow a packet is that has gone on already: a fast path's copy of what a client sent, of which the hop
+    /// limit is 0.
+    pub fn flow_of_copy(&self, packet: &[u8]) -> Option<FlowKey> {
+        let at = if packet.first()? >> 4 == 4 { 8 } else { 7 };
+        let is_copy = *packet.get(at)? == 0;
+        let is_ours = is_copy && claims(&self.services, packet)? == Claim::Tcp(Direction::ToServer);
+        if is_ours { self.flow_ahead(packet) } else { None }
+    }
+
+    /// Admits such a packet, with another hop limit, since what it had is not known.
+    pub fn admit_copy<'a>(
+        &mut self,
+        now: Instant,
+        packet: &'a mut Packet<'_>,
+        out: &mut Outbox,
+    ) -> Option<Segment<'a>> {
+        match Ipv4::unverified(&mut *packet.bytes) {
+            Ok(mut ip) => ip.set_ttl(USUAL_HOP_LIMIT),
+            Err(_) => Ipv6::unverified(&mut *packet.bytes).ok()?.set_hop_limit(USUAL_HOP_LIMIT),
+        }
+        match self.admit(now, packet, out) {
+            Ok(Admitted::Segment(_, _, segment)) => Some(segment),
+            _ => None,
         }
     }
 

@@ -167,6 +167,11 @@ impl Opening {
         self.proven
     }
 
+    /// Takes the news that the client has acknowledged the promised ISN where nothing is held of what it sends.
+    pub fn prove(&mut self) {
+        self.proven = true;
+    }
+
     /// Tells whether an unspoofed SYN of the same 4-tuple, with ISN `isn`, leaves this handshake
     /// alone for now. Not if the client has aborted this one, nor if the SYN is its own: then it
     /// never got the early answer.

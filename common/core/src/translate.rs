@@ -19,10 +19,11 @@ use crate::offer::Promise;
 use crate::profile::SynAck;
 use crate::seq::{Delta, Promised, Real, Seq};
 use crate::service::Direction;
+use crate::translated::Sent;
 use crate::wire::icmp::Quote;
 use crate::wire::options::kind;
 use crate::wire::segment::Segment;
-use crate::wire::tcp::Flags;
+use crate::wire::tcp::{Flags, Tcp};
 use crate::wire::{read_u32, tcp};
 
 /// The server refused timestamps that the client was promised: nothing can repair that.
@@ -147,6 +148,17 @@ impl Translation {
         (self.mss_limit != 0).then(|| self.mss_limit.saturating_sub(option_bytes as u16).max(1))
     }
 
+    /// Returns what a segment from the client will say of it once it is rewritten.
+    pub(crate) fn client_sends(&self, tcp: &Tcp<'_>) -> Sent {
+        let sent = Sent::of(tcp);
+        let acknowledgement = match sent.flags.contains(Flags::ACK) {
+            true => self.delta.to_real(Seq::new(sent.acknowledgement)).get(),
+            false => sent.acknowledgement,
+        };
+        let shift = if sent.flags.contains(Flags::SYN) { 0 } else { self.client_window_shift };
+        Sent { acknowledgement, window: shifted(sent.window, shift), ..sent }
+    }
+
     /// Rewrites a segment from the client.
     ///
     /// While the segment acknowledges nothing beyond the SYN-ACK, an echo of its TSval becomes 0 if
@@ -239,9 +251,13 @@ fn shift_window(segment: &mut Segment<'_>, flags: Flags, left: i8) {
     if left == 0 || flags.contains(Flags::SYN) {
         return;
     }
-    let window = u32::from(segment.tcp().window());
+    segment.set_window(shifted(segment.tcp().window(), left));
+}
+
+fn shifted(window: u16, left: i8) -> u16 {
+    let window = u32::from(window);
     let shifted = if left > 0 { window << left } else { window >> -left };
-    segment.set_window(u16::try_from(shifted).unwrap_or(u16::MAX));
+    u16::try_from(shifted).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::time::Instant;
 use crate::translate::Translation;
 use crate::wire::segment::Segment;
 use crate::wire::tcp::{Flags, Tcp};
-pub(crate) use end::{End, Ending};
+pub(crate) use end::{End, Ending, Sent};
 use std::time::Duration;
 
 mod end;
@@ -338,7 +338,7 @@ impl Translated {
             self.is_doubtful = self.translation.hides_echo();
         }
         let ending = if is_believable(segment, self.is_doubtful) {
-            self.client.sends(&tcp, &self.server, self.is_doubtful)
+            self.client.sends(&Sent::of(&tcp), &self.server, self.is_doubtful)
         } else {
             Ending::None
         };
@@ -373,12 +373,22 @@ impl Translated {
             return Err(DropReason::ResetOfEarlyData);
         }
         let ending = if is_believable(segment, self.is_doubtful) {
-            self.server.sends(&tcp, &self.client, self.is_doubtful)
+            self.server.sends(&Sent::of(&tcp), &self.client, self.is_doubtful)
         } else {
             Ending::None
         };
         self.translation.server_to_client(segment);
         Ok(self.life(ending, limits))
+    }
+
+    /// Returns what is left of the flow's life, if a fast path has brought it to where it is.
+    pub fn rest(&self, limits: &Limits) -> Life {
+        match () {
+            () if !self.has_ended() => Life::Ends(limits.idle),
+            () if self.is_reset() => Life::Ends(limits.reset),
+            () if self.is_finished() => Life::Rests(limits.finished),
+            () => Life::Ends(limits.closed),
+        }
     }
 
     fn life(&mut self, ending: Ending, limits: &Limits) -> Life {

@@ -8,9 +8,9 @@
 //
 // What each segment of a handed flow becomes is said by rtt0_core::offload::Offloaded::apply; a test holds
 // this program against it, byte by byte. Here is only what comes often: any other segment (IP options or
-// extension headers, fragments, unusual TCP options, SYN, FIN, RST, URG, an expiring TTL, more than the
-// smallest MTU) is left to the daemon. While no daemon runs, SYN, FIN and RST are judged here too. That there is
-// none shows in that there is no outlet: the device goes with its process, however that ends.
+// extension headers, fragments, unusual TCP options, SYN, RST, URG, an expiring TTL, more than the smallest MTU)
+// is left to the daemon. While no daemon runs, SYN and RST are judged here too. That there is none shows in that
+// there is no outlet: the device goes with its process, however that ends.
 
 #include <linux/bpf.h>
 #include <stdbool.h>
@@ -48,7 +48,7 @@ struct end {
 	__u8 waits, worker, zero;
 };
 
-enum { WORKERS = 64 };
+enum { WORKERS = 64, CLOSING = 256 };
 
 struct flow {
 	__u32 delta, tsval_offset, client_isn, real_isn;
@@ -63,7 +63,7 @@ struct flow {
 	__u64 handed, client_captured, server_captured;
 };
 
-enum { CLIENT_IS_LOWER = 1, TRANSLATED = 2, TIMESTAMPS = 4, ERASE_SACK = 8, HIDE_ECHO = 16 };
+enum { CLIENT_IS_LOWER = 1, TRANSLATED = 2, TIMESTAMPS = 4, ERASE_SACK = 8, HIDE_ECHO = 16, OPENING = 32 };
 enum { CLIENT_FIN = 1, SERVER_FIN = 2, CLIENT_RESET = 4, SERVER_RESET = 8 };
 
 // A served destination; an IPv4 one is IPv4-mapped. Words in network byte order.
@@ -115,6 +115,25 @@ struct {
 	__u64 *value;
 } served SECTION(".maps");
 
+// For each worker, a queue of flows that both ends have closed: it takes them back a little later. `turn` of a place is the
+// number of those that were queued until it was filled.
+struct closing {
+	__u64 queued, taken;
+	struct {
+		struct key key;
+		__u32 client_is_lower;
+		__u64 turn;
+	} flows[CLOSING];
+};
+
+struct {
+	int (*type)[BPF_MAP_TYPE_ARRAY];
+	int (*max_entries)[WORKERS];
+	int (*map_flags)[BPF_F_MMAPABLE];
+	__u32 *key;
+	struct closing *value;
+} closing SECTION(".maps");
+
 struct {
 	int (*type)[BPF_MAP_TYPE_PERCPU_ARRAY];
 	int (*max_entries)[COUNTERS];
@@ -126,7 +145,7 @@ enum { ETHERNET = 14, IPV4 = 20, IPV6 = 40, TCP = 20 };
 enum { HOP_BY_HOP = 0, ICMP = 1, PROTOCOL_TCP = 6, ROUTING = 43, ICMP6 = 58, DESTINATION = 60 };
 enum { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32 };
 enum { INTERNET = 2, INTERNET6 = 10 };
-enum { LARGEST_FLIGHT = 64 << 20, PROMISED_WINDOW = 1 << 16 };
+enum { FIRST_FLIGHT = 1 << 20, LARGEST_FLIGHT = 64 << 20, PROMISED_WINDOW = 1 << 16 };
 
 struct packet {
 	__u32 source[4], destination[4];
@@ -244,8 +263,46 @@ INLINE bool make_key(const struct packet *packet, const __u8 *tcp, struct key *k
 	return lower;
 }
 
-// A segment that neither begins nor ends a connection.
-INLINE bool is_ordinary(__u8 flags) { return (flags & (SYN | FIN | RST | ACK | URG)) == ACK; }
+// While nobody has confirmed a handshake that the client believes in: whether a segment from the server is of the
+// numbers that the client was promised. `edge` is the promised ISN then.
+INLINE bool is_promised(const struct flow *flow, const __u8 *tcp)
+{
+	return u32_at(tcp + 4) - flow->client.edge - 1 <= FIRST_FLIGHT &&
+	       u32_at(tcp + 8) - flow->client_isn - 1 <= FIRST_FLIGHT;
+}
+
+// Offloaded::closes.
+INLINE bool closes(const struct flow *flow, const __u8 *tcp, bool from_client)
+{
+	if (!(tcp[13] & FIN))
+		return false;
+	if (!(flow->flags & TRANSLATED))
+		return from_client;
+	return flow->stage & (from_client ? SERVER_FIN : CLIENT_FIN);
+}
+
+// Tells the daemon's worker that a flow is closed; whether there was room for that.
+INLINE bool tell(const struct flow *flow, const struct key *key)
+{
+	__u32 worker = flow->client.worker;
+	struct closing *queue = map_lookup(&closing, &worker);
+	// Half of it is for processors that look at the same time.
+	if (!queue || queue->queued - *(volatile __u64 *)&queue->taken >= CLOSING / 2)
+		return false;
+	__u64 turn = __sync_fetch_and_add(&queue->queued, 1);
+	__u32 place = turn % CLOSING;
+	queue->flows[place].key = *key;
+	queue->flows[place].client_is_lower = flow->flags & CLIENT_IS_LOWER;
+	__sync_lock_test_and_set(&queue->flows[place].turn, turn + 1);
+	return true;
+}
+
+// Offloaded::is_for_engine.
+INLINE bool is_for_daemon(const struct flow *flow, const __u8 *tcp, bool from_client)
+{
+	return (tcp[13] & (SYN | RST | ACK | URG)) != ACK ||
+	       (flow->flags & OPENING && (from_client ? tcp[13] & FIN : !is_promised(flow, tcp)));
+}
 
 // A super-packet leaves in segments of gso_size.
 INLINE __u32 length_on_wire(const struct __sk_buff *skb, const struct packet *packet)
@@ -278,9 +335,9 @@ INLINE void advance(__u32 *from, __u32 to)
 
 // Translated::End::sends, with the numbers that the server's space knows.
 INLINE void sends(struct flow *flow, struct end *end, const struct end *peer, __u8 fin, __u8 reset,
-		  const __u8 *tcp, __u32 payload)
+		  const __u8 *tcp, __u32 acknowledgement, __u16 window, __u32 payload)
 {
-	__u32 sequence = u32_at(tcp + 4), acknowledgement = u32_at(tcp + 8);
+	__u32 sequence = u32_at(tcp + 4);
 	if (tcp[13] & RST) {
 		if (sequence == end->next || sequence == peer->acknowledged)
 			flow->stage |= reset;
@@ -302,8 +359,22 @@ INLINE void sends(struct flow *flow, struct end *end, const struct end *peer, __
 	flow->stage = stage;
 	advance(&end->next, behind);
 	advance(&end->acknowledged, acknowledgement);
-	__u32 open = is_before(sequence, next) ? 0 : (__u32)u16_at(tcp + 14) << (end->scale & 31);
+	__u32 open = is_before(sequence, next) ? 0 : (__u32)window << (end->scale & 31);
 	advance(&end->edge, acknowledgement + open);
+}
+
+// End::reaches, of the client of a flow that is only watched: first it acknowledges the one byte that proves that it
+// has been answered.
+INLINE void reaches(struct flow *flow, const __u8 *tcp, __u32 payload)
+{
+	struct end *client = &flow->client;
+	if (tcp[13] & FIN)
+		flow->stage |= CLIENT_FIN;
+	advance(&client->next, u32_at(tcp + 4) + payload);
+	__u32 acknowledgement = u32_at(tcp + 8);
+	__u32 most = client->acknowledged == client->edge ? 1 : FIRST_FLIGHT;
+	if (tcp[13] & ACK && acknowledgement - client->acknowledged <= most)
+		client->acknowledged = acknowledgement;
 }
 
 // Replaces a number of the header and adds the difference to `sum`, which becomes the checksum's.
@@ -324,13 +395,39 @@ INLINE void put32(__u8 *p, __u32 raw, __u64 *sum)
 INLINE void add(__u8 *p, __u32 amount, __u64 *sum) { put32(p, swap32(u32_at(p) + amount), sum); }
 
 // RFC 7323 §2.2.
+INLINE __u16 shifted(__u32 window, __s8 left)
+{
+	window = left > 0 ? window << (left & 31) : window >> (-left & 31);
+	return window > 0xffff ? 0xffff : window;
+}
+
 INLINE void shift_window(__u8 *tcp, __s8 left, __u64 *sum)
 {
-	if (!left)
-		return;
-	__u32 window = u16_at(tcp + 14);
-	window = left > 0 ? window << (left & 31) : window >> (-left & 31);
-	put16(tcp + 14, swap16(window > 0xffff ? 0xffff : window), sum);
+	if (left)
+		put16(tcp + 14, swap16(shifted(u16_at(tcp + 14), left)), sum);
+}
+
+// Offloaded::note.
+INLINE bool note(struct flow *flow, const __u8 *tcp, __u32 payload, bool from_client)
+{
+	__u32 acknowledgement = u32_at(tcp + 8);
+	__u16 window = u16_at(tcp + 14);
+	if (!(flow->flags & TRANSLATED)) {
+		if (!from_client)
+			flow->flags &= ~OPENING;
+		else if (!(tcp[13] & RST))
+			reaches(flow, tcp, payload);
+		return true;
+	}
+	if (!from_client) {
+		sends(flow, &flow->server, &flow->client, SERVER_FIN, SERVER_RESET, tcp, acknowledgement, window, payload);
+		return !(tcp[13] & FIN) || flow->stage & SERVER_FIN;
+	}
+	if (tcp[13] & ACK)
+		acknowledgement -= flow->delta;
+	window = shifted(window, flow->client_shift);
+	sends(flow, &flow->client, &flow->server, CLIENT_FIN, CLIENT_RESET, tcp, acknowledgement, window, payload);
+	return !(tcp[13] & FIN) || flow->stage & CLIENT_FIN;
 }
 
 // Translation::client_to_server.
@@ -382,10 +479,12 @@ INLINE void to_client(const struct flow *flow, __u8 *tcp, const __u8 *end, const
 
 enum { NEXT = -1, NO_DEVICE = 22 };
 
+enum outlook { PLAIN_WAY, NO_PLAIN_WAY, TOO_LARGE };
+
 // Finds the way that the routing table has for a segment, and takes the router's step of its hop limit (RFC 1141).
-// Where that is not all there is to it (no route, another kind of route, too large, forwarding switched off) kernel
-// forwarding goes on with the segment.
-INLINE bool find_way(struct __sk_buff *skb, const struct packet *packet, __u8 *ip, const __u8 *tcp,
+// Where that is not all there is to it (no route, another kind of route, forwarding switched off) kernel forwarding
+// goes on with the segment.
+INLINE enum outlook find_way(struct __sk_buff *skb, const struct packet *packet, __u8 *ip, const __u8 *tcp,
 		     struct bpf_fib_lookup *way)
 {
 	way->family = packet->is_v4 ? INTERNET : INTERNET6;
@@ -403,8 +502,10 @@ INLINE bool find_way(struct __sk_buff *skb, const struct packet *packet, __u8 *i
 		__builtin_memcpy(way->ipv6_src, packet->source, 16);
 		__builtin_memcpy(way->ipv6_dst, packet->destination, 16);
 	}
-	if (fib_lookup(skb, way, sizeof *way, BPF_FIB_LOOKUP_SKIP_NEIGH))
-		return false;
+	bool may_fragment = packet->is_v4 && !(ip[6] & 0x40);
+	long outcome = fib_lookup(skb, way, sizeof *way, BPF_FIB_LOOKUP_SKIP_NEIGH);
+	if (outcome)
+		return outcome == BPF_FIB_LKUP_RET_FRAG_NEEDED && !may_fragment ? TOO_LARGE : NO_PLAIN_WAY;
 	if (packet->is_v4) {
 		__u32 checksum = raw16_at(ip + 10) + swap16(0x0100);
 		*(__u16 *)(ip + 10) = checksum + (checksum >= 0xffff);
@@ -412,7 +513,7 @@ INLINE bool find_way(struct __sk_buff *skb, const struct packet *packet, __u8 *i
 	} else {
 		ip[7]--;
 	}
-	return true;
+	return PLAIN_WAY;
 }
 
 // Sends a segment that way, to the neighbour whose address the kernel knows or asks for: what kernel forwarding
@@ -443,7 +544,8 @@ INLINE bool is_newer(const struct flow *flow, const __u8 *tcp, bool from_client)
 	bool closed = (flow->stage & (CLIENT_FIN | SERVER_FIN)) == (CLIENT_FIN | SERVER_FIN);
 	if (from_client)
 		return reset || closed;
-	bool own = flow->flags & TRANSLATED && u32_at(tcp + 4) == flow->real_isn &&
+	__u32 isn = flow->flags & OPENING ? flow->client.edge : flow->real_isn;
+	bool own = flow->flags & (TRANSLATED | OPENING) && u32_at(tcp + 4) == isn &&
 		   u32_at(tcp + 8) == flow->client_isn + 1;
 	return !own && (tcp[13] & (FIN | SYN | RST | ACK)) == (SYN | ACK);
 }
@@ -505,6 +607,34 @@ INLINE bool copy_to_daemon(struct __sk_buff *skb, const struct settings *s)
 	return clone_redirect(skb, s->outlet, 0) != -NO_DEVICE;
 }
 
+// Has the daemon capture a copy of what goes on, an IP packet: its hop limit is 0 there, which no packet's is that may go
+// on. A hop limit shares a word with another field, and in IPv4 the header's checksum covers it.
+INLINE void copy_what_goes_on(struct __sk_buff *skb, const struct packet *packet, const struct settings *s)
+{
+	__u8 *ip = (__u8 *)(long)skb->data + ETHERNET;
+	if (ip + IPV4 > (__u8 *)(long)skb->data_end)
+		return;
+	__u16 checksum = raw16_at(ip + 10);
+	__u8 limit = packet->is_v4 ? ip[8] : ip[7];
+	if (packet->is_v4) {
+		__u32 sum = checksum + swap16(limit << 8);
+		*(__u16 *)(ip + 10) = sum + (sum >> 16);
+		ip[8] = 0;
+	} else {
+		ip[7] = 0;
+	}
+	copy_to_daemon(skb, s);
+	ip = (__u8 *)(long)skb->data + ETHERNET;
+	if (ip + IPV4 > (__u8 *)(long)skb->data_end)
+		return;
+	if (packet->is_v4) {
+		*(__u16 *)(ip + 10) = checksum;
+		ip[8] = limit;
+	} else {
+		ip[7] = limit;
+	}
+}
+
 // A packet that is no plain TCP segment: the daemon gets those among which claimed ones may be.
 INLINE int pass_odd(struct __sk_buff *skb, const struct packet *packet, const struct settings *s)
 {
@@ -561,7 +691,11 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 	is_plain = is_plain && read_options(tcp + TCP, end, packet.header - TCP, &layout) && fits(skb, &packet, s);
 	if (sender->waits && has_caught_up(flow, sender, *captured, s))
 		sender->waits = 0;
-	if (!is_plain || !is_ordinary(flags) || sender->waits) {
+	bool is_left = !is_plain || sender->waits;
+	bool is_judged = is_for_daemon(flow, tcp, from_client) ||
+			 (closes(flow, tcp, from_client) && (is_left || !tell(flow, &key))) ||
+			 !note(flow, tcp, packet.payload, from_client);
+	if (is_left || is_judged) {
 		bool is_attended = copy_to_daemon(skb, s);
 		if (sender->waits)
 			*captured = ktime();
@@ -570,6 +704,9 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 			return NEXT;
 		// Nothing is queued anywhere.
 		flow->client.waits = flow->server.waits = 0;
+	} else if (from_client && flow->flags & OPENING && packet.payload) {
+		// If nobody confirms the handshake the daemon completes it, with these.
+		copy_what_goes_on(skb, &packet, s);
 	}
 	frame = (__u8 *)(long)skb->data, end = (__u8 *)(long)skb->data_end;
 	ip = frame + ETHERNET, tcp = frame + tcp_at(&packet);
@@ -582,6 +719,17 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 		}
 		return NEXT;
 	}
+	enum outlook outlook = find_way(skb, &packet, ip, tcp, &way);
+	// The kernel's ICMP error would quote the wrong numbers.
+	if (outlook == TOO_LARGE && copy_to_daemon(skb, s)) {
+		count(LEFT_TO_DAEMON, 1);
+		return NEXT;
+	}
+	// Copying may have moved it.
+	frame = (__u8 *)(long)skb->data, end = (__u8 *)(long)skb->data_end;
+	tcp = frame + tcp_at(&packet);
+	if (tcp + TCP > end)
+		return NEXT;
 	flow->last_used = ktime_coarse();
 	if (from_client) {
 		flow->to_server.packets += 1;
@@ -591,18 +739,14 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 		flow->to_client.bytes += packet.length;
 	}
 	__u64 sum = 0;
+	if (is_judged)
+		note(flow, tcp, packet.payload, from_client);
 	if (flow->flags & TRANSLATED) {
-		if (from_client) {
+		if (from_client)
 			to_server(flow, tcp, end, &layout, &sum);
-			sends(flow, &flow->client, &flow->server, CLIENT_FIN, CLIENT_RESET, tcp, packet.payload);
-		} else {
-			sends(flow, &flow->server, &flow->client, SERVER_FIN, SERVER_RESET, tcp, packet.payload);
+		else
 			to_client(flow, tcp, end, &layout, &sum);
-		}
-	} else if (from_client && !(flags & RST)) {
-		advance(&flow->client.next, u32_at(tcp + 4) + packet.payload);
 	}
-	bool has_way = find_way(skb, &packet, ip, tcp, &way);
 	if (sum) {
 		sum = (sum & 0xffffffff) + (sum >> 32);
 		l4_csum_replace(skb, tcp_at(&packet) + 16, 0, (__u32)(sum + (sum >> 32)), 0);
@@ -610,7 +754,7 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 	skb->mark = s->mark;
 	count(FORWARDED_PACKETS, 1);
 	count(FORWARDED_BYTES, packet.length);
-	return has_way ? send(&way) : NEXT;
+	return outlook == PLAIN_WAY ? send(&way) : NEXT;
 }
 
 // What the outlet keeps of what has been captured.

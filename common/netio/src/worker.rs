@@ -38,7 +38,7 @@ use crate::capture::{Capture, CaptureError};
 use crate::clock;
 use crate::counters::IoCounters;
 use crate::emit::Emitter;
-use crate::fast_path::Served;
+use crate::fast_path::{MARGIN, Served};
 use crate::pace::Pace;
 use crate::privilege::{self, Duty};
 use crate::store::Store;
@@ -126,8 +126,9 @@ pub struct Worker<E> {
     counters: Arc<IoCounters>,
     store: Option<Store>,
     served: Option<Served>,
-    /// Flows were handed to the kernel, which leaves them to this worker until that has found its captures empty.
-    has_handed: bool,
+    /// Flows were handed to the kernel, which leaves them to this worker until that has found its captures empty at
+    /// this time or later.
+    awaited: Option<Instant>,
     check_due: Option<Instant>,
     busy_poll: Duration,
     pace: Pace,
@@ -197,7 +198,7 @@ impl<E: Engine + Send + 'static> Worker<E> {
             counters: Arc::clone(&counters),
             store,
             served,
-            has_handed: false,
+            awaited: None,
             busy_poll: options.busy_poll,
             pace: Pace::new(clock::now(), gather),
             notices_to: options.notices.clone(),
@@ -242,7 +243,10 @@ impl<E: Engine> Worker<E> {
                 }
             }
             self.handle_timeouts();
-            self.has_handed |= self.engine.settle();
+            let now = clock::now();
+            if self.engine.settle(now) {
+                self.awaited = Some(now + MARGIN);
+            }
             self.gauges.set(self.engine.gauges());
             self.tell_notices();
             self.check()?;
@@ -268,8 +272,6 @@ impl<E: Engine> Worker<E> {
     /// Waits for a packet, a time-out or an order, ppoll(2). Returns whether there is an order.
     fn wait(&mut self) -> io::Result<bool> {
         let due = [self.engine.next_timeout(), self.check_due].into_iter().flatten().min();
-        // Durations too long for the kernel, like no due time, mean to wait for an event.
-        let timeout = due.and_then(|due| Timespec::try_from(due - clock::now()).ok());
         let mut polled: Vec<_> = self.captures.iter().map(|c| PollFd::new(c, PollFlags::IN)).collect();
         polled.push(PollFd::new(&*self.wake, PollFlags::IN));
         let mut asked = clock::now();
@@ -280,14 +282,17 @@ impl<E: Engine> Worker<E> {
             thread::sleep(pause);
             asked = clock::now();
         }
-        if self.has_handed || self.busy_poll > Duration::ZERO {
+        if self.awaited.is_some_and(|awaited| awaited < asked) || self.busy_poll > Duration::ZERO {
             is_ready = look(&mut polled, self.busy_poll, due)?;
-            self.has_handed &= is_ready;
             // Before it sleeps: the kernel waits to hear it.
             tell(self.served.as_ref(), &polled, asked);
+            self.awaited = self.awaited.filter(|awaited| is_ready || *awaited >= asked);
         }
         if !is_ready {
             asked = clock::now();
+            let due = [due, self.awaited].into_iter().flatten().min();
+            // Durations too long for the kernel, like no due time, mean to wait for an event.
+            let timeout = due.and_then(|due| Timespec::try_from(due - asked).ok());
             match poll(&mut polled, timeout.as_ref()) {
                 Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => return Ok(false),

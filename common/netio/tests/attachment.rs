@@ -17,7 +17,7 @@ use netlink_socket2::NetlinkSocket;
 use pnet_datalink::DataLinkSender;
 use rig::{End, eventually, frame_sender, join, namespaces};
 use rtt0_core::flow::FlowKey;
-use rtt0_core::offload::{FastPath, Offloaded};
+use rtt0_core::offload::{FastPath, Offloaded, Queued};
 use rtt0_core::seq::Seq;
 use rtt0_core::service::{Direction, Services};
 use rtt0_core::wire::build::Control;
@@ -193,7 +193,7 @@ fn key() -> FlowKey {
 
 fn hand_the_flow(kernel: &KernelOffload) {
     let mut path = kernel.path(None).unwrap();
-    assert!(path.hand(&Offloaded::passing(key(), Seq::new(1), Seq::new(2))));
+    assert!(path.hand(&Offloaded::passing(key(), Seq::new(1), Seq::new(2)), Queued::Nothing));
 }
 
 fn recall_the_flow(kernel: &KernelOffload) {

@@ -10,7 +10,7 @@ use proptest::test_runner::{Config, TestRunner};
 use rtt0_core::flow::FlowKey;
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::Promise;
-use rtt0_core::offload::{Applied, FastPath, Offloaded};
+use rtt0_core::offload::{Applied, FastPath, Offloaded, Queued};
 use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::profile::SynAck;
 use rtt0_core::seq::Seq;
@@ -43,6 +43,7 @@ struct Trial {
     promised_scale: u8,
     real_scale: u8,
     is_translated: bool,
+    is_opening: bool,
     is_attended: bool,
     hide_echo: bool,
     segments: Vec<Sent>,
@@ -66,7 +67,8 @@ struct Sent {
 fn sent() -> impl Strategy<Value = Sent> {
     let near = prop_oneof![6 => -1..3000i32, 1 => -100_000..100_000i32, 1 => any::<i32>()];
     let usual = Flags::ACK.bits();
-    let flags = prop_oneof![6 => Just(usual), 2 => Just((Flags::ACK | Flags::PSH).bits()), 3 => 0u16..64];
+    let fin = (Flags::FIN | Flags::ACK).bits();
+    let flags = prop_oneof![6 => Just(usual), 2 => Just((Flags::ACK | Flags::PSH).bits()), 2 => Just(fin), 3 => 0u16..64];
     let acknowledged = prop_oneof![2 => Just(0), 1 => near.clone()];
     let numbers = (any::<bool>(), flags, near, acknowledged, any::<u16>(), 0usize..100);
     let echo = prop_oneof![Just(0), Just(PROMISED_TSVAL), any::<u32>()];
@@ -95,14 +97,22 @@ fn sent() -> impl Strategy<Value = Sent> {
 fn trial() -> impl Strategy<Value = Trial> {
     let isn = prop_oneof![any::<u32>(), Just(u32::MAX), Just(0)];
     (
-        [0.5, 0.5, 0.5, 0.5, 0.8, 0.7, 0.5].map(prop::bool::weighted),
+        [0.5, 0.5, 0.5, 0.5, 0.8, 0.5, 0.7, 0.5].map(prop::bool::weighted),
         [isn.clone(), isn.clone(), isn],
         [0u8..15, 0..15, 0..15],
         prop::collection::vec(sent(), 1..12),
     )
         .prop_map(|(choices, isns, scales, segments)| {
-            let [is_v6, client_is_lower, timestamps, sack_refused, is_translated, is_attended, hide_echo] =
-                choices;
+            let [
+                is_v6,
+                client_is_lower,
+                timestamps,
+                sack_refused,
+                is_translated,
+                is_opening,
+                is_attended,
+                hide_echo,
+            ] = choices;
             let [client_isn, promised_isn, real_isn] = isns;
             let [client_scale, promised_scale, real_scale] = scales;
             Trial {
@@ -117,6 +127,7 @@ fn trial() -> impl Strategy<Value = Trial> {
                 promised_scale,
                 real_scale,
                 is_translated,
+                is_opening,
                 is_attended,
                 hide_echo,
                 segments,
@@ -139,6 +150,9 @@ impl Trial {
         let [client, server] = self.ends();
         let key = FlowKey::new(client, server, Direction::ToServer);
         let client_isn = Seq::new(self.client_isn);
+        if !self.is_translated && self.is_opening {
+            return Offloaded::opening(key, client_isn, Seq::new(self.promised_isn));
+        }
         if !self.is_translated {
             return Offloaded::passing(key, client_isn, client_isn.plus(1));
         }
@@ -175,7 +189,8 @@ impl Trial {
         let (source, destination) = if sent.to_server { (client, server) } else { (server, client) };
         let (own, other) = match sent.to_server {
             true => (self.client_isn, self.promised_isn),
-            false => (self.real_isn, self.client_isn),
+            false if self.is_translated => (self.real_isn, self.client_isn),
+            false => (self.promised_isn, self.client_isn),
         };
         let mut options = Vec::new();
         if let Some((value, echo)) = sent.timestamps {
@@ -224,7 +239,7 @@ impl Trial {
 
 fn check(kernel: &KernelOffload, path: &mut KernelPath, trial: &Trial) -> Result<(), TestCaseError> {
     let mut expected = trial.flow();
-    assert!(path.hand(&expected), "{:?} was refused", expected.key);
+    assert!(path.hand(&expected, Queued::Nothing), "{:?} was refused", expected.key);
     for sent in &trial.segments {
         let mut bytes = trial.packet(sent);
         let mut frame = vec![0; 12];
@@ -232,14 +247,26 @@ fn check(kernel: &KernelOffload, path: &mut KernelPath, trial: &Trial) -> Result
         frame.extend(&bytes);
         let (seen, is_marked) = kernel.trial(&frame, sent.gso_size).unwrap();
         let direction = if sent.to_server { Direction::ToServer } else { Direction::ToClient };
-        let applied = if trial.is_too_large(sent, &bytes) {
+        let is_too_large = trial.is_too_large(sent, &bytes);
+        let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+        let mut segment = Segment::parse(&mut packet).unwrap();
+        let applied = if is_too_large {
+            expected.leave(direction, &segment.tcp());
             Applied::ToEngine
         } else {
-            let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
-            let mut segment = Segment::parse(&mut packet).unwrap();
             expected.apply(Instant::ZERO, direction, &mut segment, trial.is_attended)
         };
-        prop_assert_eq!(is_marked, applied == Applied::Forwarded, "{:?}", sent);
+        prop_assert_eq!(is_marked, !matches!(applied, Applied::ToEngine | Applied::Forgotten), "{:?}", sent);
+        let told = path.closed();
+        match applied {
+            Applied::Closed => prop_assert_eq!(told, Some(expected.key), "{:?}", sent),
+            // One that its receiver would not accept may have been taken for the last.
+            _ => prop_assert!(
+                told.is_none() || Flags::from_bits(sent.flags).contains(Flags::FIN),
+                "{:?}",
+                sent
+            ),
+        }
         prop_assert_eq!(&seen[14..], &bytes[..], "{:?}", sent);
         let progress = path.look(&expected.key);
         if applied == Applied::Forgotten {
@@ -303,7 +330,9 @@ fn compare() {
             // A trial's super-packets have no kind, and so the kernel refuses to copy them before it can say whether
             // there is an outlet.
             let usual = [Flags::ACK, Flags::ACK | Flags::PSH].map(Flags::bits);
-            let odd = trial.segments.iter_mut().filter(|sent| !usual.contains(&sent.flags));
+            let is_opening = trial.is_opening && !trial.is_translated;
+            let is_odd = |sent: &&mut Sent| !usual.contains(&sent.flags) || (is_opening && !sent.to_server);
+            let odd = trial.segments.iter_mut().filter(is_odd);
             odd.filter(|_| !is_attended).for_each(|sent| sent.gso_size = 0);
             trial
         });

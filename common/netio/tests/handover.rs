@@ -11,12 +11,13 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use pnet_datalink::{Channel, DataLinkReceiver, DataLinkSender};
 use rig::{End, eventually, frame_sender, join, namespaces};
 use rtt0_core::flow::FlowKey;
-use rtt0_core::offload::{FastPath, Offloaded};
-use rtt0_core::packet::Offload;
+use rtt0_core::offload::{FastPath, Offloaded, Queued};
+use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::seq::Seq;
 use rtt0_core::service::{Direction, Services};
 use rtt0_core::wire::build::Control;
 use rtt0_core::wire::ipv4::Ipv4;
+use rtt0_core::wire::segment::Segment;
 use rtt0_core::wire::tcp::Flags;
 use rtt0_netio::capture::{Capture, CaptureOptions};
 use rtt0_netio::clock;
@@ -135,11 +136,30 @@ fn segment(is_v6: bool) -> Vec<u8> {
     packet
 }
 
+/// The same, with data.
+fn data(is_v6: bool) -> Vec<u8> {
+    let mut packet = segment(is_v6);
+    packet.extend(b"GET /");
+    let length = packet.len() as u16;
+    if is_v6 {
+        packet[4..6].copy_from_slice(&(length - 40).to_be_bytes());
+    } else {
+        Ipv4::unverified(&mut packet[..]).unwrap().set_total_length(length);
+    }
+    let mut whole = Packet { bytes: &mut packet, offload: Offload::default() };
+    Segment::parse(&mut whole).unwrap().fill_checksum();
+    packet
+}
+
 impl Bench {
     fn send(&mut self, is_v6: bool) {
+        self.send_packet(is_v6, &segment(is_v6));
+    }
+
+    fn send_packet(&mut self, is_v6: bool, packet: &[u8]) {
         let mut frame = [self.mac, [2, 0, 0, 0, 0, 9]].concat();
         frame.extend(if is_v6 { [0x86, 0xdd] } else { [0x08, 0x00] });
-        frame.extend(segment(is_v6));
+        frame.extend(packet);
         self.client.send_to(&frame, None).unwrap().unwrap();
     }
 
@@ -181,7 +201,7 @@ fn what_a_worker_may_have_queued_is_not_overtaken() {
             served.tell(before);
             std::thread::sleep(Duration::from_millis(1));
             let not_handed = bench.send_and_see(&flow);
-            assert!(path.hand(&flow));
+            assert!(path.hand(&flow, Queued::BothWays));
             let not_caught_up = bench.send_and_see(&flow);
             another.tell(clock::now() + Duration::from_secs(1));
             let by_another_worker = bench.send_and_see(&flow);
@@ -223,10 +243,50 @@ fn a_worker_gets_packets_as_they_came() {
 fn a_worker_that_never_catches_up_is_not_waited_for_forever() {
     run(|mut bench| {
         let flow = flow(false);
-        assert!(bench.kernel.path(Some(WORKER)).unwrap().hand(&flow));
+        assert!(bench.kernel.path(Some(WORKER)).unwrap().hand(&flow, Queued::BothWays));
         eventually("the kernel goes on by itself", || {
             (bench.send_and_see(&flow) == Who::Kernel).then_some(())
         });
+    });
+}
+
+/// Returns a packet with another hop limit.
+fn with_hop_limit(mut packet: Vec<u8>, limit: u8) -> Vec<u8> {
+    match Ipv4::unverified(&mut packet[..]) {
+        Ok(mut ip) => ip.set_ttl(limit),
+        Err(_) => packet[7] = limit,
+    }
+    packet
+}
+
+#[test]
+fn of_early_data_the_worker_gets_a_copy_without_hop_limit() {
+    run(|mut bench| {
+        for is_v6 in [false, true] {
+            let [client, server] = ends(is_v6);
+            let key = FlowKey::new(client, server, Direction::ToServer);
+            let flow = Offloaded::opening(key, Seq::new(1), Seq::new(8));
+            assert!(bench.kernel.path(None).unwrap().hand(&flow, Queued::Nothing));
+            // One that acknowledges only has nothing in it that would be worth a copy.
+            bench.send(is_v6);
+            bench.send_packet(is_v6, &data(is_v6));
+            let copy = eventually("it is captured", || {
+                bench.capture.receive(&IoCounters::default());
+                bench.capture.packet(0).map(|(packet, _)| packet.to_vec())
+            });
+            assert_eq!(copy, with_hop_limit(data(is_v6), 0));
+            let arrived = eventually("it arrives as it was", || {
+                let frame = bench.server.next().ok()?;
+                frame.ends_with(b"GET /").then(|| frame[14..].to_vec())
+            });
+            assert_eq!(arrived, with_hop_limit(data(is_v6), 63));
+            let progress = bench.kernel.path(None).unwrap().look(&key).unwrap();
+            assert_eq!(
+                progress.client_acknowledged(),
+                Seq::new(9),
+                "and the client has proven that it exists"
+            );
+        }
     });
 }
 
@@ -235,7 +295,7 @@ fn a_segment_leaves_by_route_and_neighbour_with_a_router_s_step() {
     run(|mut bench| {
         for is_v6 in [false, true] {
             let flow = flow(is_v6);
-            assert!(bench.kernel.path(None).unwrap().hand(&flow));
+            assert!(bench.kernel.path(None).unwrap().hand(&flow, Queued::BothWays));
             // The neighbour is not known yet: the kernel asks for it.
             bench.send(is_v6);
             let (limit, to) = eventually("it arrives", || {

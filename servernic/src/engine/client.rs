@@ -356,12 +356,17 @@ impl ServerNic {
         let Flow::Translated { flow, proven, .. } = &mut entry.value else {
             return Verdict::Forward.into();
         };
-        *proven |= flow.is_proof(&segment.tcp());
+        let is_proof = !*proven && flow.is_proof(&segment.tcp());
+        *proven |= is_proof;
         let life = flow.client_segment(&mut segment, &self.limits);
         let offload = limit_payload(offload, &segment, flow);
         self.counters().event(Event::Translated);
         self.live(now, key, life);
-        self.hand_when_due(&key);
+        if is_proof {
+            self.hand_begun(&key);
+        } else {
+            self.hand_when_due(&key);
+        }
         Decision { verdict: Verdict::Forward, gso_size: offload.gso_size }
     }
 }

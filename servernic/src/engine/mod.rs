@@ -27,7 +27,7 @@ use rtt0_core::journal::{Journal, Slot};
 use rtt0_core::limits::Limits;
 use rtt0_core::notice::Notices;
 use rtt0_core::offer::Keys;
-use rtt0_core::offload::{FastPath, Offloaded, Offloader};
+use rtt0_core::offload::{FastPath, Offloaded, Offloader, Queued};
 use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::reason::{Counters, Event, PassReason};
 use rtt0_core::record::Record;
@@ -172,6 +172,11 @@ impl ServerNic {
         self.offloader.consult(&mut self.flows, key, flags, idle, self.gateway.counters());
     }
 
+    /// Hands a flow to the fast path of which the server has had nothing yet, so that nothing from it can be queued here.
+    fn hand_begun(&mut self, key: &FlowKey) {
+        self.offloader.hand_at_once(&mut self.flows, key, Queued::ToServer, self.gateway.counters());
+    }
+
     /// Hands a flow that lives on to the fast path, once that is worth it.
     fn hand_when_due(&mut self, key: &FlowKey) {
         self.offloader.hand_when_due(&mut self.flows, key);
@@ -205,6 +210,13 @@ impl ServerNic {
     }
 
     fn due(&mut self, now: Instant, key: FlowKey, out: &mut Outbox) {
+        if self.offloader.recall_closed(&mut self.flows, &key, self.gateway.counters()) {
+            if let Some(Flow::Translated { flow, .. }) = self.flows.get(&key).map(|entry| &entry.value) {
+                let life = flow.rest(&self.limits);
+                self.live(now, key, life);
+            }
+            return;
+        }
         if self.offloader.is_in_use(&mut self.flows, &key, now, self.limits.idle) {
             return;
         }
@@ -312,8 +324,8 @@ impl Engine for ServerNic {
         self.offloader.accelerate(fast_path);
     }
 
-    fn settle(&mut self) -> bool {
-        self.offloader.settle(&mut self.flows, self.gateway.counters())
+    fn settle(&mut self, now: Instant) -> bool {
+        self.offloader.settle(&mut self.flows, now, self.gateway.counters())
     }
 
     fn adopt(&mut self, now: Instant, flow: &Offloaded) -> bool {

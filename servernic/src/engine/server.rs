@@ -233,6 +233,7 @@ impl ServerNic {
         self.confirm(key, client_isn, offer, promised.get(), &answer, out);
         // It takes the place of the handshake.
         let _ = self.insert(now, key, Flow::translated(flow, rival, Kept::default(), proven), now + rest);
+        self.hand_begun(&key);
         Verdict::Taken
     }
 

@@ -228,11 +228,11 @@ impl World {
         let connection = Connection::new(n);
         let syn = self.write(&connection, ToServer, SYN, (0, 0), (&packets::linux(CLOCK, 0), 0));
         let mut spoofed = self.give(0, syn);
-        assert_eq!(spoofed.len(), 2, "a spoofed SYN-ACK and an offer");
+        assert_eq!(spoofed.len(), 2, "an offer and a spoofed SYN-ACK");
         let options = connection.timestamps(ToServer, 0);
         let request = self.write(&connection, ToServer, ACK | PSH, (1, 1), (&options, REQUEST));
         let request = self.give(0, request);
-        let offer = spoofed.remove(1);
+        let offer = spoofed.remove(0);
         let mut confirm = Vec::new();
         // The server echoes what came first.
         let answer = if self.server_nic.is_some() {

@@ -4,30 +4,37 @@
 use super::wire::{Addresses, Wire, ports, tcp};
 use rtt0_core::engine::Engine;
 use rtt0_core::flow::FlowKey;
-use rtt0_core::offload::{Applied, FastPath, Offloaded, Progress};
+use rtt0_core::offload::{Applied, FastPath, Offloaded, Progress, Queued};
 use rtt0_core::packet::Packet;
 use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
 use rtt0_core::wire::segment::Segment;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Its flows; every copy is the same kernel.
+/// Every copy is the same kernel.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Kernel(Arc<Mutex<HashMap<FlowKey, Offloaded>>>);
+pub(super) struct Kernel(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    flows: HashMap<FlowKey, Offloaded>,
+    /// Closed, and the engine has still to hear of it.
+    closed: VecDeque<FlowKey>,
+}
 
 impl Kernel {
-    fn flows(&self) -> MutexGuard<'_, HashMap<FlowKey, Offloaded>> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many it has.
+    /// How many flows it has.
     pub(super) fn flows_held(&self) -> usize {
-        self.flows().len()
+        self.state().flows.len()
     }
 
-    /// Forwards a packet if it is one of a flow it has; returns whether it has. `is_attended` tells
-    /// whether there is an engine.
+    /// Does what it does with a packet; `None` if that is of no flow that it has. `is_attended` tells whether there is
+    /// an engine.
     pub(super) fn forward(
         &self,
         now: Instant,
@@ -35,45 +42,49 @@ impl Kernel {
         to: Direction,
         addresses: &Addresses,
         is_attended: bool,
-    ) -> bool {
-        let Some(key) = key(wire, to, addresses) else { return false };
-        let mut flows = self.flows();
-        let Some(flow) = flows.get_mut(&key) else { return false };
+    ) -> Option<Applied> {
+        let key = key(wire, to, addresses)?;
+        let mut state = self.state();
+        let flow = state.flows.get_mut(&key)?;
         let mut packet = Packet { bytes: &mut wire.bytes, offload: wire.offload };
-        let Ok(mut segment) = Segment::parse(&mut packet) else { return false };
-        match flow.apply(now, to, &mut segment, is_attended) {
-            Applied::Forwarded => true,
-            Applied::ToEngine => false,
-            Applied::Forgotten => {
-                flows.remove(&key);
-                false
-            }
+        let mut segment = Segment::parse(&mut packet).ok()?;
+        let applied = flow.apply(now, to, &mut segment, is_attended);
+        match applied {
+            Applied::Closed => state.closed.push_back(key),
+            Applied::Forgotten => drop(state.flows.remove(&key)),
+            Applied::Forwarded | Applied::Copied | Applied::ToEngine => {}
         }
+        Some(applied)
     }
 
     /// Has an engine go on with its flows, and forgets those that the engine does not know.
     pub(super) fn adopt(&self, now: Instant, engine: &mut dyn Engine) {
-        let flows: Vec<Offloaded> = self.flows().values().copied().collect();
+        let flows: Vec<Offloaded> = self.state().flows.values().copied().collect();
+        self.state().closed.clear();
         for flow in flows {
             if !engine.adopt(now, &flow) {
-                self.flows().remove(&flow.key);
+                self.state().flows.remove(&flow.key);
             }
         }
     }
 }
 
 impl FastPath for Kernel {
-    fn hand(&mut self, flow: &Offloaded) -> bool {
-        self.flows().insert(flow.key, *flow);
+    fn hand(&mut self, flow: &Offloaded, _: Queued) -> bool {
+        self.state().flows.insert(flow.key, *flow);
         true
     }
 
     fn look(&mut self, key: &FlowKey) -> Option<Progress> {
-        self.flows().get(key).map(|flow| flow.progress)
+        self.state().flows.get(key).map(|flow| flow.progress)
     }
 
     fn recall(&mut self, key: &FlowKey) -> Option<Progress> {
-        self.flows().remove(key).map(|flow| flow.progress)
+        self.state().flows.remove(key).map(|flow| flow.progress)
+    }
+
+    fn closed(&mut self) -> Option<FlowKey> {
+        self.state().closed.pop_front()
     }
 }
 

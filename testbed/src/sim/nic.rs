@@ -10,11 +10,14 @@ use rtt0_core::gauges::Gauges;
 use rtt0_core::journal::Slot;
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::Keys;
+use rtt0_core::offload::Applied;
 use rtt0_core::packet::{Offload, Outbox, Packet};
 use rtt0_core::reason::Counters;
 use rtt0_core::record::Record;
 use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
+use rtt0_core::wire::ipv4::Ipv4;
+use rtt0_core::wire::ipv6::Ipv6;
 use rtt0_core::wire::tcp::Flags;
 use rtt0_netio::emit::segment::{Cut, MAX_HEADERS};
 use servernic::engine::ServerNic;
@@ -136,17 +139,29 @@ impl Nic {
     ) -> Result<(), String> {
         self.tainted |= wire.spoiled;
         let kernel = self.kernel.clone();
-        if kernel.is_some_and(|kernel| kernel.forward(now + self.skew, &mut wire, to, addresses, true)) {
-            return forwarded(&wire, to, out);
+        let applied =
+            kernel.and_then(|kernel| kernel.forward(now + self.skew, &mut wire, to, addresses, true));
+        match applied {
+            Some(Applied::Forwarded | Applied::Closed) => return forwarded(&wire, to, out),
+            Some(Applied::Copied) => {
+                forwarded(&wire, to, out)?;
+                expire(&mut wire.bytes);
+            }
+            Some(Applied::ToEngine | Applied::Forgotten) | None => {}
         }
         let mut packet = Packet { bytes: &mut wire.bytes, offload: wire.offload };
         let engine = self.brain.engine();
         let verdict = engine.handle(now + self.skew, &mut packet, &mut self.outbox);
         wire.offload = packet.offload;
+        if applied == Some(Applied::Copied) && verdict == Verdict::Forward {
+            return Err("the engine forwards what the kernel has forwarded".to_owned());
+        }
         if verdict == Verdict::Forward {
             forwarded(&wire, to, out)?;
         }
-        self.flush(addresses, wire.spoiled, out)
+        self.flush(addresses, wire.spoiled, out)?;
+        self.brain.engine().settle(now + self.skew);
+        Ok(())
     }
 
     /// Counts what a packet is to the flow it meets, whoever forwards it.
@@ -301,6 +316,18 @@ fn emit(
         out.push((to, plain(piece)));
     }
     Ok(())
+}
+
+/// Makes the kernel's copy of a packet that goes on.
+fn expire(bytes: &mut [u8]) {
+    match Ipv4::unverified(&mut *bytes) {
+        Ok(mut ip) => ip.set_ttl(0),
+        Err(_) => {
+            if let Ok(mut ip) = Ipv6::unverified(bytes) {
+                ip.set_hop_limit(0);
+            }
+        }
+    }
 }
 
 /// Forwards as the kernel does where there is no engine.

@@ -25,7 +25,7 @@
 //! Bytes 33 and 49 tell, besides, that what the client or the server sends is the daemon's still, and bytes 34 and 50
 //! which of its workers has it.
 
-use super::{Offloaded, Progress, Volume};
+use super::{Offloaded, Progress, Queued, Volume};
 use crate::flow::FlowKey;
 use crate::seq::Seq;
 use crate::time::Instant;
@@ -46,7 +46,9 @@ mod flag {
     pub(super) const TIMESTAMPS: u8 = 1 << 2;
     pub(super) const ERASE_SACK: u8 = 1 << 3;
     pub(super) const HIDE_ECHO: u8 = 1 << 4;
-    pub(super) const ALL: u8 = 31;
+    /// Its handshake is not confirmed yet.
+    pub(super) const OPENING: u8 = 1 << 5;
+    pub(super) const ALL: u8 = 63;
 }
 
 /// A key as the kernel has it, and which of its ends is the client.
@@ -78,6 +80,9 @@ impl Offloaded {
         let mut value = [0; KERNEL_VALUE];
         let mut put = |at: usize, bytes: &[u8]| value[at..at + bytes.len()].copy_from_slice(bytes);
         let mut flags = if key.client_is_lower { flag::CLIENT_IS_LOWER } else { 0 };
+        if self.is_opening {
+            flags |= flag::OPENING;
+        }
         put(8, &self.client_isn.get().to_ne_bytes());
         if let Some(parts) = self.translation.as_ref().map(Translation::parts) {
             flags |= flag::TRANSLATED;
@@ -155,18 +160,23 @@ impl Offloaded {
             to_client: volume(80),
         };
         let key = flow_key(key, has(flag::CLIENT_IS_LOWER));
-        Some(Self { key, client_isn: Seq::new(word(8)), translation, progress })
+        Some(Self {
+            key,
+            client_isn: Seq::new(word(8)),
+            translation,
+            is_opening: has(flag::OPENING),
+            progress,
+        })
     }
 }
 
-/// Has the kernel leave both directions to the daemon's worker until that has emitted all that it may have
-/// queued at `now`, and what comes meanwhile. `margin` is the time that a packet takes from the kernel's look at
-/// the flows into the queue: at `now` some may be under way. Both in ns, `now` of the monotonic clock.
-pub fn wait(value: &mut [u8; KERNEL_VALUE], worker: u8, now: u64, margin: u64) {
-    for waits in [33, 49] {
-        value[waits] = 1;
-        value[waits + 1] = worker;
-    }
+/// Has the kernel leave the directions of which something may be `queued` to the daemon's worker until that has emitted
+/// all that it may have queued at `now`, and what comes meanwhile. `margin` is the time that a packet takes from the
+/// kernel's look at the flows into the queue: at `now` some may be under way. Both in ns, `now` of the monotonic clock.
+pub fn wait(value: &mut [u8; KERNEL_VALUE], queued: Queued, worker: u8, now: u64, margin: u64) {
+    (value[34], value[50]) = (worker, worker);
+    value[33] = (queued != Queued::Nothing).into();
+    value[49] = (queued == Queued::BothWays).into();
     value[96..104].copy_from_slice(&now.to_ne_bytes());
     let captured = now.saturating_add(margin);
     for at in [104, 112] {
@@ -174,7 +184,8 @@ pub fn wait(value: &mut [u8; KERNEL_VALUE], worker: u8, now: u64, margin: u64) {
     }
 }
 
-fn flow_key(ordered: &[u8; KERNEL_KEY], client_is_lower: bool) -> FlowKey {
+/// Reads a key; `client_is_lower` tells which of its ends is the client.
+pub fn flow_key(ordered: &[u8; KERNEL_KEY], client_is_lower: bool) -> FlowKey {
     let mut bytes = *ordered;
     if !client_is_lower {
         bytes[..16].copy_from_slice(&ordered[16..32]);

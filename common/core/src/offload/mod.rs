@@ -6,11 +6,15 @@
 //! ([`Progress`]), and the engine takes it back when it needs it.
 //!
 //! ```text
-//!             hand                        SYN, SYN-ACK, FIN, RST, odd: to the engine, which looks
-//!   engine ─────────▶ fast path           or recalls before it judges
+//!             hand                        SYN, SYN-ACK, RST, odd: to the engine, which looks or recalls
+//!   engine ─────────▶ fast path           before it judges
 //!      ▲                  │
-//!      └──── recall ──────┘               all else: translated in the kernel
+//!      └──── recall ──────┘               all else: translated in the kernel; when both ends have sent
+//!                                         their FIN the engine is told, and takes the flow back
 //! ```
+//!
+//! A flow that is only watched can be handed over before its handshake is done ([`Offloaded::opening`]): what
+//! the client sends passes in any case, and the account tells whether it has proven that it exists.
 //!
 //! [`Offloaded::apply`] says what a fast path does with a segment. The kernel's program is held
 //! against it by tests, and the simulator runs it in the program's place.
@@ -18,36 +22,54 @@
 mod layout;
 mod offloader;
 
-pub use layout::{KERNEL_KEY, KERNEL_VALUE, KernelKey, wait};
+pub use layout::{KERNEL_KEY, KERNEL_VALUE, KernelKey, flow_key, wait};
 pub use offloader::{Offloadable, Offloader};
 
 use crate::flow::FlowKey;
-use crate::seq::{Client, Seq};
+use crate::handshake::FIRST_FLIGHT;
+use crate::seq::{Client, Promised, Seq};
 use crate::service::Direction;
 use crate::time::Instant;
 use crate::translate::Translation;
-use crate::translated::End;
+use crate::translated::{End, Sent};
 use crate::wire::segment::Segment;
-use crate::wire::tcp::Flags;
+use crate::wire::tcp::{Flags, Tcp};
 use std::fmt;
 
-/// Segments of a flow that the engine forwards itself before it hands the flow over: a connection of
-/// one short exchange is not worth the system calls, which would delay the next one's handshake.
+/// Segments of a flow that the engine forwards itself before it hands the flow over, where more segments than that
+/// may be queued: a connection of one short exchange is not worth the system calls then, since the kernel would not
+/// get to see it.
 const TRIAL: u8 = 8;
+
+/// Of which directions the engine's worker may have segments queued that have not left yet, when a flow is handed over.
+/// What the kernel forwards would overtake them, so it leaves those directions to the worker for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queued {
+    /// Of none: the client has had no answer yet.
+    Nothing,
+    /// Of what the client sends: the server has had nothing yet that it could answer with more than a SYN-ACK.
+    ToServer,
+    /// Of both.
+    BothWays,
+}
 
 /// Where flows are handed to.
 ///
 /// Its calls may be system calls, so an engine makes them for what begins or ends a connection, not for
 /// every segment.
 pub trait FastPath: fmt::Debug + Send {
-    /// Takes a flow over; returns whether it does. All that the engine has forwarded of it has left.
-    fn hand(&mut self, flow: &Offloaded) -> bool;
+    /// Takes a flow over; returns whether it does. Of the directions that are not `queued` all that the engine has
+    /// forwarded has left.
+    fn hand(&mut self, flow: &Offloaded, queued: Queued) -> bool;
 
     /// Tells how far a flow has come; `None` if it is not here.
     fn look(&mut self, key: &FlowKey) -> Option<Progress>;
 
     /// Gives a flow back; `None` if it is not here. The engine sees all its segments from now on.
     fn recall(&mut self, key: &FlowKey) -> Option<Progress>;
+
+    /// Returns the next flow that has been closed ([`Applied::Closed`]). Without a system call.
+    fn closed(&mut self) -> Option<FlowKey>;
 }
 
 /// How far a handed flow has come.
@@ -67,6 +89,17 @@ impl Progress {
     /// Returns the number behind the last byte that the client has sent.
     pub fn client_end(&self) -> Seq<Client> {
         Seq::new(self.client.next)
+    }
+
+    /// Tells whether the client has sent its FIN.
+    pub fn has_client_ended(&self) -> bool {
+        self.client.fin
+    }
+
+    /// Returns the most that the client of a flow which is not translated has acknowledged. Of one that was handed over
+    /// [`Offloaded::opening`] this is the promised ISN until the client has proven that it exists.
+    pub fn client_acknowledged(&self) -> Seq<Promised> {
+        Seq::new(self.client.numbers()[1])
     }
 }
 
@@ -88,6 +121,9 @@ pub struct Offloaded {
     pub client_isn: Seq<Client>,
     /// `None` if it only passes by.
     pub(crate) translation: Option<Translation>,
+    /// Nobody has confirmed its handshake yet. Then what the server sends in other numbers than the promised ones is the
+    /// engine's.
+    pub(crate) is_opening: bool,
     /// How far it has come.
     pub progress: Progress,
 }
@@ -97,6 +133,11 @@ pub struct Offloaded {
 pub enum Applied {
     /// It goes on, rewritten.
     Forwarded,
+    /// Likewise, and closes the flow, which the engine is told. Only while there is an engine.
+    Closed,
+    /// Likewise, and the engine gets a copy whose hop limit is 0: early data of a handshake that may have to be completed
+    /// with it. Only while there is an engine.
+    Copied,
     /// It is the engine's to judge.
     ToEngine,
     /// It is not this flow's any more, which is forgotten; the segment goes on as it is. Only while
@@ -113,7 +154,7 @@ impl Offloaded {
     ) -> Self {
         let (to_server, to_client) = (Volume::default(), Volume::default());
         let progress = Progress { client, server, last_used: Instant::ZERO, to_server, to_client };
-        Self { key, client_isn, translation, progress }
+        Self { key, client_isn, translation, is_opening: false, progress }
     }
 
     /// Makes a flow that is not translated, only counted, and of which the client has sent all up to
@@ -121,6 +162,14 @@ impl Offloaded {
     pub fn passing(key: FlowKey, client_isn: Seq<Client>, end: Seq<Client>) -> Self {
         let ends = (End::new(end.get(), 0, 0, 0), End::new(0, end.get(), 0, 0));
         Self::new(key, client_isn, None, ends)
+    }
+
+    /// Makes a flow that is not translated here, and whose client believes in a server's answer that has still to come: it
+    /// was `promised` this ISN.
+    pub fn opening(key: FlowKey, client_isn: Seq<Client>, promised: Seq<Promised>) -> Self {
+        let end = client_isn.plus(1).get();
+        let ends = (End::new(end, promised.get(), 0, 0), End::new(0, end, 0, 0));
+        Self { is_opening: true, ..Self::new(key, client_isn, None, ends) }
     }
 
     /// Returns whether it is translated.
@@ -139,9 +188,11 @@ impl Offloaded {
         is_attended: bool,
     ) -> Applied {
         let flags = segment.tcp().flags();
-        let begins_or_ends = flags.intersects(Flags::SYN | Flags::FIN | Flags::RST);
-        let is_odd = !flags.contains(Flags::ACK) || flags.contains(Flags::URG);
-        if is_attended && (begins_or_ends || is_odd) {
+        let closes = self.closes(direction, &segment.tcp());
+        let is_early = self.is_opening && direction == Direction::ToServer && segment.payload_length() > 0;
+        let is_judged =
+            self.is_for_engine(direction, &segment.tcp()) || !self.note(direction, &segment.tcp());
+        if is_attended && is_judged {
             return Applied::ToEngine;
         }
         if flags.contains(Flags::SYN) {
@@ -154,24 +205,81 @@ impl Offloaded {
         };
         volume.packets += 1;
         volume.bytes += segment.bytes().len() as u64;
+        if is_judged {
+            self.note(direction, &segment.tcp());
+        }
+        match (&mut self.translation, direction) {
+            (None, _) => {}
+            (Some(translation), Direction::ToServer) => translation.client_to_server(segment),
+            (Some(translation), Direction::ToClient) => translation.server_to_client(segment),
+        }
+        match is_attended {
+            true if closes => Applied::Closed,
+            true if is_early => Applied::Copied,
+            _ => Applied::Forwarded,
+        }
+    }
+
+    /// Takes note of a segment that the fast path leaves to the engine for another reason than [`Offloaded::apply`] has. Without
+    /// it the account would be behind, and not believe what the other end answers.
+    pub fn leave(&mut self, direction: Direction, tcp: &Tcp<'_>) {
+        if !self.is_for_engine(direction, tcp) && !self.closes(direction, tcp) {
+            self.note(direction, tcp);
+        }
+    }
+
+    /// Moves the account on. Returns whether the fast path may forward the segment: a FIN that its receiver would not
+    /// accept is the engine's.
+    fn note(&mut self, direction: Direction, tcp: &Tcp<'_>) -> bool {
         let Progress { client, server, .. } = &mut self.progress;
-        let Some(translation) = &mut self.translation else {
-            if direction == Direction::ToServer && !flags.contains(Flags::RST) {
-                client.reaches(&segment.tcp());
+        let is_fin = tcp.flags().contains(Flags::FIN);
+        match (&self.translation, direction) {
+            (None, Direction::ToClient) => self.is_opening = false,
+            (None, Direction::ToServer) if tcp.flags().contains(Flags::RST) => {}
+            (None, Direction::ToServer) => client.reaches(tcp),
+            (Some(translation), Direction::ToServer) => {
+                client.sends(&translation.client_sends(tcp), server, false);
+                return !is_fin || client.fin;
             }
-            return Applied::Forwarded;
-        };
-        match direction {
-            Direction::ToServer => {
-                translation.client_to_server(segment);
-                client.sends(&segment.tcp(), server, false);
-            }
-            Direction::ToClient => {
-                server.sends(&segment.tcp(), client, false);
-                translation.server_to_client(segment);
+            (Some(_), Direction::ToClient) => {
+                server.sends(&Sent::of(tcp), client, false);
+                return !is_fin || server.fin;
             }
         }
-        Applied::Forwarded
+        true
+    }
+
+    /// Tells whether a segment begins or resets a connection, or is odd. While its handshake is not confirmed, so is a FIN
+    /// of the client's, and what the server has not been asked for.
+    fn is_for_engine(&self, direction: Direction, tcp: &Tcp<'_>) -> bool {
+        let flags = tcp.flags();
+        let is_early = match direction {
+            Direction::ToServer => flags.contains(Flags::FIN),
+            Direction::ToClient => !self.is_promised(tcp),
+        };
+        flags.intersects(Flags::SYN | Flags::RST | Flags::URG)
+            || !flags.contains(Flags::ACK)
+            || (self.is_opening && is_early)
+    }
+
+    /// Tells whether a segment is the second FIN; of a flow that is only watched, the client's.
+    fn closes(&self, direction: Direction, tcp: &Tcp<'_>) -> bool {
+        let Progress { client, server, .. } = &self.progress;
+        let is_last = match (&self.translation, direction) {
+            (None, _) => direction == Direction::ToServer,
+            (Some(_), Direction::ToServer) => server.fin,
+            (Some(_), Direction::ToClient) => client.fin,
+        };
+        is_last && tcp.flags().contains(Flags::FIN)
+    }
+
+    /// Tells whether a segment from the server is of the numbers that the client was promised: then ServerNIC has
+    /// translated it.
+    fn is_promised(&self, tcp: &Tcp<'_>) -> bool {
+        let [_, _, promised] = self.progress.client.numbers();
+        let sent = tcp.sequence().wrapping_sub(promised).wrapping_sub(1);
+        let acknowledged = tcp.acknowledgement().wrapping_sub(self.client_isn.get()).wrapping_sub(1);
+        sent <= FIRST_FLIGHT && acknowledged <= FIRST_FLIGHT
     }
 
     /// A SYN or SYN-ACK while nobody judges it. A server that answers another SYN has another
@@ -179,10 +287,12 @@ impl Offloaded {
     fn unattended_syn(&self, direction: Direction, segment: &Segment<'_>) -> Applied {
         let Progress { client, server, .. } = &self.progress;
         let has_ended = client.reset || server.reset || (client.fin && server.fin);
-        let is_own = self.translation.is_some_and(|translation| {
-            segment.tcp().sequence() == translation.real_isn().get()
-                && segment.tcp().acknowledgement() == self.client_isn.plus(1).get()
-        });
+        let isn = match &self.translation {
+            Some(translation) => Some(translation.real_isn().get()),
+            None => self.is_opening.then_some(client.numbers()[2]),
+        };
+        let is_own = isn == Some(segment.tcp().sequence())
+            && segment.tcp().acknowledgement() == self.client_isn.plus(1).get();
         match direction {
             Direction::ToClient if !is_own && segment.tcp().flags().is_syn_ack() => Applied::Forgotten,
             Direction::ToServer if has_ended => Applied::Forgotten,
@@ -197,11 +307,13 @@ pub struct Share {
     /// Segments that the engine has still to forward.
     trial: u8,
     is_handed: bool,
+    /// The fast path has it, and has told that it is closed.
+    is_closed: bool,
 }
 
 impl Default for Share {
     fn default() -> Self {
-        Self { trial: TRIAL, is_handed: false }
+        Self { trial: TRIAL, is_handed: false, is_closed: false }
     }
 }
 
@@ -220,6 +332,11 @@ impl Share {
     /// Notes that the flow was handed over.
     pub fn hand(&mut self) {
         self.is_handed = true;
+    }
+
+    /// Notes that the fast path has told that it is closed.
+    pub(super) fn close(&mut self) {
+        self.is_closed = self.is_handed;
     }
 
     /// Notes that it was given back.

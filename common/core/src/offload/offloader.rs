@@ -1,11 +1,14 @@
 //! How an engine and its fast path share the flows of a table.
 
-use super::{FastPath, Offloaded, Progress, Share};
+use super::{FastPath, Offloaded, Progress, Queued, Share};
 use crate::flow::{FlowKey, FlowTable};
 use crate::reason::{Counters, Event};
 use crate::time::Instant;
 use crate::wire::tcp::Flags;
 use std::time::Duration;
+
+/// How long a flow that has been closed stays with the fast path, for the acknowledgements of its FINs.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A flow of an engine's table, of whatever kind.
 pub trait Offloadable {
@@ -39,12 +42,19 @@ pub struct Offloader {
     fast_path: Option<Box<dyn FastPath>>,
     /// Flows to be handed over as soon as what was forwarded of them has left.
     waiting: Vec<FlowKey>,
+    /// A direction that was handed over waits for the worker.
+    is_waited_for: bool,
 }
 
 impl Offloader {
     /// Hands flows to `fast_path` from now on.
     pub fn accelerate(&mut self, fast_path: Box<dyn FastPath>) {
         self.fast_path = Some(fast_path);
+    }
+
+    /// Tells whether there is one.
+    pub fn is_accelerated(&self) -> bool {
+        self.fast_path.is_some()
     }
 
     /// Counts a segment of a flow, and has the flow handed over with the next [`Offloader::settle`] if it is due
@@ -63,33 +73,89 @@ impl Offloader {
         }
     }
 
+    /// Hands a flow over at once, if nothing about it is open: before what was forwarded of it has left, of the directions
+    /// that are `queued`.
+    pub fn hand_at_once<F: Offloadable>(
+        &mut self,
+        flows: &mut FlowTable<F>,
+        key: &FlowKey,
+        queued: Queued,
+        counters: &Counters,
+    ) {
+        let Some(fast_path) = &mut self.fast_path else { return };
+        let Some(flow) = flows.get_mut(key).map(|entry| &mut entry.value) else { return };
+        if !flow.is_handed() && hand(fast_path.as_mut(), flow, key, queued, counters) {
+            self.is_waited_for |= queued != Queued::Nothing;
+        }
+    }
+
     /// Hands over what is due, now that all packets handed in before have left. What the fast path refuses stays
-    /// with the engine, and is handed again later. Returns whether anything was handed over.
-    pub fn settle<F: Offloadable>(&mut self, flows: &mut FlowTable<F>, counters: &Counters) -> bool {
+    /// with the engine, and is handed again later. And hears of what has been closed there: such a flow is due
+    /// two seconds later, to be taken back. Returns whether the worker is waited for: a direction was handed
+    /// over of which there may have been something queued.
+    pub fn settle<F: Offloadable>(
+        &mut self,
+        flows: &mut FlowTable<F>,
+        now: Instant,
+        counters: &Counters,
+    ) -> bool {
         let Some(fast_path) = &mut self.fast_path else { return false };
-        let mut has_handed = false;
+        while let Some(key) = fast_path.closed() {
+            let Some(flow) = flows.get_mut(&key).map(|entry| &mut entry.value) else { continue };
+            if let Some(share) = flow.share_mut().filter(|share| share.is_handed()) {
+                share.close();
+                flows.set_deadline(&key, now + LAST_WORDS);
+            }
+        }
         for key in self.waiting.drain(..) {
             // It may have been taken back, or more may have become open about it.
             let Some(flow) = flows.get_mut(&key).map(|entry| &mut entry.value) else { continue };
-            if !flow.is_handed() {
-                continue;
-            }
-            let outcome = flow.offloaded(key).map(|offloaded| fast_path.hand(&offloaded));
-            if outcome == Some(true) {
-                counters.event(Event::Handed);
-                has_handed = true;
-                continue;
-            }
-            flow.share_mut().into_iter().for_each(Share::recall);
-            if outcome == Some(false) {
-                counters.event(Event::HandRefused);
+            if flow.is_handed() {
+                self.is_waited_for |= hand(fast_path.as_mut(), flow, &key, Queued::BothWays, counters);
             }
         }
-        has_handed
+        std::mem::take(&mut self.is_waited_for)
     }
 
-    /// Learns how far a handed flow has come before the engine judges one of its segments. What may begin or
-    /// end a connection (`flags`) takes it back, to stay until `idle`.
+    /// Learns how far a handed flow has come before the engine judges one of its segments.
+    pub fn look<F: Offloadable>(&mut self, flows: &mut FlowTable<F>, key: &FlowKey) -> Option<Progress> {
+        let fast_path = self.fast_path.as_mut()?;
+        let entry = flows.get_mut(key).filter(|entry| entry.value.is_handed())?;
+        let progress = fast_path.look(key)?;
+        entry.value.resume(&progress);
+        Some(progress)
+    }
+
+    /// Takes a flow back that is due because it has been closed; returns whether it was that.
+    pub fn recall_closed<F: Offloadable>(
+        &mut self,
+        flows: &mut FlowTable<F>,
+        key: &FlowKey,
+        counters: &Counters,
+    ) -> bool {
+        let share = flows.get(key).and_then(|entry| entry.value.share());
+        share.is_some_and(|share| share.is_closed) && self.recall(flows, key, counters)
+    }
+
+    /// Takes a flow back that was handed over, and learns how far it has come; returns whether it was.
+    pub fn recall<F: Offloadable>(
+        &mut self,
+        flows: &mut FlowTable<F>,
+        key: &FlowKey,
+        counters: &Counters,
+    ) -> bool {
+        let Some(fast_path) = &mut self.fast_path else { return false };
+        let Some(entry) = flows.get_mut(key).filter(|entry| entry.value.is_handed()) else { return false };
+        if let Some(progress) = fast_path.recall(key) {
+            entry.value.resume(&progress);
+        }
+        entry.value.share_mut().into_iter().for_each(Share::recall);
+        counters.event(Event::Recalled);
+        true
+    }
+
+    /// Likewise before the engine judges a segment: what may begin or end a connection (`flags`) takes the flow back, to
+    /// stay until `idle`.
     pub fn consult<F: Offloadable>(
         &mut self,
         flows: &mut FlowTable<F>,
@@ -98,17 +164,12 @@ impl Offloader {
         idle: Instant,
         counters: &Counters,
     ) {
-        let Some(fast_path) = &mut self.fast_path else { return };
-        let Some(entry) = flows.get_mut(key).filter(|entry| entry.value.is_handed()) else { return };
-        let is_recalled = flags.intersects(Flags::SYN | Flags::FIN | Flags::RST);
-        let progress = if is_recalled { fast_path.recall(key) } else { fast_path.look(key) };
-        if let Some(progress) = &progress {
-            entry.value.resume(progress);
-        }
-        if is_recalled && let Some(share) = entry.value.share_mut() {
-            share.recall();
+        if !flags.intersects(Flags::SYN | Flags::FIN | Flags::RST) {
+            self.look(flows, key);
+        } else if self.recall(flows, key, counters)
+            && let Some(entry) = flows.get_mut(key)
+        {
             entry.postpone(idle);
-            counters.event(Event::Recalled);
         }
     }
 
@@ -121,11 +182,7 @@ impl Offloader {
         now: Instant,
         idle: Duration,
     ) -> bool {
-        let Some(fast_path) = &mut self.fast_path else { return false };
-        if !flows.get(key).is_some_and(|entry| entry.value.is_handed()) {
-            return false;
-        }
-        let Some(progress) = fast_path.look(key) else { return false };
+        let Some(progress) = self.look(flows, key) else { return false };
         let end = progress.last_used + idle;
         if end > now {
             flows.set_deadline(key, end);
@@ -162,4 +219,28 @@ impl Offloader {
             let _ = fast_path.recall(key);
         }
     }
+}
+
+/// Hands a flow over; returns whether that was possible. If not, it stays with the engine.
+fn hand(
+    fast_path: &mut dyn FastPath,
+    flow: &mut impl Offloadable,
+    key: &FlowKey,
+    queued: Queued,
+    counters: &Counters,
+) -> bool {
+    let outcome = flow.offloaded(*key).map(|offloaded| fast_path.hand(&offloaded, queued));
+    let Some(share) = flow.share_mut() else { return false };
+    match outcome {
+        Some(true) => {
+            share.hand();
+            counters.event(Event::Handed);
+        }
+        Some(false) => {
+            share.recall();
+            counters.event(Event::HandRefused);
+        }
+        None => share.recall(),
+    }
+    outcome == Some(true)
 }

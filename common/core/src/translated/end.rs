@@ -1,6 +1,7 @@
 //! How far one end of a translated flow has come, as far as a bystander can tell.
 
 use super::LARGEST_FLIGHT;
+use crate::handshake::FIRST_FLIGHT;
 use crate::wire::tcp::{Flags, Tcp};
 
 /// How far beyond the window that its peer told us an end may send: it may have been promised
@@ -28,6 +29,36 @@ pub(crate) struct End {
     pub(crate) fin: bool,
     /// It has reset the connection, or somebody has in its name.
     pub(crate) reset: bool,
+}
+
+/// What a segment says of its sender, in the numbers that the server knows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sent {
+    pub(crate) flags: Flags,
+    pub(crate) sequence: u32,
+    pub(crate) acknowledgement: u32,
+    pub(crate) window: u16,
+    /// Bytes of data.
+    pub(crate) payload: u32,
+}
+
+impl Sent {
+    /// Reads it from a segment that is as the server sent it or will see it.
+    pub(crate) fn of(tcp: &Tcp<'_>) -> Self {
+        Self {
+            flags: tcp.flags(),
+            sequence: tcp.sequence(),
+            acknowledgement: tcp.acknowledgement(),
+            window: tcp.window(),
+            payload: tcp.payload().len() as u32,
+        }
+    }
+
+    /// How much of the number space it takes (RFC 9293 §3.4).
+    fn length(&self) -> u32 {
+        let control = u32::from(self.flags.contains(Flags::SYN)) + u32::from(self.flags.contains(Flags::FIN));
+        self.payload.wrapping_add(control)
+    }
 }
 
 /// What a segment of an end did.
@@ -78,9 +109,17 @@ impl End {
         }
     }
 
-    /// Takes note of a segment of a flow of which nothing else is known.
+    /// Takes note of a segment of the client of a flow that is only watched, which began with what it was promised
+    /// as both RCV.NXT and the edge of its window. What it acknowledges first is the one byte of the SYN-ACK, and
+    /// proves that it exists.
     pub(crate) fn reaches(&mut self, tcp: &Tcp<'_>) {
+        self.fin |= tcp.flags().contains(Flags::FIN);
         forward(&mut self.next, tcp.sequence().wrapping_add(tcp.payload().len() as u32));
+        let most = if self.acknowledged == self.edge { 1 } else { FIRST_FLIGHT };
+        let is_near = tcp.acknowledgement().wrapping_sub(self.acknowledged) <= most;
+        if tcp.flags().contains(Flags::ACK) && is_near {
+            self.acknowledged = tcp.acknowledgement();
+        }
     }
 
     /// Returns the left shift of its window field.
@@ -96,24 +135,24 @@ impl End {
 
     /// Takes note of a segment that this end sent to `peer`. While nothing shows that what is
     /// known of the two is right, each segment counts more than all before it.
-    pub(crate) fn sends(&mut self, tcp: &Tcp<'_>, peer: &Self, is_doubtful: bool) -> Ending {
-        if tcp.flags().contains(Flags::RST) {
-            let own = self.would_reset_at(tcp.sequence(), peer);
+    pub(crate) fn sends(&mut self, sent: &Sent, peer: &Self, is_doubtful: bool) -> Ending {
+        if sent.flags.contains(Flags::RST) {
+            let own = self.would_reset_at(sent.sequence, peer);
             self.reset |= own;
             return if own { Ending::Reset } else { Ending::None };
         }
-        if tcp.flags().contains(Flags::SYN) {
+        if sent.flags.contains(Flags::SYN) {
             // Whatever its numbers, its receiver answers it with a challenge ACK (RFC 5961 §4.2), or, if it
             // is the SYN-ACK again, with what it has acknowledged before.
             return Ending::None;
         }
-        if is_doubtful && tcp.flags().contains(Flags::ACK) {
+        if is_doubtful && sent.flags.contains(Flags::ACK) {
             self.is_known = false;
-        } else if !peer.accepts(tcp) {
+        } else if !peer.accepts(sent) {
             return Ending::None;
         }
         let (finished, next) = (self.fin, self.next);
-        self.advance(tcp);
+        self.advance(sent);
         // Who has ended has nothing new to say: then the RST or FIN was forged.
         let goes_on = self.next != next || (finished && !self.fin);
         if goes_on && (std::mem::take(&mut self.reset) || (finished && !self.fin)) {
@@ -134,39 +173,39 @@ impl End {
     }
 
     /// Tells whether this end would accept a segment with these numbers.
-    fn accepts(&self, tcp: &Tcp<'_>) -> bool {
-        if !tcp.flags().contains(Flags::ACK) || !self.is_known {
+    fn accepts(&self, sent: &Sent) -> bool {
+        if !sent.flags.contains(Flags::ACK) || !self.is_known {
             return false;
         }
-        let first = tcp.sequence().wrapping_sub(self.acknowledged) as i32;
-        let is_new = first.saturating_add_unsigned(tcp.sequence_length()) >= 0;
+        let first = sent.sequence.wrapping_sub(self.acknowledged) as i32;
+        let is_new = first.saturating_add_unsigned(sent.length()) >= 0;
         // What a fast path changes one after the other may have been read in between: edge behind RCV.NXT.
         let open = (self.edge.wrapping_sub(self.acknowledged) as i32).max(0);
         let fits = i64::from(first) <= i64::from(open) + i64::from(PROMISED_WINDOW);
         // RFC 5961 §5: nothing acknowledges what has not been sent, nor what is long past.
-        is_new && fits && self.next.wrapping_sub(tcp.acknowledgement()) <= LARGEST_FLIGHT
+        is_new && fits && self.next.wrapping_sub(sent.acknowledgement) <= LARGEST_FLIGHT
     }
 
     /// Moves forward by a segment that the peer would accept.
-    fn advance(&mut self, tcp: &Tcp<'_>) {
-        let last = tcp.sequence().wrapping_add(tcp.payload().len() as u32);
-        let behind = tcp.sequence().wrapping_add(tcp.sequence_length());
+    fn advance(&mut self, sent: &Sent) {
+        let last = sent.sequence.wrapping_add(sent.payload);
+        let behind = sent.sequence.wrapping_add(sent.length());
         // An end opens its window where it stands. What comes from before may be a forgery, which a window
         // many times the real one would let in more of.
-        let is_repeat = self.is_known && is_before(tcp.sequence(), self.next);
-        let open = if is_repeat { 0 } else { u32::from(tcp.window()) << self.scale };
-        let edge = tcp.acknowledgement().wrapping_add(open);
+        let is_repeat = self.is_known && is_before(sent.sequence, self.next);
+        let open = if is_repeat { 0 } else { u32::from(sent.window) << self.scale };
+        let edge = sent.acknowledgement.wrapping_add(open);
         if !self.is_known {
-            (self.next, self.acknowledged, self.edge) = (behind, tcp.acknowledgement(), edge);
+            (self.next, self.acknowledged, self.edge) = (behind, sent.acknowledgement, edge);
             self.is_known = true;
-        } else if self.fin && !tcp.payload().is_empty() && !is_before(last, self.next) {
+        } else if self.fin && sent.payload > 0 && !is_before(last, self.next) {
             // Who has more to say has not said goodbye.
             self.fin = false;
         }
         // Nothing lies behind a FIN: one amid what was sent is not this end's.
-        self.fin |= tcp.flags().contains(Flags::FIN) && !is_before(behind, self.next);
+        self.fin |= sent.flags.contains(Flags::FIN) && !is_before(behind, self.next);
         forward(&mut self.next, behind);
-        forward(&mut self.acknowledged, tcp.acknowledgement());
+        forward(&mut self.acknowledged, sent.acknowledgement);
         forward(&mut self.edge, edge);
     }
 }

@@ -1,7 +1,11 @@
 //! A fast path for tests: it keeps what it is given and says what it was told to.
 
+use super::packets::{Seg, ms};
 use rtt0_core::flow::FlowKey;
-use rtt0_core::offload::{FastPath, Offloaded, Progress};
+use rtt0_core::offload::{Applied, FastPath, Offloaded, Progress, Queued};
+use rtt0_core::packet::{Offload, Packet};
+use rtt0_core::service::Direction;
+use rtt0_core::wire::segment::Segment;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -14,6 +18,10 @@ pub(crate) struct Kept(Arc<Mutex<State>>);
 pub(crate) struct State {
     /// Its flows.
     pub(crate) flows: HashMap<FlowKey, Offloaded>,
+    /// Of which directions something may be queued, for each flow that it was ever given.
+    pub(crate) queued: Vec<Queued>,
+    /// Those that have been closed, and of which the engine has still to hear.
+    pub(crate) closed: Vec<FlowKey>,
     /// It has no room.
     pub(crate) is_full: bool,
 }
@@ -23,13 +31,26 @@ impl Kept {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }
+
+    /// Hands a segment to its only flow at `at` ms, as the kernel would while there is an engine.
+    pub(crate) fn forward(&self, seg: &Seg, to: Direction, at: u64) -> Applied {
+        let mut bytes = seg.bytes();
+        let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+        let mut segment = Segment::parse(&mut packet).unwrap();
+        let mut state = self.state();
+        let flow = state.flows.values_mut().next().unwrap();
+        let (key, applied) = (flow.key, flow.apply(ms(at), to, &mut segment, true));
+        state.closed.extend((applied == Applied::Closed).then_some(key));
+        applied
+    }
 }
 
 impl FastPath for Kept {
-    fn hand(&mut self, flow: &Offloaded) -> bool {
+    fn hand(&mut self, flow: &Offloaded, queued: Queued) -> bool {
         let mut state = self.state();
         if !state.is_full {
             state.flows.insert(flow.key, *flow);
+            state.queued.push(queued);
         }
         !state.is_full
     }
@@ -40,5 +61,9 @@ impl FastPath for Kept {
 
     fn recall(&mut self, key: &FlowKey) -> Option<Progress> {
         self.state().flows.remove(key).map(|flow| flow.progress)
+    }
+
+    fn closed(&mut self) -> Option<FlowKey> {
+        self.state().closed.pop()
     }
 }

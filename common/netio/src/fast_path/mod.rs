@@ -16,6 +16,7 @@
 //! qdisc, which stays by itself.
 
 mod attachment;
+mod closed;
 mod clsact;
 mod outlet;
 mod path;
@@ -29,7 +30,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapFd, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use rtt0_core::claim::Bypass;
@@ -42,6 +43,7 @@ use crate::emit::EMIT_MARK;
 use crate::interface;
 use attachment::Attached;
 pub use attachment::{Attach, Attachment};
+use closed::Closed;
 use outlet::Outlet;
 pub use path::KernelPath;
 use pins::Pins;
@@ -50,7 +52,7 @@ pub use served::Served;
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/offload.bpf.o");
 /// How long a packet takes from the program's look at the flows into the capture's queue, well reckoned.
-const MARGIN: Duration = Duration::from_micros(20);
+pub(crate) const MARGIN: Duration = Duration::from_micros(20);
 /// After that long the kernel forwards a flow's direction even if the daemon has never caught up with it: what is
 /// queued may be overtaken.
 const LONGEST: Duration = Duration::from_millis(200);
@@ -96,8 +98,13 @@ pub enum OffloadError {
     #[error("frames of interface '{0}' have no Ethernet header")]
     NoEthernet(String),
     /// The memory shared with the kernel can't be mapped.
-    #[error("the BPF map 'served' can't be mapped into memory")]
-    Memory(#[source] io::Error),
+    #[error("the BPF map '{name}' can't be mapped into memory")]
+    Memory {
+        /// Its name.
+        name: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The object lacks a program or map: it is of another version.
     #[error("the BPF object has no '{0}'")]
     Missing(&'static str),
@@ -259,14 +266,16 @@ impl KernelOffload {
         Switch { settings: Arc::clone(&self.settings) }
     }
 
-    /// Returns another way to the flows, for the engine of a worker. What is queued for that when it hands a flow
-    /// over is not overtaken, if it tells how far it has come ([`KernelOffload::served`]); with `None` there is no
-    /// queue.
+    /// Returns another way to the flows, for the engine of a worker; each worker has one only. What is queued for that when
+    /// it hands a flow over is not overtaken, if it tells how far it has come ([`KernelOffload::served`]); with
+    /// `None` there is no queue, and it is the first worker.
     ///
     /// # Errors
-    /// [`OffloadError::Map`].
+    /// [`OffloadError::Map`], [`OffloadError::Memory`].
     pub fn path(&self, worker: Option<u8>) -> Result<KernelPath, OffloadError> {
-        Ok(KernelPath::new(self.flows()?, worker))
+        let closed = Closed::open(self.shared("closing")?, worker.unwrap_or(0).into());
+        let closed = closed.map_err(|source| OffloadError::Memory { name: "closing", source })?;
+        Ok(KernelPath::new(self.flows()?, closed, worker))
     }
 
     /// Returns what a worker tells with how far it has come.
@@ -274,10 +283,15 @@ impl KernelOffload {
     /// # Errors
     /// [`OffloadError::Memory`].
     pub fn served(&self, worker: usize) -> Result<Served, OffloadError> {
-        let Some(Map::Array(map)) = self.ebpf.map("served") else {
-            return Err(OffloadError::Missing("served"));
-        };
-        Served::open(map.fd(), worker).map_err(OffloadError::Memory)
+        let served = Served::open(self.shared("served")?, worker);
+        served.map_err(|source| OffloadError::Memory { name: "served", source })
+    }
+
+    fn shared(&self, name: &'static str) -> Result<&MapFd, OffloadError> {
+        match self.ebpf.map(name) {
+            Some(Map::Array(map)) => Ok(map.fd()),
+            _ => Err(OffloadError::Missing(name)),
+        }
     }
 
     /// Hands `take` every flow that the kernel has; it returns whether there is an engine for it. All

@@ -5,8 +5,9 @@ use std::os::fd::AsFd;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::programs::{ProgramError, SchedClassifier, TestRunOptions};
 use rtt0_core::flow::FlowKey;
-use rtt0_core::offload::{FastPath, KernelKey, Offloaded, Progress, wait};
+use rtt0_core::offload::{FastPath, KernelKey, Offloaded, Progress, Queued, wait};
 
+use super::closed::Closed;
 use super::{Flows, MARGIN};
 use crate::clock;
 
@@ -17,12 +18,13 @@ const ATTEMPTS: usize = 3;
 #[derive(Debug)]
 pub struct KernelPath {
     flows: Flows,
+    closed: Closed,
     worker: Option<u8>,
 }
 
 impl KernelPath {
-    pub(super) fn new(flows: Flows, worker: Option<u8>) -> Self {
-        Self { flows, worker }
+    pub(super) fn new(flows: Flows, closed: Closed, worker: Option<u8>) -> Self {
+        Self { flows, closed, worker }
     }
 
     fn read(&self, key: &FlowKey) -> Option<Progress> {
@@ -33,11 +35,11 @@ impl KernelPath {
 }
 
 impl FastPath for KernelPath {
-    fn hand(&mut self, flow: &Offloaded) -> bool {
+    fn hand(&mut self, flow: &Offloaded, queued: Queued) -> bool {
         let (key, mut value) = flow.to_kernel();
         if let Some(worker) = self.worker {
             let now = clock::now().as_micros() * 1000;
-            wait(&mut value, worker, now, MARGIN.as_nanos() as u64);
+            wait(&mut value, queued, worker, now, MARGIN.as_nanos() as u64);
         }
         // The kernel keeps some memory ready and fetches more behind our back, so that in a burst of
         // new flows it is short of it for a moment.
@@ -56,6 +58,10 @@ impl FastPath for KernelPath {
             let _ = self.flows.remove(&bytes);
         }
         progress
+    }
+
+    fn closed(&mut self) -> Option<FlowKey> {
+        self.closed.pop()
     }
 }
 

@@ -1,0 +1,89 @@
+//! What tells a worker which of its flows have been closed in the kernel: a queue in memory that both share, so that it
+//! can be looked at without a system call.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rtt0_core::flow::FlowKey;
+use rtt0_core::offload::{KERNEL_KEY, flow_key};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::served::WORKERS;
+
+/// Places of a queue: `CLOSING` of the program, which fills half of them at most.
+const PLACES: u64 = 256;
+
+/// `struct closing`: one worker's queue.
+#[repr(C)]
+struct Queue {
+    queued: AtomicU64,
+    taken: AtomicU64,
+    places: [Place; PLACES as usize],
+}
+
+#[repr(C)]
+struct Place {
+    key: [u8; KERNEL_KEY],
+    client_is_lower: u32,
+    /// How many were queued until this one was written; what stands beside it is complete then.
+    turn: AtomicU64,
+}
+
+/// The end of a queue that a worker takes flows from.
+#[derive(Debug)]
+pub(super) struct Closed {
+    queues: NonNull<Queue>,
+    worker: usize,
+    taken: u64,
+}
+
+// SAFETY: the memory is shared with the kernel and belongs to no thread; of each queue there is one taker.
+unsafe impl Send for Closed {}
+
+impl Closed {
+    /// Maps the memory of the map `closing`. A worker for which there is no room is told nothing: the kernel leaves it
+    /// the segments instead.
+    pub(super) fn open(map: impl AsFd, worker: usize) -> io::Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at a place that the kernel chooses; nothing else lies there.
+        let memory = unsafe { mmap(ptr::null_mut(), LENGTH, access, MapFlags::SHARED, map, 0) }?;
+        let queues = NonNull::new(memory.cast::<Queue>()).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut closed = Self { queues, worker, taken: 0 };
+        closed.taken = closed.queue().map_or(0, |queue| queue.taken.load(Ordering::Relaxed));
+        Ok(closed)
+    }
+
+    fn queue(&self) -> Option<&Queue> {
+        // SAFETY: one of the WORKERS queues that are mapped and aligned. The kernel writes to its atomic parts, and to the
+        // keys, which are read only behind a pointer (`pop`).
+        (self.worker < WORKERS).then(|| unsafe { &*self.queues.as_ptr().add(self.worker) })
+    }
+
+    /// Takes the next flow.
+    pub(super) fn pop(&mut self) -> Option<FlowKey> {
+        let queue = self.queue()?;
+        let place = &queue.places[(self.taken % PLACES) as usize];
+        if place.turn.load(Ordering::Acquire) != self.taken + 1 {
+            return None;
+        }
+        // SAFETY: both are mapped. The kernel writes them before the turn, and not again before this one is taken: it fills
+        // half of the places only.
+        let (key, client_is_lower) = unsafe {
+            (ptr::read_volatile(&raw const place.key), ptr::read_volatile(&raw const place.client_is_lower))
+        };
+        queue.taken.store(self.taken + 1, Ordering::Release);
+        self.taken += 1;
+        Some(flow_key(&key, client_is_lower != 0))
+    }
+}
+
+const LENGTH: usize = WORKERS * size_of::<Queue>();
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        // SAFETY: what `open` has mapped; no reference into it outlives a call of `pop`.
+        let _ = unsafe { munmap(self.queues.as_ptr().cast(), LENGTH) };
+    }
+}
