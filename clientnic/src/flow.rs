@@ -239,6 +239,18 @@ impl Flow {
         }
     }
 
+    /// Takes the news of a fast path that it is closed. Returns how many bytes the client has sent, modulo 4 GiB, if that is
+    /// not known yet.
+    pub(crate) fn closes(&mut self, client_end: Seq<Client>) -> Option<u32> {
+        let upload = |isn: Seq<Client>| client_end.minus(isn.get()).minus(1).get();
+        match self {
+            Self::Watching(watched) => watched.ends().map(|_| upload(watched.isn)),
+            Self::Translated { flow, .. } => flow.upload().is_none().then(|| upload(flow.client_isn())),
+            Self::Opening(pending) => Some(upload(pending.opening.start().client_isn)),
+            Self::Learning(_) => None,
+        }
+    }
+
     /// Reads some of each part of an established flow, see `FlowTable::look_ahead`.
     pub(crate) fn touch(&self) -> u32 {
         match self {

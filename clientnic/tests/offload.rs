@@ -82,7 +82,7 @@ fn request() -> Seg {
 fn what_a_client_sends_that_was_answered_is_the_kernel_s_at_once() {
     let (mut nic, kept) = opened();
     assert_eq!(kept.state().queued, [Queued::Nothing], "the client has still to get its answer");
-    assert!(!nic.settle(ms(3)));
+    assert!(!nic.settle());
     assert_eq!((nic.gauges().half_open, nic.gauges().awaited), (1, 1));
     assert_eq!(kept.forward(&from_client(ACK, 1, 1), Direction::ToServer, 101), Applied::Forwarded);
     assert_eq!(kept.forward(&request(), Direction::ToServer, 101), Applied::Copied);
@@ -97,7 +97,7 @@ fn what_a_client_sends_that_was_answered_is_the_kernel_s_at_once() {
     assert_eq!(kept.forward(&answer, Direction::ToClient, 151), Applied::Forwarded);
     let fin = from_client(ACK | FIN, 6, 5);
     assert_eq!(kept.forward(&fin, Direction::ToServer, 152), Applied::Closed);
-    nic.settle(ms(153));
+    nic.hear(ms(153));
     pass_time(&mut nic, ms(2_500));
     assert_eq!((nic.gauges().flows, kept.state().flows.len()), (1, 0), "lest a late SYN be answered");
     pass_time(&mut nic, ms(13_000));
@@ -127,7 +127,7 @@ fn the_size_of_an_upload_that_the_kernel_has_forwarded_counts() {
             Direction::ToServer,
             at + 60,
         );
-        nic.settle(ms(at + 70));
+        nic.hear(ms(at + 70));
         pass_time(&mut nic, ms(at + 15_000));
     }
     panic!("the gate never closed");

@@ -76,8 +76,8 @@ fn a_flow_is_the_kernel_s_with_its_handshake_and_its_ends_are_known_again_at_the
     let (mut nic, kept) = handed();
     assert_eq!((kept.state().flows.len(), nic.counters().happened(Event::Handed)), (1, 1));
     assert_eq!(kept.state().queued, [Queued::ToServer], "the server has not had anything to answer");
-    assert!(nic.settle(ms(3)), "the request may not have left");
-    assert!(!nic.settle(ms(3)));
+    assert!(nic.settle(), "the request may not have left");
+    assert!(!nic.settle());
     // A megabyte that the engine does not see, nor the server's FIN behind it.
     for n in 0..1000 {
         let data = from_server(ACK, 1 + n * 1000, 6).payload(&[0; 1000]);
@@ -91,7 +91,7 @@ fn a_flow_is_the_kernel_s_with_its_handshake_and_its_ends_are_known_again_at_the
     // The client's is the last, and of that the engine is told. The kernel forwards what acknowledges it.
     let fin = from_client(FIN | ACK, 6, end + 1);
     assert_eq!(kept.forward(&fin, Direction::ToServer, 11), Applied::Closed);
-    nic.settle(ms(12));
+    nic.hear(ms(12));
     pass_time(&mut nic, ms(2000));
     assert_eq!(kept.state().flows.len(), 1);
     assert_eq!(kept.forward(&from_server(ACK, end + 1, 7), Direction::ToClient, 2001), Applied::Forwarded);
@@ -109,7 +109,7 @@ fn a_closed_flow_whose_last_fin_nobody_acknowledges_stays_for_as_long_as_one_of_
     let (mut nic, kept) = handed();
     kept.forward(&from_server(FIN | ACK, 1, 6), Direction::ToClient, 10);
     kept.forward(&from_client(FIN | ACK, 6, 2), Direction::ToServer, 11);
-    nic.settle(ms(12));
+    nic.hear(ms(12));
     pass_time(&mut nic, ms(121_000));
     assert_eq!((nic.gauges().flows, kept.state().flows.len()), (1, 0));
     pass_time(&mut nic, ms(124_000));
@@ -123,7 +123,7 @@ fn a_flow_that_goes_on_although_it_was_closed_lives() {
     kept.forward(&from_client(FIN | ACK, 6, 1), Direction::ToServer, 11);
     // One of them was not its sender's, who has more to say.
     kept.forward(&from_client(ACK, 6, 1).payload(b"more"), Direction::ToServer, 12);
-    nic.settle(ms(12));
+    nic.hear(ms(12));
     pass_time(&mut nic, ms(1_000_000));
     assert_eq!((nic.gauges().flows, kept.state().flows.len()), (1, 0));
 }
@@ -157,7 +157,7 @@ fn a_client_that_was_not_heard_of_before_the_server_s_answer_is_handed_over_with
     let kept = Kept::default();
     let mut nic = opened(&kept);
     answered(&mut nic);
-    nic.settle(ms(3));
+    nic.settle();
     assert!(kept.state().flows.is_empty(), "nobody may be there");
     let sent = give(&mut nic, ms(3), &from_client(ACK | PSH, 1, 1).payload(b"GET /"));
     assert_eq!((sent.len(), kept.state().flows.len()), (1, 1));
@@ -176,7 +176,7 @@ fn a_flow_that_the_kernel_does_not_take_stays_and_is_handed_again_after_eight_se
         let sent = give(&mut nic, ms(3), &from_server(ACK, 1 + n * 100, 6).payload(&[0; 100]));
         assert_eq!(sent[0].seq, s().wrapping_add(1 + n * 100));
         assert!(kept.state().flows.is_empty(), "what was forwarded may not have left");
-        assert_eq!(nic.settle(ms(3)), n == 7);
+        assert_eq!(nic.settle(), n == 7);
     }
     assert_eq!(kept.state().queued, [Queued::BothWays]);
 }

@@ -331,15 +331,13 @@ impl ClientNic {
     /// Goes on with a flow that has been closed at the fast path, and was taken back.
     fn closed(&mut self, now: Instant, key: FlowKey) {
         let limits = self.settings.limits;
-        // The confirm got lost, but the server's answer to it all has passed. What had passed before of the client's is
-        // not known any more.
-        let is_known = self.hand_over(now, key).is_none();
-        let (upload, life) = match self.flows.get_mut(&key).map(|entry| &mut entry.value) {
-            Some(Flow::Watching(watched)) => (watched.ends().filter(|_| is_known), Life::Ends(limits.reset)),
-            Some(Flow::Translated { flow, .. }) => (flow.upload(), flow.rest(&limits)),
+        // If the confirm got lost: the server's answer to it all has passed.
+        self.hand_over(now, key);
+        let life = match self.flows.get(&key).map(|entry| &entry.value) {
+            Some(Flow::Watching(_)) => Life::Ends(limits.reset),
+            Some(Flow::Translated { flow, .. }) => flow.rest(&limits),
             _ => return,
         };
-        self.note_upload(&key, upload);
         self.live(now, key, life);
     }
 
@@ -454,8 +452,17 @@ impl Engine for ClientNic {
         self.offloader.accelerate(fast_path);
     }
 
-    fn settle(&mut self, now: Instant) -> bool {
-        self.offloader.settle(&mut self.flows, now, self.gateway.counters())
+    fn hear(&mut self, now: Instant) {
+        let profiles = &self.profiles;
+        self.offloader.hear(&mut self.flows, now, |key, flow, client_end| {
+            if let Some(upload) = flow.closes(client_end) {
+                profiles.uploaded(&key.server(), upload);
+            }
+        });
+    }
+
+    fn settle(&mut self) -> bool {
+        self.offloader.settle(&mut self.flows, self.gateway.counters())
     }
 
     fn adopt(&mut self, now: Instant, flow: &Offloaded) -> bool {

@@ -75,10 +75,13 @@ pub trait Engine {
     /// Hands established flows to `fast_path` from now on.
     fn accelerate(&mut self, _fast_path: Box<dyn FastPath>) {}
 
-    /// Lets the fast path take over the flows that were handed to it, and hears of those that were closed there. To be
-    /// called when all packets handed in before have been emitted. Returns whether some wait until what may have been
-    /// queued of them has left, too.
-    fn settle(&mut self, _now: Instant) -> bool {
+    /// Hears of flows that were closed at the fast path. To be called before packets are handed in: they may be of the next
+    /// connections.
+    fn hear(&mut self, _now: Instant) {}
+
+    /// Lets the fast path take over the flows that were handed to it. To be called when all packets handed in before
+    /// have been emitted. Returns whether some wait until what may have been queued of them has left, too.
+    fn settle(&mut self) -> bool {
         false
     }
 

@@ -122,6 +122,8 @@ struct closing {
 	struct {
 		struct key key;
 		__u32 client_is_lower;
+		__u32 client_end;  // behind the last byte that it has sent
+		__u32 zero;
 		__u64 turn;
 	} flows[CLOSING];
 };
@@ -281,22 +283,6 @@ INLINE bool closes(const struct flow *flow, const __u8 *tcp, bool from_client)
 	return flow->stage & (from_client ? SERVER_FIN : CLIENT_FIN);
 }
 
-// Tells the daemon's worker that a flow is closed; whether there was room for that.
-INLINE bool tell(const struct flow *flow, const struct key *key)
-{
-	__u32 worker = flow->client.worker;
-	struct closing *queue = map_lookup(&closing, &worker);
-	// Half of it is for processors that look at the same time.
-	if (!queue || queue->queued - *(volatile __u64 *)&queue->taken >= CLOSING / 2)
-		return false;
-	__u64 turn = __sync_fetch_and_add(&queue->queued, 1);
-	__u32 place = turn % CLOSING;
-	queue->flows[place].key = *key;
-	queue->flows[place].client_is_lower = flow->flags & CLIENT_IS_LOWER;
-	__sync_lock_test_and_set(&queue->flows[place].turn, turn + 1);
-	return true;
-}
-
 // Offloaded::is_for_engine.
 INLINE bool is_for_daemon(const struct flow *flow, const __u8 *tcp, bool from_client)
 {
@@ -331,6 +317,27 @@ INLINE void advance(__u32 *from, __u32 to)
 {
 	if (is_before(*from, to))
 		*from = to;
+}
+
+// Tells the daemon's worker that a flow is closed; whether there was room for that.
+INLINE bool tell(const struct flow *flow, const struct key *key, const __u8 *tcp, __u32 payload, bool from_client)
+{
+	bool has_fin = flow->flags & TRANSLATED && flow->stage & CLIENT_FIN;
+	__u32 client_end = flow->client.next - has_fin;
+	if (from_client)
+		advance(&client_end, u32_at(tcp + 4) + payload);
+	__u32 worker = flow->client.worker;
+	struct closing *queue = map_lookup(&closing, &worker);
+	// Half of it is for processors that look at the same time.
+	if (!queue || queue->queued - *(volatile __u64 *)&queue->taken >= CLOSING / 2)
+		return false;
+	__u64 turn = __sync_fetch_and_add(&queue->queued, 1);
+	__u32 place = turn % CLOSING;
+	queue->flows[place].key = *key;
+	queue->flows[place].client_is_lower = flow->flags & CLIENT_IS_LOWER;
+	queue->flows[place].client_end = client_end;
+	__sync_lock_test_and_set(&queue->flows[place].turn, turn + 1);
+	return true;
 }
 
 // Translated::End::sends, with the numbers that the server's space knows.
@@ -693,7 +700,7 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 		sender->waits = 0;
 	bool is_left = !is_plain || sender->waits;
 	bool is_judged = is_for_daemon(flow, tcp, from_client) ||
-			 (closes(flow, tcp, from_client) && (is_left || !tell(flow, &key))) ||
+			 (closes(flow, tcp, from_client) && (is_left || !tell(flow, &key, tcp, packet.payload, from_client))) ||
 			 !note(flow, tcp, packet.payload, from_client);
 	if (is_left || is_judged) {
 		bool is_attended = copy_to_daemon(skb, s);

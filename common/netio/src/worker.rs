@@ -243,9 +243,8 @@ impl<E: Engine> Worker<E> {
                 }
             }
             self.handle_timeouts();
-            let now = clock::now();
-            if self.engine.settle(now) {
-                self.awaited = Some(now + MARGIN);
+            if self.engine.settle() {
+                self.awaited = Some(clock::now() + MARGIN);
             }
             self.gauges.set(self.engine.gauges());
             self.tell_notices();
@@ -324,6 +323,7 @@ impl<E: Engine> Worker<E> {
         let more = capture.receive(&self.counters);
         let now = clock::now();
         self.check_due.get_or_insert(now + CHECK_PERIOD);
+        self.engine.hear(now);
         self.engine.look_ahead(&mut (0..).map_while(|index| Some(capture.packet(index)?.0)));
         for (index, mut packet) in capture.packets_mut().enumerate() {
             self.pace.count();

@@ -250,6 +250,7 @@ fn check(kernel: &KernelOffload, path: &mut KernelPath, trial: &Trial) -> Result
         let is_too_large = trial.is_too_large(sent, &bytes);
         let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
         let mut segment = Segment::parse(&mut packet).unwrap();
+        let client_end = expected.client_end(direction, &segment.tcp());
         let applied = if is_too_large {
             expected.leave(direction, &segment.tcp());
             Applied::ToEngine
@@ -259,7 +260,9 @@ fn check(kernel: &KernelOffload, path: &mut KernelPath, trial: &Trial) -> Result
         prop_assert_eq!(is_marked, !matches!(applied, Applied::ToEngine | Applied::Forgotten), "{:?}", sent);
         let told = path.closed();
         match applied {
-            Applied::Closed => prop_assert_eq!(told, Some(expected.key), "{:?}", sent),
+            Applied::Closed => {
+                prop_assert_eq!(told, Some((expected.key, client_end)), "{:?}", sent)
+            }
             // One that its receiver would not accept may have been taken for the last.
             _ => prop_assert!(
                 told.is_none() || Flags::from_bits(sent.flags).contains(Flags::FIN),

@@ -324,8 +324,12 @@ impl Engine for ServerNic {
         self.offloader.accelerate(fast_path);
     }
 
-    fn settle(&mut self, now: Instant) -> bool {
-        self.offloader.settle(&mut self.flows, now, self.gateway.counters())
+    fn hear(&mut self, now: Instant) {
+        self.offloader.hear(&mut self.flows, now, |_, _, _| {});
+    }
+
+    fn settle(&mut self) -> bool {
+        self.offloader.settle(&mut self.flows, self.gateway.counters())
     }
 
     fn adopt(&mut self, now: Instant, flow: &Offloaded) -> bool {

@@ -5,7 +5,6 @@ use super::report;
 use super::run::{Options, run};
 use super::variant::Variant;
 use clap::Args;
-use rtt0_netio::awake::Awake;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -66,7 +65,6 @@ pub struct BenchArgs {
 /// If nothing can be measured or a report can't be written.
 pub fn command(args: BenchArgs) -> anyhow::Result<bool> {
     let (json, html) = (args.json.clone(), args.html.clone());
-    let _awake = args.awake.then(Awake::keep).transpose()?;
     let report = run(&options(args), |report| report::save(report, &json, &html))?;
     report::print(&report, &json, &html);
     Ok(report.is_complete())
@@ -96,6 +94,7 @@ fn options(args: BenchArgs) -> Options {
         seed: args.seed,
         idle_wait: Duration::from_secs_f64(args.idle_wait),
         workers: args.workers,
+        awake: args.awake,
     }
 }
 

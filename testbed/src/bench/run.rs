@@ -14,6 +14,7 @@ use crate::scratch::Scratch;
 use crate::wan::Backend;
 use anyhow::{Context, bail, ensure};
 use fastrand::Rng;
+use rtt0_netio::awake::Awake;
 use std::time::Duration;
 
 /// What starting and stopping a variant takes, roughly.
@@ -34,6 +35,8 @@ pub struct Options {
     pub idle_wait: Duration,
     /// Packet workers of the daemons, where they can be chosen.
     pub workers: Option<u32>,
+    /// No processor sleeps meanwhile.
+    pub awake: bool,
 }
 
 /// Measures everything. `keep` gets the report after every round, so that a run that is interrupted
@@ -43,6 +46,7 @@ pub struct Options {
 /// If nothing can be measured, a topology can't be raised, or `keep` fails. What fails for one variant is a gap in
 /// the report, not an error.
 pub fn run(options: &Options, mut keep: impl FnMut(&Report) -> anyhow::Result<()>) -> anyhow::Result<Report> {
+    let _awake = options.awake.then(Awake::keep).transpose()?;
     let _scratch = Scratch::open()?;
     let abilities = Abilities::look()?;
     let (variants, mut gaps) = choose(options, &abilities);
@@ -141,6 +145,7 @@ impl Runner<'_> {
             rounds,
             quick: self.options.extent.quick,
             seed: self.options.seed,
+            awake: self.options.awake,
             variants: variants.to_vec(),
             idle: self.gate.clone(),
         };

@@ -54,17 +54,18 @@ const DIALOGUES: &[Dialogue] = &[
     },
 ];
 
-const JUMPS: [(&str, Change); 3] = [
-    ("before connections begin", |lab| stand_still(lab, Duration::ZERO)),
-    ("amid handshakes", |lab| stand_still(lab, OPENING)),
-    ("amid connections", |lab| stand_still(lab, AMID)),
+const JUMPS: [(&str, Change, &[&str]); 3] = [
+    ("before connections begin", |lab| stand_still(lab, Duration::ZERO), &[]),
+    // What the kernel forwards by then waits for nobody.
+    ("amid handshakes", |lab| stand_still(lab, OPENING), &["--offload", "off"]),
+    ("amid connections", |lab| stand_still(lab, AMID), &["--offload", "off"]),
 ];
 
 fn run(report: &mut Report) -> anyhow::Result<()> {
     let plans: Vec<_> = Case::IPS.into_iter().flat_map(|case| JUMPS.map(|jump| (case, jump))).collect();
-    report.at_once(&plans, |(case, (what, change)), report| {
+    report.at_once(&plans, |(case, (what, change, arguments)), report| {
         let patience = Duration::from_secs(15);
-        let setting = Setting { rtt: RTT, patience, ..Setting::new(*case, None) };
+        let setting = Setting { rtt: RTT, patience, arguments, ..Setting::new(*case, None) };
         // A client whose SYN waits repeats it, and may be answered early again.
         let trial = Trial::new(*case, DIALOGUES).setting(setting).early(Early::Any).upset(*change);
         let verified = trial.disorderly().verify(report).with_context(|| *what)?;

@@ -288,7 +288,8 @@ fn translated_on(mode: NicMode, blow: Blow, counts: &(Counts, Counts)) -> anyhow
     }
     let let_go = translator.of("event.translated_elsewhere");
     ensure!(let_go == 0, "{let_go} flows were taken for translated elsewhere");
-    ensure!(translator.of("event.translated") > TRANSFERS as u64, "nothing was translated");
+    let translated = translator.of("event.translated") + translator.of("offload.packets");
+    ensure!(translated > TRANSFERS as u64, "nothing was translated");
     ensure!(translator.of("state_failed") == 0, "the state could not be written");
     Ok(restored)
 }

@@ -6,6 +6,7 @@ use rtt0_core::engine::Engine;
 use rtt0_core::flow::FlowKey;
 use rtt0_core::offload::{Applied, FastPath, Offloaded, Progress, Queued};
 use rtt0_core::packet::Packet;
+use rtt0_core::seq::{Client, Seq};
 use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
 use rtt0_core::wire::segment::Segment;
@@ -20,7 +21,7 @@ pub(super) struct Kernel(Arc<Mutex<State>>);
 struct State {
     flows: HashMap<FlowKey, Offloaded>,
     /// Closed, and the engine has still to hear of it.
-    closed: VecDeque<FlowKey>,
+    closed: VecDeque<(FlowKey, Seq<Client>)>,
 }
 
 impl Kernel {
@@ -48,9 +49,10 @@ impl Kernel {
         let flow = state.flows.get_mut(&key)?;
         let mut packet = Packet { bytes: &mut wire.bytes, offload: wire.offload };
         let mut segment = Segment::parse(&mut packet).ok()?;
+        let client_end = flow.client_end(to, &segment.tcp());
         let applied = flow.apply(now, to, &mut segment, is_attended);
         match applied {
-            Applied::Closed => state.closed.push_back(key),
+            Applied::Closed => state.closed.push_back((key, client_end)),
             Applied::Forgotten => drop(state.flows.remove(&key)),
             Applied::Forwarded | Applied::Copied | Applied::ToEngine => {}
         }
@@ -83,7 +85,7 @@ impl FastPath for Kernel {
         self.state().flows.remove(key).map(|flow| flow.progress)
     }
 
-    fn closed(&mut self) -> Option<FlowKey> {
+    fn closed(&mut self) -> Option<(FlowKey, Seq<Client>)> {
         self.state().closed.pop_front()
     }
 }

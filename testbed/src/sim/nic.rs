@@ -151,6 +151,7 @@ impl Nic {
         }
         let mut packet = Packet { bytes: &mut wire.bytes, offload: wire.offload };
         let engine = self.brain.engine();
+        engine.hear(now + self.skew);
         let verdict = engine.handle(now + self.skew, &mut packet, &mut self.outbox);
         wire.offload = packet.offload;
         if applied == Some(Applied::Copied) && verdict == Verdict::Forward {
@@ -160,7 +161,7 @@ impl Nic {
             forwarded(&wire, to, out)?;
         }
         self.flush(addresses, wire.spoiled, out)?;
-        self.brain.engine().settle(now + self.skew);
+        self.brain.engine().settle();
         Ok(())
     }
 

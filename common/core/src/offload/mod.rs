@@ -68,8 +68,9 @@ pub trait FastPath: fmt::Debug + Send {
     /// Gives a flow back; `None` if it is not here. The engine sees all its segments from now on.
     fn recall(&mut self, key: &FlowKey) -> Option<Progress>;
 
-    /// Returns the next flow that has been closed ([`Applied::Closed`]). Without a system call.
-    fn closed(&mut self) -> Option<FlowKey>;
+    /// Returns the next flow that has been closed ([`Applied::Closed`]), and the number behind the last byte that its client
+    /// has sent. Without a system call.
+    fn closed(&mut self) -> Option<(FlowKey, Seq<Client>)>;
 }
 
 /// How far a handed flow has come.
@@ -170,6 +171,15 @@ impl Offloaded {
         let end = client_isn.plus(1).get();
         let ends = (End::new(end, promised.get(), 0, 0), End::new(0, end, 0, 0));
         Self { is_opening: true, ..Self::new(key, client_isn, None, ends) }
+    }
+
+    /// Returns the number behind the last byte that the client has sent, if it sends this segment, or the server does. That is
+    /// what the engine is told of a flow that it closes.
+    pub fn client_end(&self, direction: Direction, tcp: &Tcp<'_>) -> Seq<Client> {
+        let has_fin = self.is_translated() && self.progress.client.fin;
+        let before = self.progress.client_end().minus(has_fin.into());
+        let sent = Seq::new(tcp.sequence()).plus(tcp.payload().len() as u32);
+        if direction == Direction::ToServer && sent.beyond(before) > 0 { sent } else { before }
     }
 
     /// Returns whether it is translated.

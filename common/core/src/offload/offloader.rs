@@ -3,6 +3,7 @@
 use super::{FastPath, Offloaded, Progress, Queued, Share};
 use crate::flow::{FlowKey, FlowTable};
 use crate::reason::{Counters, Event};
+use crate::seq::{Client, Seq};
 use crate::time::Instant;
 use crate::wire::tcp::Flags;
 use std::time::Duration;
@@ -89,24 +90,30 @@ impl Offloader {
         }
     }
 
-    /// Hands over what is due, now that all packets handed in before have left. What the fast path refuses stays
-    /// with the engine, and is handed again later. And hears of what has been closed there: such a flow is due
-    /// two seconds later, to be taken back. Returns whether the worker is waited for: a direction was handed
-    /// over of which there may have been something queued.
-    pub fn settle<F: Offloadable>(
+    /// Hears of what has been closed at the fast path, and tells `closed`, with the number behind the last byte that the client
+    /// has sent. Such a flow is due two seconds later, to be taken back.
+    pub fn hear<F: Offloadable>(
         &mut self,
         flows: &mut FlowTable<F>,
         now: Instant,
-        counters: &Counters,
-    ) -> bool {
-        let Some(fast_path) = &mut self.fast_path else { return false };
-        while let Some(key) = fast_path.closed() {
+        mut closed: impl FnMut(&FlowKey, &mut F, Seq<Client>),
+    ) {
+        let Some(fast_path) = &mut self.fast_path else { return };
+        while let Some((key, client_end)) = fast_path.closed() {
             let Some(flow) = flows.get_mut(&key).map(|entry| &mut entry.value) else { continue };
             if let Some(share) = flow.share_mut().filter(|share| share.is_handed()) {
                 share.close();
+                closed(&key, flow, client_end);
                 flows.set_deadline(&key, now + LAST_WORDS);
             }
         }
+    }
+
+    /// Hands over what is due, now that all packets handed in before have left. What the fast path refuses stays
+    /// with the engine, and is handed again later. Returns whether the worker is waited for: a direction was handed
+    /// over of which there may have been something queued.
+    pub fn settle<F: Offloadable>(&mut self, flows: &mut FlowTable<F>, counters: &Counters) -> bool {
+        let Some(fast_path) = &mut self.fast_path else { return false };
         for key in self.waiting.drain(..) {
             // It may have been taken back, or more may have become open about it.
             let Some(flow) = flows.get_mut(&key).map(|entry| &mut entry.value) else { continue };

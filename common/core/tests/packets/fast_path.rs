@@ -4,6 +4,7 @@ use super::packets::{Seg, ms};
 use rtt0_core::flow::FlowKey;
 use rtt0_core::offload::{Applied, FastPath, Offloaded, Progress, Queued};
 use rtt0_core::packet::{Offload, Packet};
+use rtt0_core::seq::{Client, Seq};
 use rtt0_core::service::Direction;
 use rtt0_core::wire::segment::Segment;
 use std::collections::HashMap;
@@ -21,7 +22,7 @@ pub(crate) struct State {
     /// Of which directions something may be queued, for each flow that it was ever given.
     pub(crate) queued: Vec<Queued>,
     /// Those that have been closed, and of which the engine has still to hear.
-    pub(crate) closed: Vec<FlowKey>,
+    pub(crate) closed: Vec<(FlowKey, Seq<Client>)>,
     /// It has no room.
     pub(crate) is_full: bool,
 }
@@ -39,8 +40,9 @@ impl Kept {
         let mut segment = Segment::parse(&mut packet).unwrap();
         let mut state = self.state();
         let flow = state.flows.values_mut().next().unwrap();
-        let (key, applied) = (flow.key, flow.apply(ms(at), to, &mut segment, true));
-        state.closed.extend((applied == Applied::Closed).then_some(key));
+        let (key, client_end) = (flow.key, flow.client_end(to, &segment.tcp()));
+        let applied = flow.apply(ms(at), to, &mut segment, true);
+        state.closed.extend((applied == Applied::Closed).then_some((key, client_end)));
         applied
     }
 }
@@ -63,7 +65,7 @@ impl FastPath for Kept {
         self.state().flows.remove(key).map(|flow| flow.progress)
     }
 
-    fn closed(&mut self) -> Option<FlowKey> {
+    fn closed(&mut self) -> Option<(FlowKey, Seq<Client>)> {
         self.state().closed.pop()
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rtt0_core::flow::FlowKey;
 use rtt0_core::offload::{KERNEL_KEY, flow_key};
+use rtt0_core::seq::{Client, Seq};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::served::WORKERS;
@@ -27,6 +28,8 @@ struct Queue {
 struct Place {
     key: [u8; KERNEL_KEY],
     client_is_lower: u32,
+    client_end: u32,
+    zero: u32,
     /// How many were queued until this one was written; what stands beside it is complete then.
     turn: AtomicU64,
 }
@@ -61,21 +64,25 @@ impl Closed {
         (self.worker < WORKERS).then(|| unsafe { &*self.queues.as_ptr().add(self.worker) })
     }
 
-    /// Takes the next flow.
-    pub(super) fn pop(&mut self) -> Option<FlowKey> {
+    /// Takes the next flow, with the number behind the last byte that its client has sent.
+    pub(super) fn pop(&mut self) -> Option<(FlowKey, Seq<Client>)> {
         let queue = self.queue()?;
         let place = &queue.places[(self.taken % PLACES) as usize];
         if place.turn.load(Ordering::Acquire) != self.taken + 1 {
             return None;
         }
-        // SAFETY: both are mapped. The kernel writes them before the turn, and not again before this one is taken: it fills
+        // SAFETY: all are mapped. The kernel writes them before the turn, and not again before this one is taken: it fills
         // half of the places only.
-        let (key, client_is_lower) = unsafe {
-            (ptr::read_volatile(&raw const place.key), ptr::read_volatile(&raw const place.client_is_lower))
+        let (key, client_is_lower, client_end) = unsafe {
+            (
+                ptr::read_volatile(&raw const place.key),
+                ptr::read_volatile(&raw const place.client_is_lower),
+                ptr::read_volatile(&raw const place.client_end),
+            )
         };
         queue.taken.store(self.taken + 1, Ordering::Release);
         self.taken += 1;
-        Some(flow_key(&key, client_is_lower != 0))
+        Some((flow_key(&key, client_is_lower != 0), Seq::new(client_end)))
     }
 }
 

@@ -6,6 +6,7 @@ use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::programs::{ProgramError, SchedClassifier, TestRunOptions};
 use rtt0_core::flow::FlowKey;
 use rtt0_core::offload::{FastPath, KernelKey, Offloaded, Progress, Queued, wait};
+use rtt0_core::seq::{Client, Seq};
 
 use super::closed::Closed;
 use super::{Flows, MARGIN};
@@ -60,7 +61,7 @@ impl FastPath for KernelPath {
         progress
     }
 
-    fn closed(&mut self) -> Option<FlowKey> {
+    fn closed(&mut self) -> Option<(FlowKey, Seq<Client>)> {
         self.closed.pop()
     }
 }

@@ -219,7 +219,7 @@ fn facts(report: &Report) -> Vec<(&'static str, String)> {
     let idle = &bench.idle;
     let mut facts = vec![
         ("Kernel", format!("{} {}", environment.kernel, environment.architecture)),
-        ("Processors", environment.cpus.to_string()),
+        ("Processors", format!("{}{}", environment.cpus, if bench.awake { ", kept awake" } else { "" })),
         ("Rounds", format!("{}{}", bench.rounds, if bench.quick { ", short form" } else { "" })),
         ("Seed", bench.seed.to_string()),
         (

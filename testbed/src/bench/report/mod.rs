@@ -25,6 +25,8 @@ pub struct Bench {
     pub quick: bool,
     /// Seed of the orders.
     pub seed: u64,
+    /// Processors were kept from sleeping.
+    pub awake: bool,
     /// The variants that took part.
     pub variants: Vec<Variant>,
     /// Whether the machine was idle.
@@ -109,8 +111,8 @@ pub(crate) mod tests {
     pub(crate) fn report() -> Report {
         let mut idle = Gate::new(Duration::ZERO);
         (idle.busy, idle.measurements) = (1, 8);
-        let bench =
-            Bench { rounds: 2, quick: true, seed: 1, variants: vec![Variant::Kernel, Variant::Nics], idle };
+        let variants = vec![Variant::Kernel, Variant::Nics];
+        let bench = Bench { rounds: 2, quick: true, seed: 1, awake: false, variants, idle };
         let environment = Environment {
             kernel: "6.1".into(),
             architecture: "x86_64".into(),
