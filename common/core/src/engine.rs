@@ -2,8 +2,9 @@
 //!
 //! # Run loop
 //!
-//! 1. For every captured packet call [`Engine::handle`] with the present time. If several have come,
-//!    [`Engine::look_ahead`] at all of them first makes that faster.
+//! 1. Call [`Engine::hear`], and for every captured packet [`Engine::handle`], with the present time. If several
+//!    have come, [`Engine::look_ahead`] at all of them first makes that faster. At the end of a batch, when all is emitted,
+//!    call [`Engine::settle`].
 //! 2. If the verdict is [`Verdict::Forward`], emit that packet as the engine left it; then
 //!    emit every packet in the outbox, in order, and clear it. Before that, write down what its
 //!    [`Engine::journal`] has noted, if it is to survive this process.
