@@ -707,6 +707,11 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 		if (sender->waits)
 			*captured = ktime();
 		count(LEFT_TO_DAEMON, 1);
+		if (is_attended && (flags & RST || (flags & SYN && from_client))) {
+			// What follows may be of the next connection of these ports: it is the daemon's, too, until that has judged.
+			flow->handed = flow->client_captured = flow->server_captured = ktime();
+			flow->client.waits = flow->server.waits = 1;
+		}
 		if (is_attended || !is_plain)
 			return NEXT;
 		// Nothing is queued anywhere.
