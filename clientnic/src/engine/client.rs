@@ -34,13 +34,8 @@ impl ClientNic {
         offload: Offload,
         out: &mut Outbox,
     ) -> (Verdict, Offload) {
-        if segment.tcp().flags().intersects(Flags::SYN | Flags::FIN | Flags::RST)
-            && self.flows.get(&key).is_some_and(|entry| matches!(entry.value, Flow::Opening(_)))
-        {
-            self.recall(&key);
-        }
+        self.consult(now, &key, Direction::ToServer, segment.tcp().flags());
         if segment.tcp().flags().is_syn() {
-            self.consult(now, &key, Flags::SYN);
             let queued = out.len();
             let verdict = self.syn(now, key, &segment, out);
             if verdict == Verdict::Forward && out.len() > queued {
@@ -50,7 +45,6 @@ impl ClientNic {
             }
             return (verdict, offload);
         }
-        self.consult(now, &key, segment.tcp().flags());
         let Some(entry) = self.flows.get_mut(&key) else {
             return (self.gateway.pass(PassReason::NoFlow), offload);
         };

@@ -28,7 +28,7 @@ use rtt0_core::journal::{Journal, Slot};
 use rtt0_core::limits::Limits;
 use rtt0_core::notice::Notices;
 use rtt0_core::offer::Keys;
-use rtt0_core::offload::{FastPath, Offloadable, Offloaded, Offloader, Progress, Queued};
+use rtt0_core::offload::{self, FastPath, Offloadable, Offloaded, Offloader, Progress, Queued};
 use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::profile::Profiles;
 use rtt0_core::reason::{Counters, Event, PassReason};
@@ -255,14 +255,20 @@ impl ClientNic {
         self.gateway.note(key, self.view(key).phase.label(), event);
     }
 
-    /// Learns from the fast path what it knows of a flow before one of its segments is judged.
-    fn consult(&mut self, now: Instant, key: &FlowKey, flags: Flags) {
+    /// Learns from the fast path what it knows of a flow before one of its segments is judged. A handshake is taken back if
+    /// its client begins or ends something; the server's answers leave it there.
+    fn consult(&mut self, now: Instant, key: &FlowKey, direction: Direction, flags: Flags) {
         if !self.offloader.is_accelerated() {
             return;
         }
         let Some(entry) = self.flows.get(key).filter(|entry| entry.value.is_handed()) else { return };
         if matches!(entry.value, Flow::Opening(_)) {
-            self.look(key);
+            let is_turn = flags.intersects(Flags::SYN | Flags::FIN | Flags::RST);
+            if is_turn && direction == Direction::ToServer {
+                self.recall(key);
+            } else {
+                self.look(key);
+            }
             return;
         }
         let idle = now + self.settings.limits.idle;
@@ -351,16 +357,16 @@ impl ClientNic {
         }
         let progress = self.look(&key);
         let Some(entry) = self.flows.get(&key) else { return };
-        match &entry.value {
-            Flow::Opening(pending) => {
-                if progress.is_some_and(|seen| pending.is_taken_over(&seen)) {
-                    self.hand_over(now, key);
-                    return;
-                }
+        match (&entry.value, progress) {
+            (Flow::Opening(pending), Some(progress)) if pending.is_taken_over(&progress) => {
+                self.hand_over(now, key);
+                return;
             }
-            flow => {
-                let may_be_in_use = flow.half_open() == 0;
-                if may_be_in_use && self.offloader.is_in_use(&mut self.flows, &key, now, limits.idle) {
+            (Flow::Opening(_), _) | (_, None) => {}
+            (flow, Some(progress)) => {
+                if flow.half_open() == 0
+                    && offload::is_in_use(&mut self.flows, &key, &progress, now, limits.idle)
+                {
                     return;
                 }
             }

@@ -41,7 +41,7 @@ impl ClientNic {
         segment: &mut Segment<'_>,
         out: &mut Outbox,
     ) -> Verdict {
-        self.consult(now, &key, segment.tcp().flags());
+        self.consult(now, &key, Direction::ToClient, segment.tcp().flags());
         let Some(entry) = self.flows.get_mut(&key) else { return self.gateway.pass(PassReason::NoFlow) };
         match &mut entry.value {
             Flow::Learning(learning) => {

@@ -25,6 +25,7 @@ pub mod fast_path;
 pub mod guard;
 pub mod interface;
 pub mod links;
+mod mapping;
 pub mod netns;
 pub mod offload;
 mod pace;

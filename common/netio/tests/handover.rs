@@ -136,6 +136,13 @@ fn segment(is_v6: bool) -> Vec<u8> {
     packet
 }
 
+/// A reset of it.
+fn reset() -> Vec<u8> {
+    let mut packet = segment(false);
+    packet[33] = Flags::RST.bits() as u8;
+    packet
+}
+
 /// The same, with data.
 fn data(is_v6: bool) -> Vec<u8> {
     let mut packet = segment(is_v6);
@@ -170,8 +177,12 @@ impl Bench {
 
     /// Sends a segment of the flow; returns who has it.
     fn send_and_see(&mut self, flow: &Offloaded) -> Who {
+        self.send_packet_and_see(flow, &segment(false))
+    }
+
+    fn send_packet_and_see(&mut self, flow: &Offloaded, packet: &[u8]) -> Who {
         let before = self.taken(flow);
-        self.send(false);
+        self.send_packet(false, packet);
         eventually("the worker or the kernel takes the segment", || {
             self.capture.receive(&IoCounters::default());
             let is_captured = self.capture.packet(0).is_some();
@@ -216,6 +227,30 @@ fn what_a_worker_may_have_queued_is_not_overtaken() {
             std::thread::sleep(Duration::from_millis(1));
             served.tell(clock::now());
             assert_eq!([(); 3].map(|()| bench.send_and_see(&flow)), [Who::Kernel, Who::Kernel, Who::Kernel]);
+            return;
+        }
+        panic!("the machine is too busy");
+    });
+}
+
+#[test]
+fn what_follows_a_reset_is_the_worker_s_until_it_has_judged() {
+    run(|mut bench| {
+        let flow = flow(false);
+        let served = bench.kernel.served(WORKER.into()).unwrap();
+        // On a busy machine it may take longer than the kernel waits at all.
+        for _ in 0..50 {
+            assert!(bench.kernel.path(Some(WORKER)).unwrap().hand(&flow, Queued::Nothing));
+            let before = bench.send_and_see(&flow);
+            let began = clock::now();
+            let by_worker = [bench.send_packet_and_see(&flow, &reset()), bench.send_and_see(&flow)];
+            if clock::now() - began > Duration::from_millis(150) {
+                continue;
+            }
+            assert_eq!((before, by_worker), (Who::Kernel, [Who::Worker, Who::Worker]));
+            std::thread::sleep(Duration::from_millis(1));
+            served.tell(clock::now());
+            assert_eq!(bench.send_and_see(&flow), Who::Kernel, "it has judged, and left the flow here");
             return;
         }
         panic!("the machine is too busy");

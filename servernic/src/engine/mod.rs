@@ -27,7 +27,7 @@ use rtt0_core::journal::{Journal, Slot};
 use rtt0_core::limits::Limits;
 use rtt0_core::notice::Notices;
 use rtt0_core::offer::Keys;
-use rtt0_core::offload::{FastPath, Offloaded, Offloader, Queued};
+use rtt0_core::offload::{self, FastPath, Offloaded, Offloader, Queued};
 use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::reason::{Counters, Event, PassReason};
 use rtt0_core::record::Record;
@@ -217,7 +217,9 @@ impl ServerNic {
             }
             return;
         }
-        if self.offloader.is_in_use(&mut self.flows, &key, now, self.limits.idle) {
+        if let Some(progress) = self.offloader.look(&mut self.flows, &key)
+            && offload::is_in_use(&mut self.flows, &key, &progress, now, self.limits.idle)
+        {
             return;
         }
         let Some(entry) = self.flows.get_mut(&key) else { return };

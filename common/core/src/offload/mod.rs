@@ -23,7 +23,7 @@ mod layout;
 mod offloader;
 
 pub use layout::{KERNEL_KEY, KERNEL_VALUE, KernelKey, flow_key, wait};
-pub use offloader::{Offloadable, Offloader};
+pub use offloader::{Offloadable, Offloader, is_in_use};
 
 use crate::flow::FlowKey;
 use crate::handshake::FIRST_FLIGHT;

@@ -180,23 +180,6 @@ impl Offloader {
         }
     }
 
-    /// Tells whether the fast path has forwarded a segment of a flow within the last `idle`; then the flow's
-    /// deadline is moved to the end of that time.
-    pub fn is_in_use<F: Offloadable>(
-        &mut self,
-        flows: &mut FlowTable<F>,
-        key: &FlowKey,
-        now: Instant,
-        idle: Duration,
-    ) -> bool {
-        let Some(progress) = self.look(flows, key) else { return false };
-        let end = progress.last_used + idle;
-        if end > now {
-            flows.set_deadline(key, end);
-        }
-        end > now
-    }
-
     /// Goes on with a restored flow where the fast path has brought it; one that has ended meanwhile, with
     /// nobody there, goes at `closed`. Returns whether the table has that flow.
     pub fn adopt<F: Offloadable>(
@@ -226,6 +209,22 @@ impl Offloader {
             let _ = fast_path.recall(key);
         }
     }
+}
+
+/// Tells whether a fast path has forwarded a segment of a flow within the last `idle`; then the flow's deadline is moved to
+/// the end of that time.
+pub fn is_in_use<F>(
+    flows: &mut FlowTable<F>,
+    key: &FlowKey,
+    progress: &Progress,
+    now: Instant,
+    idle: Duration,
+) -> bool {
+    let end = progress.last_used + idle;
+    if end > now {
+        flows.set_deadline(key, end);
+    }
+    end > now
 }
 
 /// Hands a flow over; returns whether that was possible. If not, it stays with the engine.

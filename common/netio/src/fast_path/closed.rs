@@ -3,15 +3,15 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rtt0_core::flow::FlowKey;
 use rtt0_core::offload::{KERNEL_KEY, flow_key};
 use rtt0_core::seq::{Client, Seq};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::served::WORKERS;
+use crate::mapping::Mapping;
 
 /// Places of a queue: `CLOSING` of the program, which fills half of them at most.
 const PLACES: u64 = 256;
@@ -34,34 +34,29 @@ struct Place {
     turn: AtomicU64,
 }
 
-/// The end of a queue that a worker takes flows from.
+/// The end of a queue that a worker takes flows from; of each queue there is one taker.
 #[derive(Debug)]
 pub(super) struct Closed {
-    queues: NonNull<Queue>,
+    queues: Mapping,
     worker: usize,
     taken: u64,
 }
-
-// SAFETY: the memory is shared with the kernel and belongs to no thread; of each queue there is one taker.
-unsafe impl Send for Closed {}
 
 impl Closed {
     /// Maps the memory of the map `closing`. A worker for which there is no room is told nothing: the kernel leaves it
     /// the segments instead.
     pub(super) fn open(map: impl AsFd, worker: usize) -> io::Result<Self> {
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at a place that the kernel chooses; nothing else lies there.
-        let memory = unsafe { mmap(ptr::null_mut(), LENGTH, access, MapFlags::SHARED, map, 0) }?;
-        let queues = NonNull::new(memory.cast::<Queue>()).ok_or(io::ErrorKind::InvalidInput)?;
+        let queues = Mapping::shared(map, 0, WORKERS * size_of::<Queue>())?;
         let mut closed = Self { queues, worker, taken: 0 };
         closed.taken = closed.queue().map_or(0, |queue| queue.taken.load(Ordering::Relaxed));
         Ok(closed)
     }
 
     fn queue(&self) -> Option<&Queue> {
-        // SAFETY: one of the WORKERS queues that are mapped and aligned. The kernel writes to its atomic parts, and to the
-        // keys, which are read only behind a pointer (`pop`).
-        (self.worker < WORKERS).then(|| unsafe { &*self.queues.as_ptr().add(self.worker) })
+        let queue = self.queues.place::<Queue>(self.worker * size_of::<Queue>())?;
+        // SAFETY: it lies in the mapping, which lives as long as this borrow. The kernel writes to its atomic parts, and
+        // to the keys, which are read only behind a pointer (`pop`).
+        Some(unsafe { queue.as_ref() })
     }
 
     /// Takes the next flow, with the number behind the last byte that its client has sent.
@@ -83,14 +78,5 @@ impl Closed {
         queue.taken.store(self.taken + 1, Ordering::Release);
         self.taken += 1;
         Some((flow_key(&key, client_is_lower != 0), Seq::new(client_end)))
-    }
-}
-
-const LENGTH: usize = WORKERS * size_of::<Queue>();
-
-impl Drop for Closed {
-    fn drop(&mut self) {
-        // SAFETY: what `open` has mapped; no reference into it outlives a call of `pop`.
-        let _ = unsafe { munmap(self.queues.as_ptr().cast(), LENGTH) };
     }
 }

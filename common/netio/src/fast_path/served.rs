@@ -5,51 +5,33 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rtt0_core::time::Instant;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use crate::mapping::Mapping;
 
 /// Workers for which there is room: `WORKERS` of the program.
 pub(super) const WORKERS: usize = 64;
-const LENGTH: usize = WORKERS * size_of::<AtomicU64>();
 
 /// One worker's time.
 #[derive(Debug)]
 pub struct Served {
-    times: NonNull<AtomicU64>,
+    times: Mapping,
     worker: usize,
 }
-
-// SAFETY: the memory is shared with the kernel and is only accessed atomically; it belongs to no thread.
-unsafe impl Send for Served {}
 
 impl Served {
     /// Maps the memory of the map `served`.
     pub(super) fn open(map: impl AsFd, worker: usize) -> io::Result<Self> {
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at a place that the kernel chooses; nothing else lies there.
-        let memory = unsafe { mmap(ptr::null_mut(), LENGTH, access, MapFlags::SHARED, map, 0) }?;
-        let times = NonNull::new(memory.cast()).ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Self { times, worker })
+        Ok(Self { times: Mapping::shared(map, 0, WORKERS * size_of::<AtomicU64>())?, worker })
     }
 
     /// Says that all that was queued for the worker before `until` has been emitted. Does nothing for a worker for
     /// which there is no room: its flows wait longer.
     pub fn tell(&self, until: Instant) {
-        if self.worker >= WORKERS {
-            return;
-        }
-        // SAFETY: the index is below WORKERS, the number of words that are mapped and aligned.
-        let time = unsafe { &*self.times.as_ptr().add(self.worker) };
-        time.store(until.as_micros() * 1000, Ordering::Release);
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        // SAFETY: what `open` has mapped; no reference into it outlives a call of `tell`.
-        let _ = unsafe { munmap(self.times.as_ptr().cast(), LENGTH) };
+        let Some(time) = self.times.place::<AtomicU64>(self.worker * size_of::<AtomicU64>()) else { return };
+        // SAFETY: it lies in the mapping, which lives as long as this borrow, and is only accessed atomically.
+        unsafe { time.as_ref() }.store(until.as_micros() * 1000, Ordering::Release);
     }
 }

@@ -33,7 +33,6 @@ mod error;
 mod ethtool;
 mod group;
 mod link;
-mod mapping;
 mod occupied;
 mod options;
 mod probe;

@@ -9,7 +9,7 @@ use rustix::net::xdp::{
     XDP_PGOFF_RX_RING, XDP_UMEM_PGOFF_FILL_RING, XdpDesc, XdpMmapOffsets, XdpRingFlags, XdpRingOffset,
 };
 
-use super::mapping::Mapping;
+use crate::mapping::Mapping;
 
 /// A ring of `T`, shared with the kernel.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl<T: Copy> Ring<T> {
         let offset = |value: u64| usize::try_from(value).map_err(|_| odd());
         let entries = offset(at.desc)?;
         let length = (size as usize).checked_mul(size_of::<T>()).and_then(|bytes| bytes.checked_add(entries));
-        let mapping = Mapping::of_socket(fd, page, length.ok_or_else(odd)?)?;
+        let mapping = Mapping::shared(fd, page, length.ok_or_else(odd)?)?;
         let (producer, consumer) = (offset(at.producer)?, offset(at.consumer)?);
         let flags = at.flags.map(offset).transpose()?;
         let indices = [Some(producer), Some(consumer), flags].into_iter().flatten();

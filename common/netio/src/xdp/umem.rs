@@ -3,7 +3,7 @@
 use std::io;
 use std::ptr::{self, NonNull};
 
-use super::mapping::Mapping;
+use crate::mapping::Mapping;
 
 /// Frames of one size, a power of two, in one piece of memory. A frame is the kernel's, which may write into it at any
 /// time, or ours.

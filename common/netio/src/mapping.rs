@@ -1,14 +1,14 @@
-//! Memory that is shared with the kernel: frames, and the rings of their addresses.
+//! Memory that is shared with the kernel: frames and the rings of their addresses, and maps of BPF programs.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::AsFd;
 use std::ptr::{self, NonNull};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 /// A range of pages, unmapped when dropped.
 #[derive(Debug)]
-pub(super) struct Mapping {
+pub(crate) struct Mapping {
     start: NonNull<u8>,
     length: usize,
 }
@@ -18,7 +18,7 @@ unsafe impl Send for Mapping {}
 
 impl Mapping {
     /// Maps `length` fresh zeroed bytes, mmap(2), present from the beginning.
-    pub(super) fn anonymous(length: usize) -> io::Result<Self> {
+    pub(crate) fn anonymous(length: usize) -> io::Result<Self> {
         let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
         // SAFETY: without an address the kernel chooses one where nothing is.
         let start =
@@ -26,8 +26,8 @@ impl Mapping {
         Self::new(start.cast(), length)
     }
 
-    /// Maps `length` bytes of a socket from `offset` on, mmap(2).
-    pub(super) fn of_socket(fd: BorrowedFd<'_>, offset: u64, length: usize) -> io::Result<Self> {
+    /// Maps `length` bytes of a socket or a BPF map from `offset` on, mmap(2).
+    pub(crate) fn shared(fd: impl AsFd, offset: u64, length: usize) -> io::Result<Self> {
         let flags = MapFlags::SHARED | MapFlags::POPULATE;
         // SAFETY: as above.
         let start =
@@ -41,17 +41,17 @@ impl Mapping {
     }
 
     /// Returns the first byte's address.
-    pub(super) fn start(&self) -> NonNull<u8> {
+    pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
     }
 
     /// Returns how many bytes there are.
-    pub(super) fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         self.length
     }
 
     /// Returns where a `T` lies, if it lies wholly in here and aligned.
-    pub(super) fn place<T>(&self, offset: usize) -> Option<NonNull<T>> {
+    pub(crate) fn place<T>(&self, offset: usize) -> Option<NonNull<T>> {
         let end = offset.checked_add(size_of::<T>())?;
         if end > self.length {
             return None;
