@@ -32,7 +32,7 @@ use crate::translated::Translated;
 use crate::twins::Twins;
 use crate::wire::build::Control;
 use crate::wire::icmp::Quote;
-use crate::wire::options::{Options, SynOptions};
+use crate::wire::options::{Options, SynOptions, kind};
 use crate::wire::segment::Segment;
 use crate::wire::tcp::{Flags, Tcp};
 use crate::{offer, translate};
@@ -103,6 +103,8 @@ pub struct Opening {
     asked: Instant,
     proven: bool,
     aborted: bool,
+    /// SEG.SEQ of the segment held last, if it is an ACK that says nothing else.
+    bare_ack: Option<u32>,
     /// SYN-ACKs heard.
     answers: u8,
     twins: Twins,
@@ -122,6 +124,7 @@ impl Opening {
             asked: now,
             proven,
             aborted: false,
+            bare_ack: None,
             answers: 0,
             twins,
         };
@@ -194,14 +197,25 @@ impl Opening {
         self.is_proven() && tcp.flags().contains(Flags::ACK) && flight.contains(&sent) && !self.owns(tcp)
     }
 
-    /// Holds a segment of the client that [`Opening::owns`] accepts.
+    /// Holds a segment of the client that [`Opening::owns`] accepts. The ACK that completes a client's handshake gives way to the
+    /// data behind it, which acknowledge the same: the server is woken once (RFC 9293 §3.5 allows data in that segment).
     ///
     /// # Errors
     /// The reason to drop it instead.
     pub fn hold(&mut self, segment: &Segment<'_>, offload: Offload) -> Result<(), DropReason> {
         self.proven = true;
-        self.aborted |= segment.tcp().flags().contains(Flags::RST);
-        self.held.push(segment.bytes(), offload)
+        let tcp = segment.tcp();
+        self.aborted |= tcp.flags().contains(Flags::RST);
+        let is_plain = tcp.flags().without(Flags::PSH) == Flags::ACK && has_usual_options(&tcp);
+        let has_data = !tcp.payload().is_empty() && !segment.is_fragment() && segment.checksum_ok();
+        if is_plain && has_data && self.bare_ack == Some(tcp.sequence()) {
+            self.held.replace_last(segment.bytes(), offload)?;
+            self.bare_ack = None;
+            return Ok(());
+        }
+        self.held.push(segment.bytes(), offload)?;
+        self.bare_ack = Some(tcp.sequence()).filter(|_| is_plain && tcp.payload().is_empty());
+        Ok(())
     }
 
     /// Tells whether the client has proven that it means this handshake, and has not reset it
@@ -418,6 +432,11 @@ pub fn read_syn_ack(tcp: &Tcp<'_>) -> Option<SynAck> {
     let flags = tcp.flags();
     let ecn = flags.contains(Flags::ECE) && !flags.intersects(Flags::CWR | Flags::AE);
     Some(SynAck { options: options.ok()?, window: tcp.window(), ecn })
+}
+
+/// Tells whether a segment's options are timestamps at most: others may be said only once, as those of MPTCP (RFC 8684).
+fn has_usual_options(tcp: &Tcp<'_>) -> bool {
+    tcp.options().all(|option| option.is_ok_and(|option| matches!(option.kind, kind::NOP | kind::TIMESTAMPS)))
 }
 
 fn count_repairs(repairs: translate::Repairs, counters: &Counters) {

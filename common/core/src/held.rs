@@ -60,6 +60,23 @@ impl Held {
         Ok(())
     }
 
+    /// Holds a copy of a packet in place of the one held last, if there is one.
+    ///
+    /// # Errors
+    /// As [`Held::push`]; then the other is still held.
+    pub fn replace_last(&mut self, packet: &[u8], offload: Offload) -> Result<(), DropReason> {
+        self.push(packet, offload)?;
+        let count = self.packets.len();
+        if count >= 2 {
+            let (old, _) = self.packets.remove(count - 2);
+            let start = count.checked_sub(3).map_or(0, |before| self.packets[before].0);
+            self.bytes.drain(start..old);
+            self.budget.used.fetch_sub(old - start, Ordering::Relaxed);
+            self.packets[count - 2].0 = self.bytes.len();
+        }
+        Ok(())
+    }
+
     /// Returns how many packets are held.
     pub fn len(&self) -> usize {
         self.packets.len()
@@ -100,10 +117,31 @@ mod tests {
         assert_eq!(a.push(&[3; 40], Offload::default()), Ok(()));
         assert_eq!(b.push(&[4; 51], Offload::default()), Err(DropReason::HeldTotalFull));
         assert_eq!(b.push(&[5; 50], Offload::default()), Ok(()));
-        let mut seen = Vec::new();
-        a.for_each(|packet| seen.push((packet.bytes[0], packet.bytes.len())));
-        assert_eq!(seen, [(1, 60), (3, 40)]);
+        assert_eq!(seen(&mut a), [(1, 60), (3, 40)]);
         drop((a, b));
+        assert_eq!(budget.used(), 0);
+    }
+
+    fn seen(held: &mut Held) -> Vec<(u8, usize)> {
+        let mut seen = Vec::new();
+        held.for_each(|packet| seen.push((packet.bytes[0], packet.bytes.len())));
+        seen
+    }
+
+    #[test]
+    fn the_last_one_gives_way() {
+        let limits = Limits { held_per_flow: 100, held_total: 150, ..Limits::default() };
+        let budget = HoldBudget::new(&limits);
+        let mut held = Held::new(&budget);
+        assert_eq!(held.replace_last(&[1; 10], Offload::default()), Ok(()));
+        assert_eq!(seen(&mut held), [(1, 10)]);
+        assert_eq!(held.replace_last(&[2; 20], Offload::default()), Ok(()));
+        assert_eq!(held.push(&[3; 30], Offload::default()), Ok(()));
+        assert_eq!(held.replace_last(&[4; 51], Offload::default()), Err(DropReason::HeldFlowFull));
+        assert_eq!(held.replace_last(&[5; 40], Offload::default()), Ok(()));
+        assert_eq!(held.push(&[6; 1], Offload::default()), Ok(()));
+        assert_eq!((seen(&mut held), budget.used()), (vec![(2, 20), (5, 40), (6, 1)], 61));
+        drop(held);
         assert_eq!(budget.used(), 0);
     }
 }

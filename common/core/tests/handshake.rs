@@ -179,12 +179,50 @@ fn what_is_held_is_released_in_order_and_smaller_than_the_servers_mss() {
     let flow = opening.establish(Seq::new(Y), answer, &context, &mut out).unwrap();
     let sent: Vec<_> = out.iter().map(|(bytes, offload)| (Seg::read(bytes), offload.gso_size)).collect();
     let flags: Vec<_> = sent.iter().map(|(segment, _)| segment.flags).collect();
-    assert_eq!(flags, [ACK, ACK | PSH, RST | ACK]);
+    assert_eq!(flags, [ACK | PSH, RST | ACK], "the ACK has given way to the data");
     assert!(sent.iter().all(|(segment, _)| segment.ack == Y.wrapping_add(1)));
-    assert_eq!(sent[1].1, 988, "the MSS less the timestamps");
-    assert_eq!((sent[0].1, sent[2].1), (0, 0));
+    assert_eq!((sent[0].1, sent[1].1), (988, 0), "the MSS less the timestamps");
     assert!(flow.has_ended(), "by the client's reset");
     assert_eq!(counters.happened(Event::RepairedMss), 1);
+}
+
+/// Only an ACK that says nothing else, and only to data that say all that it did.
+#[test]
+fn an_ack_gives_way_to_the_data_behind_it_and_nothing_else_does() {
+    let from_client =
+        |flags, seq: u32| Seg::from_client(flags, C.wrapping_add(seq), S.wrapping_add(1)).ts(1, 9);
+    let released = |segments: &[Vec<u8>]| {
+        let (limits, counters, mut out) = (Limits::default(), Counters::default(), Outbox::new());
+        let mut opening = opening(&mut out);
+        for bytes in segments {
+            let mut bytes = bytes.clone();
+            let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+            opening.hold(&Segment::parse(&mut packet).unwrap(), Offload::default()).unwrap();
+        }
+        out.clear();
+        let context = Context { now: ms(1), limits: &limits, counters: &counters };
+        let answer = SynAck { options: linux(5000, 1), window: 1000, ecn: false };
+        opening.establish(Seq::new(Y), answer, &context, &mut out).unwrap();
+        out.len()
+    };
+    let ack = from_client(ACK, 1).bytes();
+    let data = from_client(ACK | PSH, 1).payload(b"data").bytes();
+    let mut wrong = data.clone();
+    *wrong.last_mut().unwrap() ^= 1;
+    // An option of MPTCP's, which is said once, in the place of two NOPs.
+    let mut odd = ack.clone();
+    odd[40..42].copy_from_slice(&[30, 2]);
+    let later = from_client(ACK, 2).payload(b"data").bytes();
+    let fin = from_client(FIN | ACK, 1).payload(b"data").bytes();
+    assert_eq!(released(&[ack.clone(), data.clone()]), 1);
+    assert_eq!(released(&[ack.clone(), data.clone(), later.clone()]), 2);
+    assert_eq!(released(&[ack.clone(), ack.clone(), data.clone()]), 2, "only the last");
+    for kept in [wrong, later, fin, from_client(ACK, 1).bytes(), from_client(RST | ACK, 1).bytes()] {
+        assert_eq!(released(&[ack.clone(), kept]), 2);
+    }
+    assert_eq!(released(&[odd, data.clone()]), 2);
+    assert_eq!(released(&[data.clone(), ack.clone()]), 2);
+    assert_eq!(released(&[data.clone(), data]), 2);
 }
 
 /// Pieces would get right checksums, and the server would believe them.

@@ -16,6 +16,7 @@ use rtt0_netio::capture::{Capture, CaptureError, CaptureOptions};
 use rtt0_netio::counters::IoCounters;
 use rtt0_netio::emit::Emitter;
 use rtt0_netio::fast_path::Served;
+use rtt0_netio::interface;
 use rtt0_netio::store::Store;
 use rtt0_netio::trace::Trace;
 use rtt0_netio::worker::{Worker, WorkerError, WorkerHandle, WorkerOptions};
@@ -28,8 +29,13 @@ use crate::setup::Setup;
 /// there is one.
 pub(crate) fn open_captures(setup: &Setup, outlet: Option<&str>) -> Result<Vec<Vec<Capture>>, CaptureError> {
     let mut captures: Vec<Vec<Capture>> = (0..setup.workers).map(|_| Vec::new()).collect();
-    let options = CaptureOptions { sent: outlet.is_some(), ..CaptureOptions::default() };
-    let interfaces = outlet.map_or_else(|| setup.interface_names(), |outlet| vec![outlet.to_owned()]);
+    let mut options = CaptureOptions { sent: outlet.is_some(), ..CaptureOptions::default() };
+    let mut interfaces = setup.interface_names();
+    if let Some(outlet) = outlet {
+        // What leaves there is what came by them.
+        options.packet = interfaces.iter().filter_map(|name| interface::by_name(name).ok()?.mtu().ok()).max();
+        interfaces = vec![outlet.to_owned()];
+    }
     for interface in interfaces {
         let group = Capture::open_group(&interface, &setup.services, &options, setup.workers)?;
         captures.iter_mut().zip(group).for_each(|(own, capture)| own.push(capture));

@@ -342,6 +342,7 @@ impl<E: Engine> Worker<E> {
             self.plan.extend((queued..self.outbox.len()).map(Step::Queued));
         }
         self.emit(now, Some(index));
+        self.captures[index].release();
         if let Some(served) = self.served.as_ref().filter(|_| !more) {
             served.tell(asked);
         }

@@ -118,8 +118,8 @@ fn takes_what_is_served_and_nothing_else(backend: Backend) {
 }
 
 #[test]
-fn mmsg_takes_what_is_served_and_nothing_else() {
-    takes_what_is_served_and_nothing_else(Backend::Mmsg);
+fn ring_takes_what_is_served_and_nothing_else() {
+    takes_what_is_served_and_nothing_else(Backend::Ring);
 }
 
 #[test]
@@ -145,8 +145,8 @@ fn never_takes_what_its_own_host_sends(backend: Backend) {
 }
 
 #[test]
-fn mmsg_never_takes_what_its_own_host_sends() {
-    never_takes_what_its_own_host_sends(Backend::Mmsg);
+fn ring_never_takes_what_its_own_host_sends() {
+    never_takes_what_its_own_host_sends(Backend::Ring);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn batches_keep_the_order_and_drops_are_counted() {
     let Some([left, right]) = namespaces() else { return };
     pair(&left, &right);
     let mac = Links::open(&right).unwrap().mac("right0").unwrap();
-    let small = CaptureOptions { batch: 7, receive_buffer: 1 << 20, ..CaptureOptions::default() };
+    let small = CaptureOptions { batch: 7, ring: 1 << 20, ..CaptureOptions::default() };
     let mut capture = right.enter(|| Capture::open("right0", &services(), &small)).unwrap().unwrap();
     let mut sender = frame_sender(&left, "left0");
     let sent = 5000u32;
@@ -181,7 +181,7 @@ fn batches_keep_the_order_and_drops_are_counted() {
     capture.check(&counters).unwrap();
     let (received, dropped) = (counters.received.value(), counters.received_overflow.value());
     assert_eq!(received, numbers.len() as u64);
-    assert!(dropped > 0, "1 MB can't hold 5000 packets, yet {received} came");
+    assert!(dropped > 0, "a ring of 1 MiB can't hold 5000 packets, yet {received} came");
     assert_eq!(received + dropped, sent.into());
 }
 

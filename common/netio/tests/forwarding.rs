@@ -175,7 +175,7 @@ fn servers() -> [IpAddr; 2] {
 #[test]
 fn carries_bulk_data_with_offloads_on() {
     let Some(path) = Path::new() else { return };
-    let worker = path.start(Router::default(), Backend::Mmsg);
+    let worker = path.start(Router::default(), Backend::Ring);
     for server in servers() {
         path.echo(server, 50_000_000);
     }
@@ -195,7 +195,7 @@ fn carries_bulk_data_with_offloads_on() {
 fn carries_bulk_data_with_offloads_off() {
     let Some(path) = Path::new() else { return };
     path.switch_offloads_off();
-    for backend in [Backend::Mmsg, Backend::Pnet] {
+    for backend in [Backend::Ring, Backend::Pnet] {
         let worker = path.start(Router::default(), backend);
         for server in servers() {
             path.echo(server, 5_000_000);
@@ -209,7 +209,7 @@ fn carries_bulk_data_with_offloads_off() {
 #[test]
 fn nothing_passes_without_the_worker() {
     let Some(path) = Path::new() else { return };
-    path.start(Router::default(), Backend::Mmsg).join_after_stop();
+    path.start(Router::default(), Backend::Ring).join_after_stop();
     let connect =
         || TcpStream::connect_timeout(&SocketAddr::new(servers()[0], PORT), Duration::from_millis(300));
     let error = path.client.enter(connect).unwrap().unwrap_err();
@@ -231,7 +231,7 @@ impl JoinAfterStop for WorkerHandle {
 #[test]
 fn a_stop_drains_the_captures() {
     let Some(path) = Path::new() else { return };
-    let worker = path.start(Router::default(), Backend::Mmsg);
+    let worker = path.start(Router::default(), Backend::Ring);
     let start =
         || TcpStream::connect_timeout(&SocketAddr::new(servers()[0], PORT), Duration::from_millis(50));
     // Nobody listens; the SYN must reach the server, whose reset must come back.
@@ -246,7 +246,7 @@ fn a_stop_drains_the_captures() {
 fn a_panic_is_noticed_by_the_owner() {
     let Some(path) = Path::new() else { return };
     let due = clock::now() + Duration::from_millis(20);
-    let worker = path.start(Router { panic_at: Some(due), ..Router::default() }, Backend::Mmsg);
+    let worker = path.start(Router { panic_at: Some(due), ..Router::default() }, Backend::Ring);
     let hung_up = || {
         let mut polled = [PollFd::new(&worker, PollFlags::IN)];
         poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap();
@@ -264,7 +264,7 @@ fn a_panic_is_noticed_by_the_owner() {
 #[test]
 fn a_vanished_interface_ends_the_worker() {
     let Some(path) = Path::new() else { return };
-    let worker = path.start(Router::default(), Backend::Mmsg);
+    let worker = path.start(Router::default(), Backend::Ring);
     let Path { client, router: _router, server: _server } = path;
     drop(client);
     let error = worker.join().unwrap_err();

@@ -41,7 +41,7 @@ pub enum Backend {
     Auto,
     /// AF_XDP, native or generic.
     Xdp,
-    /// AF_PACKET, recvmmsg(2).
+    /// AF_PACKET, a ring of memory shared with the kernel.
     Packet,
     /// The pnet crate, one packet a system call.
     Pnet,

@@ -23,18 +23,18 @@ pub(super) fn open(
                 "--backend xdp was asked for, and does not work; `auto` would fall back to AF_PACKET";
             told(redirected(interface, ports, workers).context(forced)?, None)
         }
-        Backend::Packet => told(sockets(capture::Backend::Mmsg, interface, ports, workers)?, None),
+        Backend::Packet => told(sockets(capture::Backend::Ring, interface, ports, workers)?, None),
         Backend::Pnet => told(sockets(capture::Backend::Pnet, interface, ports, workers)?, None),
         Backend::Auto => {
             let no_better = match redirected(interface, ports, workers) {
                 Ok(captures) => return told(captures, None),
                 Err(error) => format!("not AF_XDP: {error:#}"),
             };
-            match sockets(capture::Backend::Mmsg, interface, ports, workers) {
+            match sockets(capture::Backend::Ring, interface, ports, workers) {
                 Ok(captures) => told(captures, Some(no_better)),
                 Err(error) => {
                     let captures = sockets(capture::Backend::Pnet, interface, ports, workers)?;
-                    told(captures, Some(format!("{no_better}; not recvmmsg: {error:#}")))
+                    told(captures, Some(format!("{no_better}; not a ring: {error:#}")))
                 }
             }
         }

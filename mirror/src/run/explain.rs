@@ -71,7 +71,7 @@ fn shown(examples: &Examples) -> Vec<Vec<u8>> {
 
 /// Captures a few packets of UDP, whatever their port; none if that is not possible, which the log then says.
 fn captured(interface: &str) -> Vec<Vec<u8>> {
-    let options = CaptureOptions { receive_buffer: 1 << 20, ..CaptureOptions::default() };
+    let options = CaptureOptions { ring: 1 << 20, receive_buffer: 1 << 20, ..CaptureOptions::default() };
     let mut capture = match Capture::open_tunnels(interface, &[], &options) {
         Ok(capture) => capture,
         Err(error) => {

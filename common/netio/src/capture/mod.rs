@@ -7,7 +7,7 @@
 //!
 //! Two backends fit behind it:
 //!
-//! - [`Backend::Mmsg`] receives a batch with one recvmmsg(2) and learns from the virtio-net
+//! - [`Backend::Ring`] finds packets in memory shared with the kernel and learns from the virtio-net
 //!   header which packets have a partial checksum or are super-packets.
 //! - [`Backend::Pnet`] receives with the `pnet_datalink` crate, one packet per system call, and
 //!   learns neither. Use it with GRO, LRO and checksum offload switched off on the interface, and
@@ -16,16 +16,20 @@
 //! A traffic mirror's tunnels can also be captured by AF_XDP ([`Capture::open_tunnels_xdp`], [`crate::xdp`]), which takes
 //! them away from the kernel before it has made packets of them.
 
+mod batch;
 mod clauses;
 pub mod filter;
+mod frames;
+mod large;
 mod memory;
-mod mmsg;
 mod pnet;
 mod redirected;
+mod ring;
 pub(crate) mod socket;
 pub mod spread;
 mod tap;
 mod tunnels;
+mod vnet;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -37,7 +41,6 @@ use crate::counters::IoCounters;
 use crate::replies::Claimed;
 use crate::xdp::{self, XdpError};
 use filter::Program;
-use memory::Memory;
 pub use socket::Filters;
 pub(crate) use socket::SendingSocket;
 pub use tap::Tap;
@@ -45,17 +48,12 @@ pub use tap::Tap;
 /// Most packets that one batch holds.
 pub const MAX_BATCH: usize = 64;
 
-/// Bytes a packet may have with its virtio-net and link headers: a little more than the largest
-/// IP packet. Larger ones (BIG TCP) are counted as truncated. An odd number of cache lines: the
-/// beginnings of the slots, which is all that small packets use, then don't compete for a few sets.
-const SLOT: usize = 66 * 1024 + 64;
-
 /// How packets are taken from the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Backend {
-    /// recvmmsg(2) with virtio-net headers.
+    /// A ring of memory shared with the kernel (TPACKET_V2), with virtio-net headers.
     #[default]
-    Mmsg,
+    Ring,
     /// The `pnet_datalink` crate; needs offloads off.
     Pnet,
 }
@@ -67,8 +65,13 @@ pub struct CaptureOptions {
     pub backend: Backend,
     /// Packets per batch, 1 to [`MAX_BATCH`]; other values are brought into that range.
     pub batch: usize,
-    /// Size of the socket's receive buffer in bytes. Without CAP_NET_ADMIN the kernel cuts it to
-    /// `net.core.rmem_max`.
+    /// Bytes of the ring, rounded up to a multiple of 256 KiB.
+    pub ring: usize,
+    /// Bytes of the largest IP packet that has room in a frame of the ring, up to 9,216; unless given, the
+    /// interface's MTU. Larger packets, which super-packets are, cost more.
+    pub packet: Option<u16>,
+    /// Size of the socket's receive buffer in bytes, for packets that have no room in the ring; with
+    /// [`Backend::Pnet`] for all. Without CAP_NET_ADMIN the kernel cuts it to `net.core.rmem_max`.
     pub receive_buffer: usize,
     /// Whether to take what this host sends through the interface, instead of what it receives there.
     pub sent: bool,
@@ -76,7 +79,14 @@ pub struct CaptureOptions {
 
 impl Default for CaptureOptions {
     fn default() -> Self {
-        Self { backend: Backend::default(), batch: MAX_BATCH, receive_buffer: 32 << 20, sent: false }
+        Self {
+            backend: Backend::default(),
+            batch: MAX_BATCH,
+            ring: 8 << 20,
+            packet: None,
+            receive_buffer: 32 << 20,
+            sent: false,
+        }
     }
 }
 
@@ -130,7 +140,6 @@ pub struct Capture {
     /// Length of the link header in bytes.
     link_header: u32,
     socket: Socket,
-    batch: Batch,
     /// Receiving has failed, as it does once when the interface goes down, and no packet has come
     /// since.
     failed: bool,
@@ -138,9 +147,18 @@ pub struct Capture {
 
 #[derive(Debug)]
 enum Socket {
-    Mmsg(mmsg::Mmsg),
-    Pnet(pnet::Pnet),
+    Ring(Box<ring::Ring>),
+    Pnet(Box<pnet::Pnet>),
     Xdp(Box<redirected::Redirected>),
+}
+
+/// What a call to receive has brought.
+#[derive(Debug, Clone, Copy)]
+struct Received {
+    /// Whether anything came, were it only what can't be used.
+    any: bool,
+    /// Whether there may be more.
+    more: bool,
 }
 
 impl Capture {
@@ -225,15 +243,13 @@ impl Capture {
     fn of_redirected(interface: &str, receiver: xdp::Receiver) -> Result<Self, XdpError> {
         let socket = Socket::Xdp(Box::new(redirected::Redirected::new(receiver)?));
         let interface = interface.to_owned();
-        Ok(Self { interface, link_header: 0, socket, batch: Batch::new(0), failed: false })
+        Ok(Self { interface, link_header: 0, socket, failed: false })
     }
 
     /// Says in one line how packets are captured.
     pub fn describe(&self) -> String {
         match &self.socket {
-            Socket::Mmsg(_) => {
-                format!("AF_PACKET on {}: recvmmsg, {MAX_BATCH} packets a call", self.interface)
-            }
+            Socket::Ring(ring) => ring.describe(),
             Socket::Pnet(_) => format!("pnet on {}: one packet a call", self.interface),
             Socket::Xdp(socket) => socket.describe(),
         }
@@ -286,12 +302,11 @@ impl Capture {
     ) -> Result<Self, CaptureError> {
         let socket = socket::PacketSocket::open(interface, program, options)?;
         let link_header = socket.link_header as u32;
-        let batch = Batch::new(options.batch.clamp(1, MAX_BATCH));
         let socket = match options.backend {
-            Backend::Mmsg => Socket::Mmsg(mmsg::Mmsg::start(socket)?),
-            Backend::Pnet => Socket::Pnet(pnet::Pnet::start(socket)?),
+            Backend::Ring => Socket::Ring(Box::new(ring::Ring::start(socket, options)?)),
+            Backend::Pnet => Socket::Pnet(Box::new(pnet::Pnet::start(socket, options)?)),
         };
-        Ok(Self { interface: interface.to_owned(), link_header, socket, batch, failed: false })
+        Ok(Self { interface: interface.to_owned(), link_header, socket, failed: false })
     }
 
     /// Returns what can make the capture leave something out while it is in use elsewhere.
@@ -316,37 +331,46 @@ impl Capture {
     /// Truncated packets are counted and left out. An error is counted too: the capture goes on
     /// by itself when an interface that went down comes up again.
     pub fn receive(&mut self, counters: &IoCounters) -> bool {
-        self.batch.slots.clear();
         let received = match &mut self.socket {
-            Socket::Mmsg(socket) => socket.receive(&mut self.batch, counters),
-            Socket::Pnet(socket) => socket.receive(&mut self.batch, counters),
+            Socket::Ring(socket) => socket.receive(counters),
+            Socket::Pnet(socket) => socket.receive(counters),
             Socket::Xdp(socket) => return socket.receive(counters),
         };
-        counters.received.add(self.batch.slots.len() as u64);
-        counters.received_bytes.add(self.batch.slots.iter().map(|slot| slot.length as u64).sum());
-        let Ok(count) = received else {
+        let Ok(Received { any, more }) = received else {
             counters.receive_errors.add(1);
             self.failed = true;
             return false;
         };
-        self.failed &= count == 0;
-        count == self.batch.asked
+        self.failed &= !any;
+        more
+    }
+
+    /// Ends the use of the batch. Who waits for packets has to do that before: what the kernel shares with the batch counts as
+    /// not yet received.
+    pub fn release(&mut self) {
+        if let Socket::Ring(socket) = &mut self.socket {
+            socket.release();
+        }
     }
 
     /// Iterates over the packets of the batch, each from its IP header on.
     pub fn packets_mut(&mut self) -> impl Iterator<Item = Packet<'_>> {
-        let (redirected, copied) = match &mut self.socket {
-            Socket::Xdp(socket) => (Some(socket.packets_mut()), None),
-            Socket::Mmsg(_) | Socket::Pnet(_) => (None, Some(self.batch.packets_mut())),
-        };
-        redirected.into_iter().flatten().chain(copied.into_iter().flatten())
+        let (mut ring, mut pnet, mut redirected) = (None, None, None);
+        match &mut self.socket {
+            Socket::Ring(socket) => ring = Some(socket.packets_mut()),
+            Socket::Pnet(socket) => pnet = Some(socket.packets_mut()),
+            Socket::Xdp(socket) => redirected = Some(socket.packets_mut()),
+        }
+        let others = pnet.into_iter().flatten().chain(redirected.into_iter().flatten());
+        ring.into_iter().flatten().chain(others)
     }
 
     /// Returns packet `index` of the batch as it now stands.
     pub fn packet(&self, index: usize) -> Option<(&[u8], Offload)> {
         match &self.socket {
+            Socket::Ring(socket) => socket.packet(index),
+            Socket::Pnet(socket) => socket.packet(index),
             Socket::Xdp(socket) => socket.packet(index),
-            Socket::Mmsg(_) | Socket::Pnet(_) => self.batch.packet(index),
         }
     }
 
@@ -384,54 +408,9 @@ impl Capture {
 impl AsFd for Capture {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.socket {
-            Socket::Mmsg(socket) => socket.as_fd(),
+            Socket::Ring(socket) => socket.as_fd(),
             Socket::Pnet(socket) => socket.as_fd(),
             Socket::Xdp(socket) => socket.as_fd(),
         }
-    }
-}
-
-/// The memory of one batch.
-#[derive(Debug)]
-struct Batch {
-    memory: Memory,
-    slots: Vec<Slot>,
-    capacity: usize,
-    /// How many packets the last receive call would have taken; at least 1.
-    asked: usize,
-}
-
-/// One packet in the memory of a batch.
-#[derive(Debug)]
-struct Slot {
-    /// Which [`SLOT`]-sized piece of the memory it lies in.
-    index: usize,
-    /// Where its IP header begins in there.
-    start: usize,
-    /// Its length from the IP header on.
-    length: usize,
-    offload: Offload,
-}
-
-impl Batch {
-    fn new(capacity: usize) -> Self {
-        let memory = Memory::new(capacity * SLOT);
-        Self { memory, slots: Vec::with_capacity(capacity), capacity, asked: capacity }
-    }
-
-    fn packets_mut(&mut self) -> impl Iterator<Item = Packet<'_>> {
-        let mut chunks = self.memory.chunks_exact_mut(SLOT).enumerate();
-        self.slots.iter().filter_map(move |slot| {
-            // Slots are in the order of the memory: skips those that hold truncated packets.
-            let (_, chunk) = chunks.find(|(index, _)| *index == slot.index)?;
-            let bytes = chunk.get_mut(slot.start..slot.start + slot.length)?;
-            Some(Packet { bytes, offload: slot.offload })
-        })
-    }
-
-    fn packet(&self, index: usize) -> Option<(&[u8], Offload)> {
-        let slot = self.slots.get(index)?;
-        let start = slot.index * SLOT + slot.start;
-        Some((self.memory.get(start..start + slot.length)?, slot.offload))
     }
 }

@@ -9,10 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
 use pnet_datalink::{Channel, Config, DataLinkReceiver};
-use rtt0_core::packet::Offload;
+use rtt0_core::packet::{Offload, Packet};
 
 use super::socket::PacketSocket;
-use super::{Batch, CaptureError, SLOT, Slot};
+use super::batch::{Batch, SLOT, Slot};
+use super::{CaptureError, CaptureOptions, MAX_BATCH, Received};
 use crate::counters::IoCounters;
 
 pub(super) struct Pnet {
@@ -20,6 +21,7 @@ pub(super) struct Pnet {
     /// The receiver's socket: it does not show its own descriptor.
     fd: OwnedFd,
     link_header: usize,
+    batch: Batch,
 }
 
 impl fmt::Debug for Pnet {
@@ -29,7 +31,7 @@ impl fmt::Debug for Pnet {
 }
 
 impl Pnet {
-    pub(super) fn start(socket: PacketSocket) -> Result<Self, CaptureError> {
+    pub(super) fn start(socket: PacketSocket, options: &CaptureOptions) -> Result<Self, CaptureError> {
         let PacketSocket { fd: ours, interface, link_header, .. } = socket;
         let system = |call, source| CaptureError::System { call, interface: interface.clone(), source };
         let link =
@@ -49,15 +51,27 @@ impl Pnet {
             ..Config::default()
         };
         match pnet_datalink::channel(&link, config) {
-            Ok(Channel::Ethernet(_, receiver)) => Ok(Self { receiver, fd, link_header }),
+            Ok(Channel::Ethernet(_, receiver)) => {
+                let batch = Batch::new(options.batch.clamp(1, MAX_BATCH));
+                Ok(Self { receiver, fd, link_header, batch })
+            },
             Ok(_) => Err(system("pnet_datalink::channel", io::ErrorKind::Unsupported.into())),
             Err(error) => Err(system("pnet_datalink::channel", error)),
         }
     }
 
-    /// Fills the empty `batch`; returns how many packets the kernel handed out.
-    pub(super) fn receive(&mut self, batch: &mut Batch, counters: &IoCounters) -> io::Result<usize> {
-        batch.asked = batch.capacity;
+    /// Replaces the batch by what has come.
+    pub(super) fn receive(&mut self, counters: &IoCounters) -> io::Result<Received> {
+        self.batch.slots.clear();
+        let received = self.fill(counters)?;
+        counters.received.add(self.batch.slots.len() as u64);
+        counters.received_bytes.add(self.batch.slots.iter().map(|slot| slot.length as u64).sum());
+        Ok(Received { any: received > 0, more: received == self.batch.capacity })
+    }
+
+    /// Fills the empty batch; returns how many packets the kernel handed out.
+    fn fill(&mut self, counters: &IoCounters) -> io::Result<usize> {
+        let batch = &mut self.batch;
         for index in 0..batch.capacity {
             let frame = match self.receiver.next() {
                 Ok(frame) => frame,
@@ -79,6 +93,14 @@ impl Pnet {
             }
         }
         Ok(batch.capacity)
+    }
+
+    pub(super) fn packets_mut(&mut self) -> impl Iterator<Item = Packet<'_>> {
+        self.batch.packets_mut()
+    }
+
+    pub(super) fn packet(&self, index: usize) -> Option<(&[u8], Offload)> {
+        self.batch.packet(index)
     }
 }
 

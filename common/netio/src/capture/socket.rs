@@ -11,18 +11,6 @@ use rustix::net::sockopt;
 use super::filter::{Program, TooManyRules};
 use super::{CaptureError, CaptureOptions};
 
-// linux/if_packet.h; libc does not export them.
-const PACKET_STATISTICS: libc::c_int = 6;
-pub(super) const PACKET_VNET_HDR: libc::c_int = 15;
-const PACKET_FANOUT: libc::c_int = 18;
-const PACKET_FANOUT_DATA: libc::c_int = 22;
-const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
-const PACKET_FANOUT_CBPF: libc::c_int = 6;
-/// The kernel chooses the group's number.
-const PACKET_FANOUT_FLAG_UNIQUEID: libc::c_int = 0x2000;
-/// What PACKET_IGNORE_OUTGOING is for a single socket; that is not looked at in a group.
-const PACKET_FANOUT_FLAG_IGNORE_OUTGOING: libc::c_int = 0x4000;
-
 /// A link of bare IP packets (linux/if_arp.h; libc does not export it).
 const ARPHRD_RAWIP: u16 = 519;
 
@@ -68,7 +56,7 @@ impl PacketSocket {
         let link_header = link_header(hardware)
             .ok_or_else(|| CaptureError::LinkType { interface: interface.to_owned(), hardware })?;
         attach(&fd, &program(link_header as u32)?).map_err(|e| system("setsockopt(SO_ATTACH_FILTER)", e))?;
-        set_option(&fd, PACKET_IGNORE_OUTGOING, (!options.sent).into())
+        set_option(&fd, libc::PACKET_IGNORE_OUTGOING, (!options.sent).into())
             .map_err(|e| system("setsockopt(PACKET_IGNORE_OUTGOING)", e))?;
         sockopt::set_socket_recv_buffer_size_force(&fd, options.receive_buffer)
             .or_else(|_| sockopt::set_socket_recv_buffer_size(&fd, options.receive_buffer))
@@ -109,7 +97,7 @@ impl SendingSocket {
                 fd => OwnedFd::from_raw_fd(fd),
             }
         };
-        set_option(&fd, PACKET_VNET_HDR, 1)?;
+        set_option(&fd, libc::PACKET_VNET_HDR, 1)?;
         bind(&fd, index, 0)?;
         Ok(Self(fd))
     }
@@ -126,9 +114,12 @@ impl From<SendingSocket> for OwnedFd {
 /// are sent there, if `sent`.
 pub(super) fn join(sockets: &[&impl AsFd], program: &[libc::sock_filter], sent: bool) -> io::Result<()> {
     let Some((first, others)) = sockets.split_first() else { return Ok(()) };
-    let ignored = if sent { 0 } else { PACKET_FANOUT_FLAG_IGNORE_OUTGOING };
-    let kind = (PACKET_FANOUT_CBPF | ignored) << 16;
-    set_option(*first, PACKET_FANOUT, kind | PACKET_FANOUT_FLAG_UNIQUEID << 16)?;
+    // What PACKET_IGNORE_OUTGOING is for a single socket; that is not looked at in a group.
+    let ignored = if sent { 0 } else { libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING };
+    let kind = (libc::PACKET_FANOUT_CBPF | ignored).cast_signed() << 16;
+    // The kernel chooses the group's number.
+    let fresh = libc::PACKET_FANOUT_FLAG_UNIQUEID.cast_signed() << 16;
+    set_option(*first, libc::PACKET_FANOUT, kind | fresh)?;
     let mut group: libc::c_int = 0;
     let mut length = mem::size_of_val(&group) as libc::socklen_t;
     // SAFETY: the pointers and length describe `group`, which the kernel fills; any bits are valid.
@@ -136,15 +127,15 @@ pub(super) fn join(sockets: &[&impl AsFd], program: &[libc::sock_filter], sent: 
         libc::getsockopt(
             first.as_fd().as_raw_fd(),
             libc::SOL_PACKET,
-            PACKET_FANOUT,
+            libc::PACKET_FANOUT,
             (&raw mut group).cast(),
             &raw mut length,
         )
     })?;
     for socket in others {
-        set_option(*socket, PACKET_FANOUT, kind | (group & 0xffff))?;
+        set_option(*socket, libc::PACKET_FANOUT, kind | (group & 0xffff))?;
     }
-    set_program(*first, libc::SOL_PACKET, PACKET_FANOUT_DATA, program)
+    set_program(*first, libc::SOL_PACKET, libc::PACKET_FANOUT_DATA, program)
 }
 
 /// The filters of a capture, one for each bypass.
@@ -177,14 +168,24 @@ impl Filters {
     }
 }
 
-/// Switches a flag of SOL_PACKET, setsockopt(2).
+/// Sets a number of SOL_PACKET, setsockopt(2).
 pub(super) fn set_option(fd: &impl AsFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    let length = mem::size_of_val(&value) as libc::socklen_t;
-    // SAFETY: the pointer and length describe `value`, which lives through the call.
-    let result = unsafe {
-        libc::setsockopt(fd.as_fd().as_raw_fd(), libc::SOL_PACKET, option, (&raw const value).cast(), length)
-    };
-    check(result)
+    set_value(fd, option, &value)
+}
+
+/// Sets an option of SOL_PACKET, setsockopt(2).
+pub(super) fn set_value<T: Copy>(fd: &impl AsFd, option: libc::c_int, value: &T) -> io::Result<()> {
+    let length = mem::size_of_val(value) as libc::socklen_t;
+    // SAFETY: the pointer and length describe `value`, which lives through the call; the kernel copies it.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_fd().as_raw_fd(),
+            libc::SOL_PACKET,
+            option,
+            std::ptr::from_ref(value).cast(),
+            length,
+        )
+    })
 }
 
 /// Returns how many packets the socket has dropped for want of buffer since the last call,
@@ -196,26 +197,19 @@ pub(super) fn drops(fd: &impl AsFd) -> io::Result<u64> {
 /// Returns how many packets have come for the socket since the last call, and how many of them it has dropped,
 /// getsockopt(PACKET_STATISTICS).
 pub(crate) fn statistics(fd: &impl AsFd) -> io::Result<(u32, u32)> {
-    /// `struct tpacket_stats`.
-    #[repr(C)]
-    #[derive(Default)]
-    struct Statistics {
-        packets: libc::c_uint,
-        drops: libc::c_uint,
-    }
-    let mut statistics = Statistics::default();
+    let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
     let mut length = mem::size_of_val(&statistics) as libc::socklen_t;
     // SAFETY: the pointer and length describe `statistics`, which the kernel fills; any bits are valid.
     let result = unsafe {
         libc::getsockopt(
             fd.as_fd().as_raw_fd(),
             libc::SOL_PACKET,
-            PACKET_STATISTICS,
+            libc::PACKET_STATISTICS,
             (&raw mut statistics).cast(),
             &raw mut length,
         )
     };
-    check(result).map(|()| (statistics.packets, statistics.drops))
+    check(result).map(|()| (statistics.tp_packets, statistics.tp_drops))
 }
 
 /// Tells whether the socket's interface still exists: the kernel unties the socket from one that
