@@ -81,8 +81,12 @@ pub trait Engine {
     fn hear(&mut self, _now: Instant) {}
 
     /// Lets the fast path take over the flows that were handed to it. To be called when all packets handed in before
-    /// have been emitted. Returns whether some wait until what may have been queued of them has left, too.
-    fn settle(&mut self) -> bool {
+    /// have been emitted.
+    fn settle(&mut self) {}
+
+    /// Returns whether flows have been handed to the fast path since it was last asked that wait there until what may have been
+    /// queued of them by now has left, too.
+    fn is_waited_for(&mut self) -> bool {
         false
     }
 

@@ -198,7 +198,7 @@ impl Opening {
     }
 
     /// Holds a segment of the client that [`Opening::owns`] accepts. The ACK that completes a client's handshake gives way to the
-    /// data behind it, which acknowledge the same: the server is woken once (RFC 9293 §3.5 allows data in that segment).
+    /// data behind it, which acknowledge the same: the server is woken once. RFC 9293 §3.5 lets that segment carry data.
     ///
     /// # Errors
     /// The reason to drop it instead.

@@ -243,9 +243,8 @@ impl<E: Engine> Worker<E> {
                 }
             }
             self.handle_timeouts();
-            if self.engine.settle() {
-                self.awaited = Some(clock::now() + MARGIN);
-            }
+            self.engine.settle();
+            self.note_awaited();
             self.gauges.set(self.engine.gauges());
             self.tell_notices();
             self.check()?;
@@ -341,12 +340,21 @@ impl<E: Engine> Worker<E> {
             }
             self.plan.extend((queued..self.outbox.len()).map(Step::Queued));
         }
+        // From now on, and not from when all has left: the next look may be that after this batch.
+        self.note_awaited();
         self.emit(now, Some(index));
         self.captures[index].release();
         if let Some(served) = self.served.as_ref().filter(|_| !more) {
             served.tell(asked);
         }
         more
+    }
+
+    /// Notes if the kernel waits for this worker because of a flow that it has just got.
+    fn note_awaited(&mut self) {
+        if self.engine.is_waited_for() {
+            self.awaited = Some(clock::now() + MARGIN);
+        }
     }
 
     /// Emits what is planned, then what the engine answers to packets that were too big.

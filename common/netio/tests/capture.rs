@@ -12,6 +12,7 @@ use rtt0_netio::capture::{Backend, Capture, CaptureError, CaptureOptions};
 use rtt0_netio::counters::IoCounters;
 use rtt0_netio::links::Links;
 use rtt0_netio::netns::Namespace;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 const CLIENT: [u8; 4] = [10, 1, 1, 1];
 const SERVER: [u8; 4] = [10, 1, 2, 10];
@@ -183,6 +184,83 @@ fn batches_keep_the_order_and_drops_are_counted() {
     assert_eq!(received, numbers.len() as u64);
     assert!(dropped > 0, "a ring of 1 MiB can't hold 5000 packets, yet {received} came");
     assert_eq!(received + dropped, sent.into());
+}
+
+/// Small packets lie in the ring and large ones in the socket's queue; the ring comes round more than once.
+#[test]
+fn what_exceeds_a_frame_keeps_its_place() {
+    let Some([left, right]) = namespaces() else { return };
+    pair(&left, &right);
+    let mac = Links::open(&right).unwrap().mac("right0").unwrap();
+    let tiny = CaptureOptions { ring: 1, packet: Some(100), ..CaptureOptions::default() };
+    let mut capture = right.enter(|| Capture::open("right0", &services(), &tiny)).unwrap().unwrap();
+    let mut sender = frame_sender(&left, "left0");
+    let counters = IoCounters::default();
+    let payload = |number: u32| {
+        let length = if number.is_multiple_of(3) { 1000 } else { 8 };
+        number.to_be_bytes().repeat(length / 4)
+    };
+    let (rounds, each) = (50, 100);
+    for round in 0..rounds {
+        let numbers = round * each..(round + 1) * each;
+        for number in numbers.clone() {
+            sender.send_to(&tcp4(mac, (50_000, 443), &payload(number)), None).unwrap().unwrap();
+        }
+        let mut expected = numbers.map(payload);
+        eventually("all of a round must be captured", || {
+            capture.receive(&counters);
+            for (index, packet) in capture.packets_mut().enumerate() {
+                assert_eq!(Some(&packet.bytes[40..]), expected.next().as_deref(), "{index} of round {round}");
+            }
+            (expected.len() == 0).then_some(())
+        });
+    }
+    assert_eq!(counters.received.value(), (rounds * each).into());
+    assert_eq!((counters.received_truncated.value(), counters.received_overflow.value()), (0, 0));
+}
+
+#[test]
+fn large_packets_without_room_are_counted() {
+    let Some([left, right]) = namespaces() else { return };
+    pair(&left, &right);
+    let mac = Links::open(&right).unwrap().mac("right0").unwrap();
+    let tiny = CaptureOptions { packet: Some(100), receive_buffer: 4096, ..CaptureOptions::default() };
+    let mut capture = right.enter(|| Capture::open("right0", &services(), &tiny)).unwrap().unwrap();
+    let mut sender = frame_sender(&left, "left0");
+    let sent = 200u8;
+    for number in 0..sent {
+        sender.send_to(&tcp4(mac, (50_000, 443), &[number; 1000]), None).unwrap().unwrap();
+        // It has room, and its place is behind the large one's.
+        sender.send_to(&tcp4(mac, (50_000, 443), &[number; 8]), None).unwrap().unwrap();
+    }
+    let counters = IoCounters::default();
+    let small = tcp4(mac, (50_000, 443), &[sent - 1; 8]);
+    let packets = receive_until(&mut capture, &small[14..], &counters);
+    let (received, truncated) = (counters.received.value(), counters.received_truncated.value());
+    assert_eq!(received, packets.len() as u64);
+    assert!(truncated > 0, "4 KiB can't hold 200 packets of 1,040 bytes, yet {received} came");
+    assert_eq!(received + truncated, 2 * u64::from(sent));
+    assert!(packets.is_sorted_by_key(|packet| (packet[40], packet.len() < 100)));
+}
+
+/// Who waits for packets would otherwise not wait.
+#[test]
+fn a_batch_that_is_released_is_no_longer_waited_for() {
+    let Some([left, right]) = namespaces() else { return };
+    pair(&left, &right);
+    let mac = Links::open(&right).unwrap().mac("right0").unwrap();
+    let mut capture =
+        right.enter(|| Capture::open("right0", &services(), &CaptureOptions::default())).unwrap().unwrap();
+    let frame = tcp4(mac, (50_000, 443), b"one");
+    frame_sender(&left, "left0").send_to(&frame, None).unwrap().unwrap();
+    receive_until(&mut capture, &frame[14..], &IoCounters::default());
+    let is_ready = |capture: &Capture| {
+        let mut polled = [PollFd::new(capture, PollFlags::IN)];
+        poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() > 0
+    };
+    assert!(is_ready(&capture));
+    capture.release();
+    assert!(!is_ready(&capture) && capture.packet(0).is_none());
 }
 
 #[test]

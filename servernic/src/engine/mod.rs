@@ -330,8 +330,12 @@ impl Engine for ServerNic {
         self.offloader.hear(&mut self.flows, now, |_, _, _| {});
     }
 
-    fn settle(&mut self) -> bool {
-        self.offloader.settle(&mut self.flows, self.gateway.counters())
+    fn settle(&mut self) {
+        self.offloader.settle(&mut self.flows, self.gateway.counters());
+    }
+
+    fn is_waited_for(&mut self) -> bool {
+        self.offloader.is_waited_for()
     }
 
     fn adopt(&mut self, now: Instant, flow: &Offloaded) -> bool {

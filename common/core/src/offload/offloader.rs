@@ -6,6 +6,7 @@ use crate::reason::{Counters, Event};
 use crate::seq::{Client, Seq};
 use crate::time::Instant;
 use crate::wire::tcp::Flags;
+use std::mem;
 use std::time::Duration;
 
 /// How long a flow that has been closed stays with the fast path, for the acknowledgements of its FINs.
@@ -110,10 +111,9 @@ impl Offloader {
     }
 
     /// Hands over what is due, now that all packets handed in before have left. What the fast path refuses stays
-    /// with the engine, and is handed again later. Returns whether the worker is waited for: a direction was handed
-    /// over of which there may have been something queued.
-    pub fn settle<F: Offloadable>(&mut self, flows: &mut FlowTable<F>, counters: &Counters) -> bool {
-        let Some(fast_path) = &mut self.fast_path else { return false };
+    /// with the engine, and is handed again later.
+    pub fn settle<F: Offloadable>(&mut self, flows: &mut FlowTable<F>, counters: &Counters) {
+        let Some(fast_path) = &mut self.fast_path else { return };
         for key in self.waiting.drain(..) {
             // It may have been taken back, or more may have become open about it.
             let Some(flow) = flows.get_mut(&key).map(|entry| &mut entry.value) else { continue };
@@ -121,7 +121,11 @@ impl Offloader {
                 self.is_waited_for |= hand(fast_path.as_mut(), flow, &key, Queued::BothWays, counters);
             }
         }
-        std::mem::take(&mut self.is_waited_for)
+    }
+
+    /// Returns whether a direction was handed over, since it was last asked, of which something may have been queued.
+    pub fn is_waited_for(&mut self) -> bool {
+        mem::take(&mut self.is_waited_for)
     }
 
     /// Learns how far a handed flow has come before the engine judges one of its segments.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use pnet_datalink::{Channel, Config, DataLinkReceiver};
 use rtt0_core::packet::{Offload, Packet};
 
-use super::socket::PacketSocket;
 use super::batch::{Batch, SLOT, Slot};
+use super::socket::PacketSocket;
 use super::{CaptureError, CaptureOptions, MAX_BATCH, Received};
 use crate::counters::IoCounters;
 
@@ -54,7 +54,7 @@ impl Pnet {
             Ok(Channel::Ethernet(_, receiver)) => {
                 let batch = Batch::new(options.batch.clamp(1, MAX_BATCH));
                 Ok(Self { receiver, fd, link_header, batch })
-            },
+            }
             Ok(_) => Err(system("pnet_datalink::channel", io::ErrorKind::Unsupported.into())),
             Err(error) => Err(system("pnet_datalink::channel", error)),
         }

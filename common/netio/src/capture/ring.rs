@@ -108,7 +108,8 @@ impl Ring {
 
     /// Receives the `count` large packets of the batch, and drops the places of those that can't be had.
     fn receive_large(&mut self, count: usize, counters: &IoCounters) {
-        let received = large::receive(self.socket.fd.as_fd(), &mut self.large, count, self.socket.link_header);
+        let received =
+            large::receive(self.socket.fd.as_fd(), &mut self.large, count, self.socket.link_header);
         if received == count {
             return;
         }
