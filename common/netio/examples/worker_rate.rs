@@ -45,7 +45,8 @@ const PORT: u16 = 443;
 
 const HELP: &str =
     "worker_rate [WORD…]: on | off | small | bare | kernel | user | way=tun | way=veth | way=cut |
-  seconds=2 | rounds=5 | priority=10 | gather=100 (microseconds, as the daemons do)";
+  seconds=2 | rounds=5 | priority=10 | gather=100 (microseconds, as the daemons do) |
+  rate=200000 (small packets a second, instead of what the kernel forwards)";
 
 /// Forwards every packet, its hop limit decremented.
 #[derive(Default)]
@@ -260,6 +261,7 @@ struct Plan {
     only: Option<String>,
     ways: Vec<Way>,
     gather: Duration,
+    rate: Option<f64>,
 }
 
 fn bulk(plan: &Plan, offloads: bool) {
@@ -301,7 +303,7 @@ fn small(plan: &Plan, to: [u8; 4], is_bare: bool) {
     let (mut rates, mut losses, mut times) = (vec![], vec![], vec![]);
     for _ in 0..plan.rounds {
         let (_, arrived) = path.small(to, plan.time, f64::MAX);
-        let rate = arrived as f64 / plan.time.as_secs_f64();
+        let rate = plan.rate.unwrap_or(arrived as f64 / plan.time.as_secs_f64());
         let (worker, guard) = path.worker(plan);
         let (sent, arrived) = path.small(to, plan.time, rate);
         times.push(processor_time("measured") * 1e6 / worker.stats().received.value() as f64);
@@ -316,7 +318,7 @@ fn small(plan: &Plan, to: [u8; 4], is_bare: bool) {
         println!("  {counted:?}");
     }
     println!(
-        "{}, {}: at the kernel's {:.0} packets/s {:.3} % lost, {:.2} µs of processor a packet",
+        "{}, {}: at {:.0} packets/s {:.3} % lost, {:.2} µs of processor a packet",
         if is_bare { "bare" } else { "small" },
         if to == NOBODY { "on the link" } else { "by a next hop" },
         median(rates),
@@ -333,6 +335,7 @@ fn main() {
         only: None,
         ways: vec![Way::Tun],
         gather: Duration::from_micros(100),
+        rate: None,
     };
     let mut what = Vec::new();
     for word in std::env::args().skip(1) {
@@ -340,6 +343,7 @@ fn main() {
             Some(("seconds", value)) => plan.time = Duration::from_secs_f64(value.parse().unwrap()),
             Some(("rounds", value)) => plan.rounds = value.parse().unwrap(),
             Some(("gather", value)) => plan.gather = Duration::from_micros(value.parse().unwrap()),
+            Some(("rate", value)) => plan.rate = Some(value.parse().unwrap()),
             Some(("priority", value)) => plan.priority = value.parse().unwrap(),
             Some(("way", "tun")) => plan.ways = vec![Way::Tun],
             Some(("way", "veth")) => plan.ways = vec![Way::Veth],

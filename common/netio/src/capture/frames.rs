@@ -177,7 +177,7 @@ mod tests {
         for packet in [0, 68, 1280, 1500, 9001, LARGEST] {
             let size = size_for(packet);
             assert!(size >= HEADROOM + packet && size <= HEADROOM + packet + 2 * CACHE_LINE);
-            assert!(size % libc::TPACKET_ALIGNMENT == 0 && size / CACHE_LINE % 2 == 1);
+            assert!(size.is_multiple_of(libc::TPACKET_ALIGNMENT) && !(size / CACHE_LINE).is_multiple_of(2));
         }
         assert_eq!(size_for(usize::MAX), size_for(LARGEST));
         assert!(size_for(LARGEST) * 16 < BLOCK);
