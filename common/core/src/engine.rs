@@ -4,7 +4,8 @@
 //!
 //! 1. Call [`Engine::hear`], and for every captured packet [`Engine::handle`], with the present time. If several
 //!    have come, [`Engine::look_ahead`] at all of them first makes that faster. At the end of a batch, when all is emitted,
-//!    call [`Engine::settle`].
+//!    call [`Engine::settle`]. Before a batch is emitted, and after settling, [`Engine::is_waited_for`] tells whether the
+//!    fast path waits for the loop.
 //! 2. If the verdict is [`Verdict::Forward`], emit that packet as the engine left it; then
 //!    emit every packet in the outbox, in order, and clear it. Before that, write down what its
 //!    [`Engine::journal`] has noted, if it is to survive this process.

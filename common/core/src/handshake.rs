@@ -207,14 +207,15 @@ impl Opening {
         let tcp = segment.tcp();
         self.aborted |= tcp.flags().contains(Flags::RST);
         let is_plain = tcp.flags().without(Flags::PSH) == Flags::ACK && has_usual_options(&tcp);
-        let has_data = !tcp.payload().is_empty() && !segment.is_fragment() && segment.checksum_ok();
-        if is_plain && has_data && self.bare_ack == Some(tcp.sequence()) {
+        let is_empty = tcp.payload().is_empty();
+        let is_behind_ack = is_plain && !is_empty && self.bare_ack == Some(tcp.sequence());
+        if is_behind_ack && !segment.is_fragment() && segment.checksum_ok() {
             self.held.replace_last(segment.bytes(), offload)?;
             self.bare_ack = None;
             return Ok(());
         }
         self.held.push(segment.bytes(), offload)?;
-        self.bare_ack = Some(tcp.sequence()).filter(|_| is_plain && tcp.payload().is_empty());
+        self.bare_ack = Some(tcp.sequence()).filter(|_| is_plain && is_empty);
         Ok(())
     }
 

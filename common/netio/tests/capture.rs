@@ -243,6 +243,28 @@ fn large_packets_without_room_are_counted() {
     assert!(packets.is_sorted_by_key(|packet| (packet[40], packet.len() < 100)));
 }
 
+/// The kernel tells an error ahead of what is queued.
+#[test]
+fn an_interface_that_goes_down_takes_no_queued_packet_along() {
+    let Some([left, right]) = namespaces() else { return };
+    pair(&left, &right);
+    let links = Links::open(&right).unwrap();
+    let mac = links.mac("right0").unwrap();
+    let tiny = CaptureOptions { packet: Some(100), ..CaptureOptions::default() };
+    let mut capture = right.enter(|| Capture::open("right0", &services(), &tiny)).unwrap().unwrap();
+    let mut sender = frame_sender(&left, "left0");
+    for number in 0..3u8 {
+        sender.send_to(&tcp4(mac, (50_000, 443), &[number; 1000]), None).unwrap().unwrap();
+    }
+    links.take_down("right0").unwrap();
+    let counters = IoCounters::default();
+    assert!(capture.receive(&counters), "there is an error to be told");
+    assert_eq!(capture.packets_mut().map(|packet| packet.bytes[40]).collect::<Vec<_>>(), [0, 1, 2]);
+    assert!(!capture.is_suspect());
+    assert!(!capture.receive(&counters) && capture.is_suspect());
+    assert_eq!((counters.received.value(), counters.receive_errors.value()), (3, 1));
+}
+
 /// Who waits for packets would otherwise not wait.
 #[test]
 fn a_batch_that_is_released_is_no_longer_waited_for() {

@@ -10,20 +10,40 @@ use super::batch::{Batch, SLOT, Slot};
 use super::vnet::{self, VNET_HEADER};
 
 /// Fills the empty `batch` with the next `count` packets of the queue, from behind their link header. Those that exceed a
-/// slot, or that are not there, are left out; returns how many are in it.
-pub(super) fn receive(fd: BorrowedFd<'_>, batch: &mut Batch, count: usize, link_header: usize) -> usize {
-    let mut lengths = [Received::default(); MAX_BATCH];
-    // An error is as if nothing had come: a lasting one shows when the ring is empty.
-    let received = receive_into(fd, &mut batch.memory, &mut lengths[..count.min(MAX_BATCH)]).unwrap_or(0);
-    let start = VNET_HEADER + link_header;
-    for (index, received) in lengths[..received].iter().enumerate() {
-        let Some(length) = received.length.checked_sub(start).filter(|_| !received.truncated) else {
-            continue;
+/// slot are left out.
+///
+/// # Errors
+/// What the kernel has said besides: it tells an error once, ahead of packets that are queued. The batch is filled all the same.
+pub(super) fn receive(
+    fd: BorrowedFd<'_>,
+    batch: &mut Batch,
+    count: usize,
+    link_header: usize,
+) -> io::Result<()> {
+    let (mut done, mut outcome) = (0, Ok(()));
+    let count = count.min(batch.capacity);
+    while done < count {
+        let mut lengths = [Received::default(); MAX_BATCH];
+        let memory = &mut batch.memory[done * SLOT..];
+        let received = match receive_into(fd, memory, &mut lengths[..count - done]) {
+            Ok(received) => received,
+            Err(error) if outcome.is_ok() && error.kind() != io::ErrorKind::WouldBlock => {
+                outcome = Err(error);
+                continue;
+            }
+            // Whatever has a place in the ring was queued before.
+            Err(_) => break,
         };
-        let header = batch.memory[index * SLOT..].first_chunk().copied().unwrap_or_default();
-        batch.slots.push(Slot { index, start, length, offload: vnet::offload(header) });
+        for (index, received) in (done..).zip(&lengths[..received]) {
+            let start = VNET_HEADER + link_header;
+            if let Some(length) = received.length.checked_sub(start).filter(|_| !received.truncated) {
+                let header = batch.memory[index * SLOT..].first_chunk().copied().unwrap_or_default();
+                batch.slots.push(Slot { index, start, length, offload: vnet::offload(header) });
+            }
+        }
+        done += received;
     }
-    batch.slots.len()
+    outcome
 }
 
 #[derive(Debug, Clone, Copy, Default)]

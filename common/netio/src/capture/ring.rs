@@ -33,6 +33,8 @@ pub(super) struct Ring {
     places: Vec<Place>,
     /// Those of its packets that exceed a frame.
     large: Batch,
+    /// What the kernel has said while packets came; told when there are no more.
+    error: Option<io::Error>,
 }
 
 /// Where a packet of the batch lies.
@@ -62,7 +64,7 @@ impl Ring {
         socket.bind()?;
         let capacity = options.batch.clamp(1, MAX_BATCH);
         let places = Vec::with_capacity(capacity);
-        Ok(Self { socket, frames, capacity, places, large: Batch::new(capacity) })
+        Ok(Self { socket, frames, capacity, places, large: Batch::new(capacity), error: None })
     }
 
     /// Replaces the batch by what has come.
@@ -89,11 +91,12 @@ impl Ring {
         }
         if taken == 0 {
             // Whoever polls is told of an error until somebody has asked for it.
+            self.error.take().map_or(Ok(()), Err)?;
             sockopt::socket_error(&self.socket.fd)??;
         }
         counters.received.add(self.places.len() as u64);
         counters.received_bytes.add((0..).map_while(|index| Some(self.packet(index)?.0.len() as u64)).sum());
-        Ok(Received { any: taken > 0, more: self.frames.has_more() })
+        Ok(Received { any: taken > 0, more: self.frames.has_more() || self.error.is_some() })
     }
 
     /// Finds a packet of `length` bytes in the taken frame of a number, where its link header begins at `start`.
@@ -108,8 +111,11 @@ impl Ring {
 
     /// Receives the `count` large packets of the batch, and drops the places of those that can't be had.
     fn receive_large(&mut self, count: usize, counters: &IoCounters) {
-        let received =
-            large::receive(self.socket.fd.as_fd(), &mut self.large, count, self.socket.link_header);
+        let link_header = self.socket.link_header;
+        if let Err(error) = large::receive(self.socket.fd.as_fd(), &mut self.large, count, link_header) {
+            self.error = Some(error);
+        }
+        let received = self.large.slots.len();
         if received == count {
             return;
         }
