@@ -283,7 +283,7 @@ impl<E: Engine> Worker<E> {
         if self.awaited.is_some_and(|awaited| awaited < asked) || self.busy_poll > Duration::ZERO {
             is_ready = look(&mut polled, self.busy_poll, due)?;
             // Before it sleeps: the kernel waits to hear it.
-            tell(self.served.as_ref(), &polled, asked);
+            self.tell(&polled, asked);
             self.awaited = self.awaited.filter(|awaited| is_ready || *awaited >= asked);
         }
         if !is_ready {
@@ -297,12 +297,21 @@ impl<E: Engine> Worker<E> {
                 Err(error) => return Err(error.into()),
             }
         }
-        tell(self.served.as_ref(), &polled, asked);
+        self.tell(&polled, asked);
         // Errors make a capture ready too: receiving tells what is wrong.
         for (ready, polled) in self.ready.iter_mut().zip(&polled) {
             *ready = !polled.revents().is_empty();
         }
         Ok(polled.last().is_some_and(|wake| !wake.revents().is_empty()))
+    }
+
+    /// Tells the kernel that the captures had nothing when they were polled, after `asked`; the last of `polled` is none.
+    fn tell(&self, polled: &[PollFd<'_>], asked: Instant) {
+        let (Some(served), Some((_, captures))) = (&self.served, polled.split_last()) else { return };
+        let are_empty = captures.iter().all(|capture| capture.revents().is_empty());
+        if are_empty && !self.captures.iter().any(Capture::has_gap) {
+            served.tell(asked);
+        }
     }
 
     /// Serves one batch of every capture that is ready; returns whether any may have more.
@@ -344,7 +353,7 @@ impl<E: Engine> Worker<E> {
         self.note_awaited();
         self.emit(now, Some(index));
         self.captures[index].release();
-        if let Some(served) = self.served.as_ref().filter(|_| !more) {
+        if let Some(served) = self.served.as_ref().filter(|_| !more && !self.captures[index].has_gap()) {
             served.tell(asked);
         }
         more
@@ -545,14 +554,6 @@ impl Drop for WorkerHandle {
         self.stop();
         // Whoever wants the result calls `join`.
         let _ = self.wait_for_end();
-    }
-}
-
-/// Tells that the captures had nothing when they were polled, after `asked`; the last of `polled` is none.
-fn tell(served: Option<&Served>, polled: &[PollFd<'_>], asked: Instant) {
-    let (Some(served), Some((_, captures))) = (served, polled.split_last()) else { return };
-    if captures.iter().all(|capture| capture.revents().is_empty()) {
-        served.tell(asked);
     }
 }
 

@@ -24,6 +24,9 @@ const HEADROOM: usize = (libc::TPACKET2_HDRLEN + 16).next_multiple_of(libc::TPAC
 /// Bytes of the largest packet that frames are made for. Larger ones wait in the socket's queue.
 const LARGEST: usize = 9216;
 
+/// Processors that may be copying packets into frames at once, well reckoned.
+const COPYING: usize = 16;
+
 const CACHE_LINE: usize = 64;
 
 /// A ring of frames, some of which are taken: filled by the kernel and not given back yet.
@@ -100,7 +103,20 @@ impl Frames {
     /// Tells whether the kernel has filled the next frame.
     pub(super) fn has_more(&self) -> bool {
         // All frames may be taken; then the next one is the first of them.
-        self.taken < self.count && self.status(self.next).load(Ordering::Acquire) & libc::TP_STATUS_USER != 0
+        self.taken < self.count && self.is_filled(self.next)
+    }
+
+    fn is_filled(&self, index: usize) -> bool {
+        self.status(index).load(Ordering::Acquire) & libc::TP_STATUS_USER != 0
+    }
+
+    /// Tells whether a frame behind the next one is filled while that is not: another processor is still copying into it.
+    pub(super) fn has_gap(&self) -> bool {
+        let free = self.count - self.taken;
+        !self.has_more()
+            && (1..=COPYING)
+                .take_while(|steps| *steps < free)
+                .any(|steps| self.is_filled(self.after(self.next, steps)))
     }
 
     /// Gives back all frames that are taken.
@@ -171,6 +187,56 @@ fn size_for(packet: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A ring of three frames, and who fills one in the kernel's place.
+    fn ring() -> (Frames, impl Fn(&Frames, usize)) {
+        let size = BLOCK / 3 / CACHE_LINE * CACHE_LINE;
+        let mapping = Mapping::anonymous(BLOCK).unwrap();
+        let fill = |frames: &Frames, index| {
+            frames.status(index).store(libc::TP_STATUS_USER, Ordering::Release);
+        };
+        (Frames { mapping, size, count: 3, next: 0, taken: 0 }, fill)
+    }
+
+    #[test]
+    fn frames_are_taken_in_turn_and_given_back() {
+        let (mut frames, fill) = ring();
+        assert!(frames.take().is_none() && frames.taken(0).is_none());
+        for round in 0..7 {
+            fill(&frames, round % 3);
+            fill(&frames, (round + 1) % 3);
+            assert!(frames.take().is_some());
+            frames.taken_mut().for_each(|frame| frame[100] = round as u8);
+            assert_eq!(frames.taken(0).map(|frame| frame[100]), Some(round as u8));
+            assert!(frames.taken(1).is_none());
+            frames.give_back();
+            assert!(!frames.is_filled(round % 3) && frames.has_more());
+        }
+    }
+
+    #[test]
+    fn no_more_are_taken_than_there_are() {
+        let (mut frames, fill) = ring();
+        (0..3).for_each(|index| fill(&frames, index));
+        assert_eq!((0..5).filter(|_| frames.take().is_some()).count(), 3);
+        assert!(!frames.has_more() && !frames.has_gap());
+        assert_eq!(frames.taken_mut().count(), 3);
+        frames.give_back();
+        assert!(frames.take().is_none());
+    }
+
+    #[test]
+    fn a_frame_that_is_filled_before_its_elder_is_a_gap() {
+        let (mut frames, fill) = ring();
+        assert!(!frames.has_gap());
+        fill(&frames, 2);
+        assert!(frames.has_gap() && frames.take().is_none());
+        fill(&frames, 0);
+        assert!(!frames.has_gap(), "there is one to take");
+        assert!(frames.take().is_some() && frames.has_gap());
+        fill(&frames, 1);
+        assert_eq!((0..3).filter(|_| frames.take().is_some()).count(), 2);
+    }
 
     #[test]
     fn frames_have_room_for_what_they_are_made_for() {

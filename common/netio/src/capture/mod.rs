@@ -353,6 +353,11 @@ impl Capture {
         }
     }
 
+    /// Tells whether a packet is queued behind one that the kernel has not done with, so that it can't be received yet.
+    pub fn has_gap(&self) -> bool {
+        matches!(&self.socket, Socket::Ring(socket) if socket.has_gap())
+    }
+
     /// Iterates over the packets of the batch, each from its IP header on.
     pub fn packets_mut(&mut self) -> impl Iterator<Item = Packet<'_>> {
         let (mut ring, mut pnet, mut redirected) = (None, None, None);

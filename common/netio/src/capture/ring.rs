@@ -128,6 +128,11 @@ impl Ring {
         });
     }
 
+    /// Tells whether a packet lies behind one that is still being copied.
+    pub(super) fn has_gap(&self) -> bool {
+        self.frames.has_gap()
+    }
+
     /// Gives the kernel back what the batch is made of, which is empty then.
     pub(super) fn release(&mut self) {
         self.places.clear();
