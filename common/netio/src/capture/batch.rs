@@ -2,6 +2,7 @@
 
 use rtt0_core::packet::{Offload, Packet};
 
+use super::MAX_BATCH;
 use super::memory::Memory;
 
 /// Bytes a packet may have with its virtio-net and link headers: a little more than the largest
@@ -30,7 +31,9 @@ pub(super) struct Slot {
 }
 
 impl Batch {
+    /// Makes one of 1 to [`MAX_BATCH`] packets; other values are brought into that range.
     pub(super) fn new(capacity: usize) -> Self {
+        let capacity = capacity.clamp(1, MAX_BATCH);
         Self { memory: Memory::new(capacity * SLOT), slots: Vec::with_capacity(capacity), capacity }
     }
 

@@ -35,6 +35,8 @@ pub(super) struct Frames {
     mapping: Mapping,
     /// Bytes of one, a multiple of [`CACHE_LINE`].
     size: usize,
+    /// How many lie in a block.
+    in_block: usize,
     count: usize,
     /// The one that the kernel fills next, or has filled already, behind those that are taken.
     next: usize,
@@ -64,7 +66,8 @@ impl Frames {
         // Whatever the number: what exceeds a frame is queued, too.
         set_option(fd, libc::PACKET_COPY_THRESH, 1)?;
         let (size, blocks) = (size_for(packet), bytes.div_ceil(BLOCK).max(1));
-        let count = blocks * (BLOCK / size);
+        let in_block = BLOCK / size;
+        let count = blocks * in_block;
         let number = |value: usize| u32::try_from(value).map_err(|_| io::ErrorKind::InvalidInput);
         let request = libc::tpacket_req {
             tp_block_size: number(BLOCK)?,
@@ -74,7 +77,7 @@ impl Frames {
         };
         set_value(fd, libc::PACKET_RX_RING, &request)?;
         let mapping = Mapping::shared(fd, 0, blocks * BLOCK)?;
-        Ok(Self { mapping, size, count, next: 0, taken: 0 })
+        Ok(Self { mapping, size, in_block, count, next: 0, taken: 0 })
     }
 
     /// Returns how many there are.
@@ -164,8 +167,7 @@ impl Frames {
     /// Where a frame begins.
     fn frame(&self, index: usize) -> NonNull<u8> {
         debug_assert!(index < self.count);
-        let in_block = BLOCK / self.size;
-        let offset = index / in_block * BLOCK + index % in_block * self.size;
+        let offset = index / self.in_block * BLOCK + index % self.in_block * self.size;
         // SAFETY: `map` has mapped all blocks, and `index` is below `count`.
         unsafe { self.mapping.start().add(offset) }
     }
@@ -195,7 +197,7 @@ mod tests {
         let fill = |frames: &Frames, index| {
             frames.status(index).store(libc::TP_STATUS_USER, Ordering::Release);
         };
-        (Frames { mapping, size, count: 3, next: 0, taken: 0 }, fill)
+        (Frames { mapping, size, in_block: 3, count: 3, next: 0, taken: 0 }, fill)
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rtt0_core::packet::{Offload, Packet};
 
 use super::batch::{Batch, SLOT, Slot};
 use super::socket::PacketSocket;
-use super::{CaptureError, CaptureOptions, MAX_BATCH, Received};
+use super::{CaptureError, CaptureOptions, Received};
 use crate::counters::IoCounters;
 
 pub(super) struct Pnet {
@@ -52,8 +52,7 @@ impl Pnet {
         };
         match pnet_datalink::channel(&link, config) {
             Ok(Channel::Ethernet(_, receiver)) => {
-                let batch = Batch::new(options.batch.clamp(1, MAX_BATCH));
-                Ok(Self { receiver, fd, link_header, batch })
+                Ok(Self { receiver, fd, link_header, batch: Batch::new(options.batch) })
             }
             Ok(_) => Err(system("pnet_datalink::channel", io::ErrorKind::Unsupported.into())),
             Err(error) => Err(system("pnet_datalink::channel", error)),

@@ -13,7 +13,7 @@ use super::batch::Batch;
 use super::frames::Frames;
 use super::socket::PacketSocket;
 use super::vnet::{self, VNET_HEADER};
-use super::{CaptureError, CaptureOptions, MAX_BATCH, Received, large};
+use super::{CaptureError, CaptureOptions, Received, large};
 use crate::counters::IoCounters;
 use crate::interface;
 
@@ -27,11 +27,9 @@ const USUAL: u16 = 1500;
 pub(super) struct Ring {
     socket: PacketSocket,
     frames: Frames,
-    /// Most packets of a batch.
-    capacity: usize,
     /// The batch.
     places: Vec<Place>,
-    /// Those of its packets that exceed a frame.
+    /// Those of its packets that exceed a frame; all may be.
     large: Batch,
     /// What the kernel has said while packets came; told when there are no more.
     error: Option<io::Error>,
@@ -62,16 +60,15 @@ impl Ring {
             CaptureError::System { call: "setsockopt(PACKET_RX_RING)", interface, source }
         })?;
         socket.bind()?;
-        let capacity = options.batch.clamp(1, MAX_BATCH);
-        let places = Vec::with_capacity(capacity);
-        Ok(Self { socket, frames, capacity, places, large: Batch::new(capacity), error: None })
+        let large = Batch::new(options.batch);
+        Ok(Self { socket, frames, places: Vec::with_capacity(large.capacity), large, error: None })
     }
 
     /// Replaces the batch by what has come.
     pub(super) fn receive(&mut self, counters: &IoCounters) -> io::Result<Received> {
         self.release();
         let (mut taken, mut bytes, mut large) = (0, 0, 0);
-        while taken < self.capacity && bytes < CACHED {
+        while taken < self.large.capacity && bytes < CACHED {
             let Some(filled) = self.frames.take() else { break };
             let nth = taken;
             taken += 1;
