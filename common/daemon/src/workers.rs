@@ -16,7 +16,6 @@ use rtt0_netio::capture::{Capture, CaptureError, CaptureOptions};
 use rtt0_netio::counters::IoCounters;
 use rtt0_netio::emit::Emitter;
 use rtt0_netio::fast_path::Served;
-use rtt0_netio::interface;
 use rtt0_netio::store::Store;
 use rtt0_netio::trace::Trace;
 use rtt0_netio::worker::{Worker, WorkerError, WorkerHandle, WorkerOptions};
@@ -33,7 +32,7 @@ pub(crate) fn open_captures(setup: &Setup, outlet: Option<&str>) -> Result<Vec<V
     let mut interfaces = setup.interface_names();
     if let Some(outlet) = outlet {
         // What leaves there is what came by them.
-        options.packet = interfaces.iter().filter_map(|name| interface::by_name(name).ok()?.mtu().ok()).max();
+        options.packet = setup.interfaces.iter().filter_map(|interface| interface.mtu().ok()).max();
         interfaces = vec![outlet.to_owned()];
     }
     for interface in interfaces {
