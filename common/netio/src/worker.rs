@@ -329,6 +329,7 @@ impl<E: Engine> Worker<E> {
         let capture = &mut self.captures[index];
         let asked = clock::now();
         let more = capture.receive(&self.counters);
+        let is_all = self.served.is_some() && !more && !capture.has_gap();
         let now = clock::now();
         self.check_due.get_or_insert(now + CHECK_PERIOD);
         self.engine.hear(now);
@@ -352,11 +353,13 @@ impl<E: Engine> Worker<E> {
         // From now on, and not from when all has left: the next look may be that after this batch.
         self.note_awaited();
         self.emit(now, Some(index));
-        self.captures[index].release();
-        if let Some(served) = self.served.as_ref().filter(|_| !more && !self.captures[index].has_gap()) {
+        let has_come = self.captures[index].release();
+        if let Some(served) = &self.served
+            && is_all
+        {
             served.tell(asked);
         }
-        more
+        more || has_come
     }
 
     /// Notes if the kernel waits for this worker because of a flow that it has just got.

@@ -49,6 +49,7 @@ const THROUGHPUT: Metric = Metric::ratio("highest rate", "packets/s", Better::Mo
 const LOST: Metric = Metric::alone("lost at 20,000/s", "%", Better::Less);
 const CPU: Metric = Metric::ratio("CPU, all parties", "µs/packet", Better::Less);
 const MIDDLE: Metric = Metric::alone("CPU, between the ends", "µs/packet", Better::Less);
+const MIDDLE_AT_MOST: Metric = Metric::alone("the same, at the highest rate", "µs/packet", Better::Less);
 
 impl Packets {
     /// Lists what is measured.
@@ -87,12 +88,13 @@ impl Measure for Packets {
         self.try_rate(site, &mut generator, LEAST)?;
         let common = self.try_rate(site, &mut generator, COMMON)?;
         ensure!(common.passed > 0, "of {} packets none arrived", common.sent);
-        let per_packet = |time: Duration| time.as_secs_f64() * 1e6 / common.passed as f64;
-        let mut samples = vec![THROUGHPUT.sample(self.search(site, &mut generator)?)];
+        let best = self.search(site, &mut generator)?;
+        let mut samples = vec![THROUGHPUT.sample(best.map_or(0.0, |best| best.rate))];
         samples.push(LOST.sample(common.loss() * 100.0));
-        samples.push(CPU.sample(per_packet(common.used.total())));
+        samples.push(CPU.sample(common.per_packet(common.used.total())));
         if !common.used.middle.is_zero() {
-            samples.push(MIDDLE.sample(per_packet(common.used.middle)));
+            samples.push(MIDDLE.sample(common.per_packet(common.used.middle)));
+            samples.extend(best.map(|best| MIDDLE_AT_MOST.sample(best.per_packet(best.used.middle))));
         }
         Ok(samples)
     }
@@ -100,15 +102,15 @@ impl Measure for Packets {
 
 impl Packets {
     /// Doubles the rate until too much gets lost or the generator can't follow, then halves the
-    /// interval. Returns the highest rate that passed, 0 if not even the least did.
-    fn search(&self, site: &Site<'_>, generator: &mut Generator<'_>) -> anyhow::Result<f64> {
-        let (mut best, mut rate, mut ceiling) = (0.0_f64, LEAST, None);
+    /// interval. Returns the trial of the highest rate that passed, if at least one did.
+    fn search(&self, site: &Site<'_>, generator: &mut Generator<'_>) -> anyhow::Result<Option<Trial>> {
+        let (mut best, mut rate, mut ceiling) = (None, LEAST, None);
         while ceiling.is_none() && rate <= GREATEST {
             let trial = self.attempt(site, generator, rate)?;
             if !trial.is_clean() {
                 ceiling = Some(rate);
             } else {
-                best = best.max(trial.rate);
+                best = faster(best, trial);
                 if !trial.follows(rate) {
                     return Ok(best);
                 }
@@ -120,7 +122,7 @@ impl Packets {
             let middle = (low + high) / 2.0;
             let trial = self.attempt(site, generator, middle)?;
             if trial.is_clean() {
-                best = best.max(trial.rate);
+                best = faster(best, trial);
                 low = middle;
             } else {
                 high = middle;
@@ -160,7 +162,17 @@ struct Trial {
     rate: f64,
 }
 
+/// Returns the trial with the higher rate.
+fn faster(best: Option<Trial>, trial: Trial) -> Option<Trial> {
+    Some(best.filter(|best| best.rate >= trial.rate).unwrap_or(trial))
+}
+
 impl Trial {
+    /// Returns the µs of `time` for each packet that arrived.
+    fn per_packet(&self, time: Duration) -> f64 {
+        time.as_secs_f64() * 1e6 / self.passed as f64
+    }
+
     fn loss(&self) -> f64 {
         1.0 - self.passed as f64 / self.sent.max(1) as f64
     }

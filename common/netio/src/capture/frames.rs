@@ -113,13 +113,13 @@ impl Frames {
         self.status(index).load(Ordering::Acquire) & libc::TP_STATUS_USER != 0
     }
 
-    /// Tells whether a frame behind the next one is filled while that is not: another processor is still copying into it.
+    /// Tells whether a frame behind the next one is filled. If that one is not, another processor is still copying into it, or
+    /// was just now.
     pub(super) fn has_gap(&self) -> bool {
         let free = self.count - self.taken;
-        !self.has_more()
-            && (1..=COPYING)
-                .take_while(|steps| *steps < free)
-                .any(|steps| self.is_filled(self.after(self.next, steps)))
+        (1..=COPYING)
+            .take_while(|steps| *steps < free)
+            .any(|steps| self.is_filled(self.after(self.next, steps)))
     }
 
     /// Gives back all frames that are taken.
@@ -234,10 +234,11 @@ mod tests {
         fill(&frames, 2);
         assert!(frames.has_gap() && frames.take().is_none());
         fill(&frames, 0);
-        assert!(!frames.has_gap(), "there is one to take");
+        assert!(frames.has_gap(), "what has become whole since it was not taken");
         assert!(frames.take().is_some() && frames.has_gap());
         fill(&frames, 1);
         assert_eq!((0..3).filter(|_| frames.take().is_some()).count(), 2);
+        assert!(!frames.has_gap());
     }
 
     #[test]

@@ -346,14 +346,16 @@ impl Capture {
     }
 
     /// Ends the use of the batch. Who waits for packets has to do that before: what the kernel shares with the batch counts as
-    /// not yet received.
-    pub fn release(&mut self) {
-        if let Socket::Ring(socket) = &mut self.socket {
-            socket.release();
+    /// not yet received. Returns whether a packet is known to have come meanwhile.
+    pub fn release(&mut self) -> bool {
+        match &mut self.socket {
+            Socket::Ring(socket) => socket.release(),
+            Socket::Pnet(_) | Socket::Xdp(_) => false,
         }
     }
 
-    /// Tells whether a packet is queued behind one that the kernel has not done with, so that it can't be received yet.
+    /// Tells whether a packet is queued behind one that the kernel had not done with, so that it was not received, and perhaps
+    /// can't be yet.
     pub fn has_gap(&self) -> bool {
         matches!(&self.socket, Socket::Ring(socket) if socket.has_gap())
     }

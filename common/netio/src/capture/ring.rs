@@ -125,16 +125,17 @@ impl Ring {
         });
     }
 
-    /// Tells whether a packet lies behind one that is still being copied.
+    /// Tells whether a packet lies behind the one that is received next.
     pub(super) fn has_gap(&self) -> bool {
         self.frames.has_gap()
     }
 
-    /// Gives the kernel back what the batch is made of, which is empty then.
-    pub(super) fn release(&mut self) {
+    /// Gives the kernel back what the batch is made of, which is empty then. Returns whether there is another packet.
+    pub(super) fn release(&mut self) -> bool {
         self.places.clear();
         self.large.slots.clear();
         self.frames.give_back();
+        self.frames.has_more()
     }
 
     pub(super) fn packets_mut(&mut self) -> impl Iterator<Item = Packet<'_>> {

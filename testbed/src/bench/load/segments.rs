@@ -3,7 +3,7 @@
 use crate::address::ETH0;
 use crate::bench::site::Site;
 use crate::host::Host;
-use crate::program::socket;
+use crate::program::{realtime, socket};
 use crate::wan::{Ear, PacketSocket, VNET_HEADER};
 use anyhow::{Context, bail, ensure};
 use rtt0_core::packet::Offload;
@@ -165,6 +165,8 @@ impl<'a> Generator<'a> {
 
     fn emit(&mut self, rate: f64, time: Duration) -> anyhow::Result<(u64, Duration)> {
         let (mut emitter, counters) = (Emitter::open()?, IoCounters::default());
+        // Of this thread only, which ends with the trial.
+        realtime::run_first();
         let start = Instant::now();
         let mut handed = 0_u64;
         loop {
