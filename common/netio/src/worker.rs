@@ -329,6 +329,7 @@ impl<E: Engine> Worker<E> {
         let capture = &mut self.captures[index];
         let asked = clock::now();
         let more = capture.receive(&self.counters);
+        // Looked at now, for a gap may be closed a moment later.
         let is_all = self.served.is_some() && !more && !capture.has_gap();
         let now = clock::now();
         self.check_due.get_or_insert(now + CHECK_PERIOD);

@@ -273,16 +273,20 @@ fn a_batch_that_is_released_is_no_longer_waited_for() {
     let mac = Links::open(&right).unwrap().mac("right0").unwrap();
     let mut capture =
         right.enter(|| Capture::open("right0", &services(), &CaptureOptions::default())).unwrap().unwrap();
-    let frame = tcp4(mac, (50_000, 443), b"one");
-    frame_sender(&left, "left0").send_to(&frame, None).unwrap().unwrap();
+    let (frame, mut sender) = (tcp4(mac, (50_000, 443), b"one"), frame_sender(&left, "left0"));
+    sender.send_to(&frame, None).unwrap().unwrap();
     receive_until(&mut capture, &frame[14..], &IoCounters::default());
     let is_ready = |capture: &Capture| {
         let mut polled = [PollFd::new(capture, PollFlags::IN)];
         poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() > 0
     };
     assert!(is_ready(&capture));
-    capture.release();
+    assert!(!capture.release(), "nothing has come meanwhile");
     assert!(!is_ready(&capture) && capture.packet(0).is_none());
+    sender.send_to(&frame, None).unwrap().unwrap();
+    receive_until(&mut capture, &frame[14..], &IoCounters::default());
+    sender.send_to(&frame, None).unwrap().unwrap();
+    eventually("another has come meanwhile", || capture.release().then_some(()));
 }
 
 #[test]
