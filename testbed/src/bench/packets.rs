@@ -170,7 +170,7 @@ fn faster(best: Option<Trial>, trial: Trial) -> Option<Trial> {
 impl Trial {
     /// Returns the µs of `time` for each packet that arrived.
     fn per_packet(&self, time: Duration) -> f64 {
-        time.as_secs_f64() * 1e6 / self.passed as f64
+        time.as_secs_f64() * 1e6 / self.passed.max(1) as f64
     }
 
     fn loss(&self) -> f64 {
