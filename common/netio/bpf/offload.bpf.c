@@ -50,6 +50,17 @@ struct end {
 
 enum { WORKERS = 64, CLOSING = 256 };
 
+// The way that the routing table had for a direction's last segment: good for those of the same kind until the tick is
+// over, so that a changed route counts from then on. 20 bytes, so that a flow is no larger than 160: see `remember`.
+struct route {
+	__u32 tick;     // 0: none
+	__u32 device;
+	__u32 next[2];  // IPv4: the next hop, 0; IPv6: the latter half of one that is link-local, or 0 for the destination
+	__u16 longest;  // bytes of an IP packet that may go there
+	__u8 tos;
+	__u8 from;      // the low byte of the index of the interface it came by
+};
+
 struct flow {
 	__u32 delta, tsval_offset, client_isn, real_isn;
 	__u8 flags;
@@ -61,6 +72,7 @@ struct flow {
 	struct { __u64 packets, bytes; } to_server, to_client;
 	// While `waits`: when the flow was handed over, and when the ends' last packets were in the daemon's queue.
 	__u64 handed, client_captured, server_captured;
+	struct route route_to_server, route_to_client;
 };
 
 enum { CLIENT_IS_LOWER = 1, TRANSLATED = 2, TIMESTAMPS = 4, ERASE_SACK = 8, HIDE_ECHO = 16, OPENING = 32 };
@@ -487,12 +499,68 @@ INLINE void to_client(const struct flow *flow, __u8 *tcp, const __u8 *end, const
 enum { NEXT = -1, NO_DEVICE = 22 };
 
 enum outlook { PLAIN_WAY, NO_PLAIN_WAY, TOO_LARGE };
+enum { TICK = 20 };  // 2^20 ns, which is about what the coarse clock advances by
 
-// Finds the way that the routing table has for a segment, and takes the router's step of its hop limit (RFC 1141).
-// Where that is not all there is to it (no route, another kind of route, forwarding switched off) kernel forwarding
-// goes on with the segment.
-INLINE enum outlook find_way(struct __sk_buff *skb, const struct packet *packet, __u8 *ip, const __u8 *tcp,
-		     struct bpf_fib_lookup *way)
+INLINE __u8 tos_of(const struct packet *packet, const __u8 *ip)
+{
+	return packet->is_v4 ? ip[1] : u16_at(ip) >> 4;
+}
+
+INLINE bool recall(const struct route *known, __u32 tick, const struct __sk_buff *skb, const struct packet *packet,
+		   const __u8 *ip, struct bpf_fib_lookup *way)
+{
+	if (known->tick != tick || known->tos != tos_of(packet, ip) || known->from != (__u8)skb->ifindex ||
+	    length_on_wire(skb, packet) > known->longest)
+		return false;
+	way->ifindex = known->device;
+	if (packet->is_v4) {
+		way->family = INTERNET;
+		way->ipv4_dst = known->next[0];
+		return true;
+	}
+	way->family = INTERNET6;
+	if (known->next[0] | known->next[1]) {
+		way->ipv6_dst[0] = swap32(0xfe800000);
+		way->ipv6_dst[2] = known->next[0];
+		way->ipv6_dst[3] = known->next[1];
+	} else {
+		__builtin_memcpy(way->ipv6_dst, packet->destination, 16);
+	}
+	return true;
+}
+
+// Another next hop than these is asked for each time: it would take 16 bytes more in each flow, for both directions, and
+// the next larger size of the kernel's elements is 512 bytes.
+INLINE void remember(struct route *known, __u32 tick, const struct __sk_buff *skb, const struct packet *packet, __u8 tos,
+		     const struct bpf_fib_lookup *way)
+{
+	__u32 next[2] = {};
+	if (packet->is_v4) {
+		if (way->family != INTERNET)
+			return;
+		next[0] = way->ipv4_dst;
+	} else if (way->ipv6_dst[0] == swap32(0xfe800000) && !way->ipv6_dst[1] && way->ipv6_dst[2] | way->ipv6_dst[3]) {
+		next[0] = way->ipv6_dst[2];
+		next[1] = way->ipv6_dst[3];
+	} else if ((way->ipv6_dst[0] ^ packet->destination[0]) | (way->ipv6_dst[1] ^ packet->destination[1]) |
+		   (way->ipv6_dst[2] ^ packet->destination[2]) | (way->ipv6_dst[3] ^ packet->destination[3])) {
+		return;
+	}
+	known->device = way->ifindex;
+	known->next[0] = next[0];
+	known->next[1] = next[1];
+	// The way's MTU, or where the kernel does not tell it (before 5.13) the length that was asked for.
+	known->longest = way->mtu_result;
+	known->tos = tos;
+	known->from = skb->ifindex;
+	// Last, for another processor that looks meanwhile.
+	__sync_lock_test_and_set(&known->tick, tick);
+}
+
+// Finds the way that the routing table has for a segment. Where that is not all there is to it (no route, another kind
+// of route, forwarding switched off) kernel forwarding goes on with the segment.
+INLINE enum outlook look_up(struct __sk_buff *skb, const struct packet *packet, const __u8 *ip, const __u8 *tcp,
+			    struct bpf_fib_lookup *way)
 {
 	way->family = packet->is_v4 ? INTERNET : INTERNET6;
 	way->l4_protocol = PROTOCOL_TCP;
@@ -513,6 +581,19 @@ INLINE enum outlook find_way(struct __sk_buff *skb, const struct packet *packet,
 	long outcome = fib_lookup(skb, way, sizeof *way, BPF_FIB_LOOKUP_SKIP_NEIGH);
 	if (outcome)
 		return outcome == BPF_FIB_LKUP_RET_FRAG_NEEDED && !may_fragment ? TOO_LARGE : NO_PLAIN_WAY;
+	return PLAIN_WAY;
+}
+
+// Finds a segment's way, and takes the router's step of its hop limit (RFC 1141).
+INLINE enum outlook find_way(struct __sk_buff *skb, const struct packet *packet, __u8 *ip, const __u8 *tcp,
+			     struct route *known, __u32 tick, struct bpf_fib_lookup *way)
+{
+	if (!recall(known, tick, skb, packet, ip, way)) {
+		enum outlook outlook = look_up(skb, packet, ip, tcp, way);
+		if (outlook != PLAIN_WAY)
+			return outlook;
+		remember(known, tick, skb, packet, tos_of(packet, ip), way);
+	}
 	if (packet->is_v4) {
 		__u32 checksum = raw16_at(ip + 10) + swap16(0x0100);
 		*(__u16 *)(ip + 10) = checksum + (checksum >= 0xffff);
@@ -731,7 +812,9 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 		}
 		return NEXT;
 	}
-	enum outlook outlook = find_way(skb, &packet, ip, tcp, &way);
+	__u64 now = ktime_coarse();
+	struct route *known = from_client ? &flow->route_to_server : &flow->route_to_client;
+	enum outlook outlook = find_way(skb, &packet, ip, tcp, known, now >> TICK, &way);
 	// The kernel's ICMP error would quote the wrong numbers.
 	if (outlook == TOO_LARGE && copy_to_daemon(skb, s)) {
 		count(LEFT_TO_DAEMON, 1);
@@ -742,7 +825,7 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 	tcp = frame + tcp_at(&packet);
 	if (tcp + TCP > end)
 		return NEXT;
-	flow->last_used = ktime_coarse();
+	flow->last_used = now;
 	if (from_client) {
 		flow->to_server.packets += 1;
 		flow->to_server.bytes += packet.length;

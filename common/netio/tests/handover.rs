@@ -10,6 +10,7 @@ use std::time::Duration;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use pnet_datalink::{Channel, DataLinkReceiver, DataLinkSender};
 use rig::{End, eventually, frame_sender, join, namespaces};
+use rtnetlink::RouteMessageBuilder;
 use rtt0_core::flow::FlowKey;
 use rtt0_core::offload::{FastPath, Offloaded, Queued};
 use rtt0_core::packet::{Offload, Packet};
@@ -178,6 +179,16 @@ impl Bench {
     /// Sends a segment of the flow; returns who has it.
     fn send_and_see(&mut self, flow: &Offloaded) -> Who {
         self.send_packet_and_see(flow, &segment(false))
+    }
+
+    /// Returns the Ethernet address to which the next segment has been sent.
+    fn next_hop(&mut self) -> [u8; 6] {
+        eventually("a segment arrives", || {
+            let frame = self.server.next().ok()?;
+            let packet = SlicedPacket::from_ethernet(frame).ok()?;
+            packet.transport.filter(|transport| matches!(transport, TransportSlice::Tcp(_)))?;
+            frame[..6].try_into().ok()
+        })
     }
 
     fn send_packet_and_see(&mut self, flow: &Offloaded, packet: &[u8]) -> Who {
@@ -351,6 +362,66 @@ fn a_segment_leaves_by_route_and_neighbour_with_a_router_s_step() {
             assert_eq!(forwarded(), [0, 0], "kernel forwarding has no part in it");
             assert_eq!((limit, &to[..]), (63, &bench.server_mac[..]));
             assert_eq!(bench.taken(&flow), 1);
+        }
+    });
+}
+
+/// Routes that lead to the next hop itself, another one on its network, and one by its link-local address.
+const ROUTES: [(bool, &[Option<&str>]); 2] = [
+    (false, &[None, Some("10.9.0.2"), Some("10.9.0.3"), None]),
+    (true, &[None, Some("fe80::2"), Some("fe80::3"), Some("fd09::2"), Some("fd09::3"), None]),
+];
+
+#[test]
+fn a_route_that_changes_counts_from_the_next_tick_on() {
+    run(|mut bench| {
+        let links = Links::here().unwrap();
+        for (is_v6, gateways) in ROUTES {
+            let [_, (server, _)] = ends(is_v6);
+            assert!(bench.kernel.path(None).unwrap().hand(&flow(is_v6), Queued::Nothing));
+            let mut before = None;
+            for (number, gateway) in gateways.iter().enumerate() {
+                let gateway: Option<IpAddr> = gateway.map(|address| address.parse().unwrap());
+                let mac = if gateway.is_some() { [2, 0, 0, 0, 1, number as u8] } else { bench.server_mac };
+                if before.is_none() || gateway.is_some() {
+                    links.add_neighbour("wan0", gateway.unwrap_or(server), mac).unwrap();
+                }
+                change_host_route(&links, server, before, gateway);
+                before = gateway;
+                // No kernel's tick is longer than 10 ms.
+                std::thread::sleep(Duration::from_millis(25));
+                for _ in 0..20 {
+                    bench.send(is_v6);
+                }
+                for _ in 0..20 {
+                    assert_eq!(bench.next_hop(), mac, "{server} by {gateway:?}");
+                }
+            }
+        }
+        assert_eq!(forwarded(), [0, 0], "kernel forwarding has no part in it");
+    });
+}
+
+/// Has a host be reached by another router; `None` is by none.
+fn change_host_route(links: &Links, host: IpAddr, before: Option<IpAddr>, after: Option<IpAddr>) {
+    let device = links.index("wan0").unwrap();
+    let message = |gateway: IpAddr| {
+        RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(host, if host.is_ipv4() { 32 } else { 128 })
+            .and_then(|route| route.gateway(gateway))
+            .unwrap()
+            .output_interface(device)
+            .build()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    runtime.block_on(async {
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        tokio::spawn(connection);
+        if let Some(gateway) = before {
+            handle.route().del(message(gateway)).execute().await.unwrap();
+        }
+        if let Some(gateway) = after {
+            handle.route().add(message(gateway)).execute().await.unwrap();
         }
     });
 }

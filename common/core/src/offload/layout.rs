@@ -21,6 +21,7 @@
 //! | 64–79, 80–95 | towards the server, towards the client: packets, bytes |
 //! | 96–103 | when it was handed over, ns |
 //! | 104–111, 112–119 | when the client's, the server's last packet was in the daemon's queue, ns |
+//! | 120–139, 140–159 | the way that the client's, the server's last segment took: the program's own; 0 here |
 //!
 //! Bytes 33 and 49 tell, besides, that what the client or the server sends is the daemon's still, and bytes 34 and 50
 //! which of its workers has it.
@@ -36,7 +37,7 @@ use crate::wire::options::MAX_WINDOW_SCALE;
 /// Length of a key in bytes.
 pub const KERNEL_KEY: usize = 36;
 /// Length of a value in bytes.
-pub const KERNEL_VALUE: usize = 120;
+pub const KERNEL_VALUE: usize = 160;
 
 mod flag {
     /// The client is the lower end.

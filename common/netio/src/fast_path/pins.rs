@@ -16,7 +16,7 @@ use super::clsact;
 /// BPF_FS_MAGIC of linux/magic.h.
 const BPF_FILE_SYSTEM: u32 = 0xcafe_4a11;
 /// Raised with any change of a flow's layout: flows of another version are not taken over.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// What the note of a filter begins with; the interface's index follows.
 const FILTER: &str = "filter_";
 /// What the note says if the qdisc is there because of the filter, and if it was there before.

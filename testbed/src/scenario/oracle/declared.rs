@@ -217,7 +217,10 @@ mod tests {
 
     fn observed(client: &[Mark], server: &[Mark]) -> Observation {
         let seen = Seen { client: Vec::new(), server: Vec::new() };
-        Observation { seen, endings: Endings { client: client.to_vec(), server: server.to_vec() } }
+        Observation {
+            seen,
+            endings: Endings { client: client.to_vec(), server: server.to_vec(), ..Endings::default() },
+        }
     }
 
     #[test]

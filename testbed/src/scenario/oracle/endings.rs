@@ -7,6 +7,7 @@ use crate::topology::Topology;
 use rtt0_core::wire::tcp::Flags;
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Bytes kept of a packet: all, since a FIN may come with data and a cut packet can't be parsed.
 const SNAPLEN: usize = 1 << 16;
@@ -35,14 +36,24 @@ impl fmt::Display for Mark {
     }
 }
 
-/// The first of each kind of mark at each host, in order: repeats depend on chance.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The first of each kind of mark at each host, in order: repeats depend on chance, and only tell why.
+#[derive(Debug, Clone, Default)]
 pub(in crate::scenario) struct Endings {
     /// At the client.
     pub(in crate::scenario) client: Vec<Mark>,
     /// At the server.
     pub(in crate::scenario) server: Vec<Mark>,
+    /// All marks at both, with repeats, and when they were seen since 1970-01-01 UTC.
+    all: [Vec<(Duration, Mark)>; 2],
 }
+
+impl PartialEq for Endings {
+    fn eq(&self, other: &Self) -> bool {
+        self.client == other.client && self.server == other.server
+    }
+}
+
+impl Eq for Endings {}
 
 impl Endings {
     /// Leaves out resets behind both FINs: a segment that was overtaken by the connection's end,
@@ -63,8 +74,15 @@ impl Endings {
 
 impl fmt::Display for Endings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |marks: &[Mark]| marks.iter().map(Mark::to_string).collect::<Vec<_>>().join(" ");
-        write!(f, "at the client {}, at the server {}", list(&self.client), list(&self.server))
+        let [client, server] = &self.all;
+        let start =
+            client.first().into_iter().chain(server.first()).map(|(at, _)| *at).min().unwrap_or_default();
+        let list = |marks: &[(Duration, Mark)]| {
+            let since_start = |at: Duration| at.saturating_sub(start).as_secs_f64() * 1e3;
+            let told = marks.iter().map(|(at, mark)| format!("{mark} {:.1} ms", since_start(*at)));
+            told.collect::<Vec<_>>().join(", ")
+        };
+        write!(f, "at the client {}; at the server {}", list(client), list(server))
     }
 }
 
@@ -104,24 +122,29 @@ pub(super) struct Watched {
 impl Watched {
     /// Returns what concerns the connections to `server`.
     pub(super) fn of(&self, server: SocketAddr) -> Endings {
-        Endings { client: marks(&self.client, server), server: marks(&self.server, server) }
+        let all = [&self.client, &self.server].map(|records| marks(records, server));
+        Endings { client: firsts(&all[0]), server: firsts(&all[1]), all }
     }
 }
 
-fn marks(records: &[Record], server: SocketAddr) -> Vec<Mark> {
-    let mut marks = Vec::new();
-    for seen in records.iter().filter_map(|record| Sighting::read(record, server)) {
-        let mark = match (seen.flags.contains(Flags::RST), seen.outgoing) {
-            (true, true) => Mark::ResetSent,
-            (true, false) => Mark::ResetReceived,
-            (false, true) => Mark::FinSent,
-            (false, false) => Mark::FinReceived,
-        };
-        if !marks.contains(&mark) {
-            marks.push(mark);
+fn marks(records: &[Record], server: SocketAddr) -> Vec<(Duration, Mark)> {
+    let mark = |seen: Sighting| match (seen.flags.contains(Flags::RST), seen.outgoing) {
+        (true, true) => (seen.at, Mark::ResetSent),
+        (true, false) => (seen.at, Mark::ResetReceived),
+        (false, true) => (seen.at, Mark::FinSent),
+        (false, false) => (seen.at, Mark::FinReceived),
+    };
+    records.iter().filter_map(|record| Sighting::read(record, server)).map(mark).collect()
+}
+
+fn firsts(marks: &[(Duration, Mark)]) -> Vec<Mark> {
+    let mut firsts = Vec::new();
+    for (_, mark) in marks {
+        if !firsts.contains(mark) {
+            firsts.push(*mark);
         }
     }
-    marks
+    firsts
 }
 
 /// Tells whether a packet is TCP with FIN or RST. Neither host sends extension headers.
@@ -138,7 +161,6 @@ fn may_end(packet: &[u8]) -> bool {
 mod tests {
     use super::*;
     use rtt0_core::wire::build::Control;
-    use std::time::Duration;
 
     const CLIENT: ([u8; 4], u16) = ([10, 1, 0, 10], 4000);
     const SERVER: ([u8; 4], u16) = ([10, 1, 2, 10], 8080);
@@ -167,7 +189,10 @@ mod tests {
             record(Flags::FIN | Flags::ACK, true),
             record(Flags::RST, false),
         ];
-        assert_eq!(marks(&records, SERVER.into()), [Mark::FinReceived, Mark::FinSent, Mark::ResetReceived]);
+        assert_eq!(
+            firsts(&marks(&records, SERVER.into())),
+            [Mark::FinReceived, Mark::FinSent, Mark::ResetReceived]
+        );
         assert!(marks(&records, ([10, 1, 2, 10], 1).into()).is_empty());
     }
 
@@ -175,9 +200,9 @@ mod tests {
     fn resets_are_late_behind_both_fins_only() {
         let late = vec![Mark::FinSent, Mark::FinReceived, Mark::ResetReceived];
         let early = vec![Mark::ResetSent, Mark::FinReceived];
-        let mut endings = Endings { client: late.clone(), server: early.clone() };
+        let mut endings = Endings { client: late.clone(), server: early.clone(), ..Endings::default() };
         endings.forget_late_resets();
-        assert_eq!(endings, Endings { client: late[..2].to_vec(), server: early });
+        assert_eq!((endings.client, endings.server), (late[..2].to_vec(), early));
     }
 
     #[test]
