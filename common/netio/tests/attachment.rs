@@ -257,6 +257,24 @@ fn a_filter_outlives_the_process_and_is_replaced_by_the_next() {
 }
 
 #[test]
+fn what_another_version_has_pinned_is_unpinned() {
+    run(|bench| {
+        let folder = bench.folder;
+        fs::create_dir(folder).unwrap();
+        let other = folder.join("flows1");
+        // A name is all that matters: a BPF file system has no plain files.
+        std::os::unix::fs::symlink("nothing", &other).unwrap();
+        let kernel = bench.start(Attach::Auto, true);
+        let names = || fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let flows: Vec<_> = names().filter(|name| name.as_encoded_bytes().starts_with(b"flows")).collect();
+        assert_eq!(flows.len(), 1, "{flows:?}");
+        assert_ne!(folder.join(&flows[0]), other);
+        bench.serves_a_flow_and_stops(kernel);
+        assert!(bench.has_nothing());
+    });
+}
+
+#[test]
 fn with_flows_a_filter_stays_until_it_is_removed() {
     run(|bench| {
         let kernel = bench.start(Attach::Clsact, true);

@@ -15,8 +15,11 @@ use super::clsact;
 
 /// BPF_FS_MAGIC of linux/magic.h.
 const BPF_FILE_SYSTEM: u32 = 0xcafe_4a11;
-/// Raised with any change of a flow's layout: flows of another version are not taken over.
+/// Raised with any change of a flow's layout: flows of another version are not taken over. Those that the daemon has on record
+/// go on in user space.
 const VERSION: u32 = 4;
+/// What the name of a pinned map of flows begins with; the version follows.
+const FLOWS: &str = "flows";
 /// What the note of a filter begins with; the interface's index follows.
 const FILTER: &str = "filter_";
 /// What the note says if the qdisc is there because of the filter, and if it was there before.
@@ -34,7 +37,9 @@ impl Pins {
     pub(super) fn open(folder: &Path) -> Option<Self> {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
         if made.is_ok() && is_bpf(folder) {
-            return Some(Self { folder: folder.to_owned() });
+            let pins = Self { folder: folder.to_owned() };
+            pins.remove_other_versions();
+            return Some(pins);
         }
         if made.is_ok() {
             // Nothing was in it.
@@ -47,13 +52,25 @@ impl Pins {
         None
     }
 
+    /// Unpins flows of other versions, which nobody reads any more: up to 256 MB of the kernel's memory.
+    fn remove_other_versions(&self) {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        let is_other = |path: &PathBuf| *path != self.flows();
+        let flows = entries
+            .flatten()
+            .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(FLOWS.as_bytes()));
+        for other in flows.map(|entry| entry.path()).filter(is_other) {
+            let _ = fs::remove_file(other);
+        }
+    }
+
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// Where the map of flows is pinned.
     pub(super) fn flows(&self) -> PathBuf {
-        self.folder.join(format!("flows{VERSION}"))
+        self.folder.join(format!("{FLOWS}{VERSION}"))
     }
 
     /// Opens the link that an earlier process has pinned for an interface.
