@@ -74,8 +74,8 @@ pub struct WorkerOptions {
     /// For how long it looks for packets without sleeping before it waits for them. Zero spares the
     /// processor; a millisecond spares a packet the microseconds of waking up.
     pub busy_poll: Duration,
-    /// For how long it lets packets gather when it has found none left, while 40 or more come in a millisecond. Zero is never:
-    /// then it waits for the next one. Who busy-polls wants each packet at once, so then it is never, too.
+    /// For how long it lets packets gather when it has found none left, while 40 or more come in a millisecond, meanwhile too. Zero is
+    /// never: then it waits for the next one. Who busy-polls wants each packet at once, so then it is never, too.
     pub gather: Duration,
 }
 
@@ -238,7 +238,9 @@ impl<E: Engine> Worker<E> {
                 return Ok(());
             }
             for _ in 0..ROUNDS {
-                if !self.serve_each() {
+                let has_more = self.serve_each();
+                self.pace.looked(clock::now());
+                if !has_more {
                     break;
                 }
             }
