@@ -15,11 +15,13 @@ use rtt0_core::time::Instant;
 const MANY: u128 = 40;
 /// How often it is looked whether they are.
 const SPAN: Duration = Duration::from_millis(1);
-/// So many have to gather in a pause, of which two clients that take turns with this thread send no more: an offer, an ACK and a request
-/// before there is anything to wait for, and the end of the connection before.
-const ENOUGH: u64 = 8;
-/// For how long none are let gather after a pause in which few have: such pauses are a hundredth of the time then.
-const REST: Duration = Duration::from_millis(10);
+/// So many have to gather in a pause, in the mean of some. A lone client that is answered early sends no more than four before it
+/// waits: the end of the connection before, an offer, an ACK and a request.
+const ENOUGH: u64 = 5;
+/// Pauses that are judged together: single ones scatter.
+const PAUSES: u64 = 8;
+/// For how long none are let gather after few have: what a lone client is kept waiting for is a few hundredths of the time then.
+const REST: Duration = Duration::from_millis(50);
 
 /// Counts packets, and tells for how long to let more gather.
 #[derive(Debug)]
@@ -29,8 +31,10 @@ pub(crate) struct Pace {
     begun: Instant,
     packets: u64,
     are_many: bool,
-    /// How many have come since a pause, from then on until all that had gathered have been counted.
-    gathered: Option<u64>,
+    /// The last pauses, how many packets had gathered in them, and whether those of the last one are still being counted.
+    pauses: u64,
+    gathered: u64,
+    is_after_pause: bool,
     /// When the next pause may be.
     next: Instant,
 }
@@ -38,21 +42,34 @@ pub(crate) struct Pace {
 impl Pace {
     /// Makes one that answers with `pause` while packets are many; zero is never to pause.
     pub(crate) fn new(now: Instant, pause: Duration) -> Self {
-        Self { pause, begun: now, packets: 0, are_many: false, gathered: None, next: now }
+        Self {
+            pause,
+            begun: now,
+            packets: 0,
+            are_many: false,
+            pauses: 0,
+            gathered: 0,
+            is_after_pause: false,
+            next: now,
+        }
     }
 
     /// Counts a packet.
     pub(crate) fn count(&mut self) {
         self.packets += 1;
-        self.gathered = self.gathered.map(|gathered| gathered + 1);
+        self.gathered += u64::from(self.is_after_pause);
     }
 
     /// Hears that all packets that had come have been counted.
     pub(crate) fn looked(&mut self, now: Instant) {
-        let Some(gathered) = self.gathered.take() else { return };
-        if gathered < ENOUGH {
+        self.is_after_pause = false;
+        if self.pauses < PAUSES {
+            return;
+        }
+        if self.gathered < self.pauses * ENOUGH {
             self.next = now + REST;
         }
+        (self.pauses, self.gathered) = (0, 0);
     }
 
     /// Returns for how long not to look for packets, now that none are left.
@@ -63,7 +80,8 @@ impl Pace {
             (self.begun, self.packets) = (now, 0);
         }
         let pauses = self.are_many && !self.pause.is_zero() && now >= self.next;
-        self.gathered = pauses.then_some(0);
+        self.is_after_pause = pauses;
+        self.pauses += u64::from(pauses);
         pauses.then_some(self.pause)
     }
 }
@@ -113,18 +131,25 @@ mod tests {
 
     #[test]
     fn if_few_gather_the_next_ones_are_looked_for_at_once_for_a_while() {
-        for (gathered, is_again) in [(7, false), (8, true)] {
+        for (gathered, are_few) in [([8, 2], false), ([7, 2], true)] {
             let mut pace = Pace::new(at(0), PAUSE);
             count(&mut pace, 50);
-            assert_eq!(pace.pause(at(1_000)), Some(PAUSE));
-            count(&mut pace, gathered);
-            pace.looked(at(1_100));
-            // Answers to them, which have not gathered.
-            for n in 0..200 {
+            let mut time = 1_000;
+            for n in 0..8 {
+                assert_eq!(pace.pause(at(time)), Some(PAUSE));
+                count(&mut pace, gathered[n % 2]);
+                pace.looked(at(time + 100));
+                // Answers to them, which have not gathered.
                 count(&mut pace, 10);
-                pace.looked(at(1_150 + n * 50));
-                let pause = pace.pause(at(1_150 + n * 50));
-                assert_eq!(pause.is_some(), is_again || n * 50 >= 9_950, "{gathered}, {n}");
+                pace.looked(at(time + 110));
+                time += 150;
+            }
+            for n in 0..500 {
+                count(&mut pace, 10);
+                let pause = pace.pause(at(time + n * 100));
+                assert_eq!(pause.is_some(), !are_few || n * 100 >= 49_960, "{gathered:?}, {n}");
+                count(&mut pace, 10);
+                pace.looked(at(time + n * 100 + 10));
             }
         }
     }
