@@ -44,7 +44,7 @@ pub(in crate::scenario) struct Endings {
     /// At the server.
     pub(in crate::scenario) server: Vec<Mark>,
     /// All marks at both, with repeats, and when they were seen since 1970-01-01 UTC.
-    all: [Vec<(Duration, Mark)>; 2],
+    pub(super) all: [Vec<(Duration, Mark)>; 2],
 }
 
 impl PartialEq for Endings {
