@@ -181,13 +181,13 @@ impl Bench {
         self.send_packet_and_see(flow, &segment(false))
     }
 
-    /// Returns the Ethernet address to which the next segment has been sent.
-    fn next_hop(&mut self) -> [u8; 6] {
+    /// Returns the next frame with a segment that arrives at the server.
+    fn arrived(&mut self) -> Vec<u8> {
         eventually("a segment arrives", || {
             let frame = self.server.next().ok()?;
             let packet = SlicedPacket::from_ethernet(frame).ok()?;
             packet.transport.filter(|transport| matches!(transport, TransportSlice::Tcp(_)))?;
-            frame[..6].try_into().ok()
+            Some(frame.to_vec())
         })
     }
 
@@ -344,23 +344,18 @@ fn a_segment_leaves_by_route_and_neighbour_with_a_router_s_step() {
             assert!(bench.kernel.path(None).unwrap().hand(&flow, Queued::BothWays));
             // The neighbour is not known yet: the kernel asks for it.
             bench.send(is_v6);
-            let (limit, to) = eventually("it arrives", || {
-                let frame = bench.server.next().ok()?;
-                let packet = SlicedPacket::from_ethernet(frame).ok()?;
-                packet.transport.filter(|transport| matches!(transport, TransportSlice::Tcp(_)))?;
-                let limit = match packet.net? {
-                    NetSlice::Ipv4(ip) => {
-                        let header = ip.header();
-                        assert_eq!(header.header_checksum(), header.to_header().calc_header_checksum());
-                        header.ttl()
-                    }
-                    NetSlice::Ipv6(ip) => ip.header().hop_limit(),
-                    _ => return None,
-                };
-                Some((limit, frame[..6].to_vec()))
-            });
+            let frame = bench.arrived();
+            let limit = match SlicedPacket::from_ethernet(&frame).unwrap().net.unwrap() {
+                NetSlice::Ipv4(ip) => {
+                    let header = ip.header();
+                    assert_eq!(header.header_checksum(), header.to_header().calc_header_checksum());
+                    header.ttl()
+                }
+                NetSlice::Ipv6(ip) => ip.header().hop_limit(),
+                other => panic!("a segment in {other:?}"),
+            };
             assert_eq!(forwarded(), [0, 0], "kernel forwarding has no part in it");
-            assert_eq!((limit, &to[..]), (63, &bench.server_mac[..]));
+            assert_eq!((limit, &frame[..6]), (63, &bench.server_mac[..]));
             assert_eq!(bench.taken(&flow), 1);
         }
     });
@@ -394,7 +389,7 @@ fn a_route_that_changes_counts_from_the_next_tick_on() {
                     bench.send(is_v6);
                 }
                 for _ in 0..20 {
-                    assert_eq!(bench.next_hop(), mac, "{server} by {gateway:?}");
+                    assert_eq!(bench.arrived()[..6], mac, "{server} by {gateway:?}");
                 }
             }
         }
