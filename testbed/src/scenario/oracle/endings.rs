@@ -11,6 +11,10 @@ use std::time::Duration;
 
 /// Bytes kept of a packet: all, since a FIN may come with data and a cut packet can't be parsed.
 const SNAPLEN: usize = 1 << 16;
+/// Most payload, in bytes, of a segment that is kept besides.
+const SHORT: usize = 16;
+/// How many segments of a host are told of: the last ones.
+const TOLD: usize = 24;
 
 /// A FIN or RST, as the host at whose link it was seen knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +27,19 @@ pub(in crate::scenario) enum Mark {
     ResetSent,
     /// It received one.
     ResetReceived,
+}
+
+impl Mark {
+    fn of(seen: &Sighting) -> Option<Self> {
+        let (reset, fin) = (seen.flags.contains(Flags::RST), seen.flags.contains(Flags::FIN));
+        Some(match (reset, fin, seen.outgoing) {
+            (true, _, true) => Self::ResetSent,
+            (true, _, false) => Self::ResetReceived,
+            (false, true, true) => Self::FinSent,
+            (false, true, false) => Self::FinReceived,
+            (false, false, _) => return None,
+        })
+    }
 }
 
 impl fmt::Display for Mark {
@@ -43,8 +60,8 @@ pub(in crate::scenario) struct Endings {
     pub(in crate::scenario) client: Vec<Mark>,
     /// At the server.
     pub(in crate::scenario) server: Vec<Mark>,
-    /// All marks at both, with repeats, and when they were seen since 1970-01-01 UTC.
-    pub(super) all: [Vec<(Duration, Mark)>; 2],
+    /// What both saw from the first mark on, as far as it is short: it tells why a mark is there.
+    pub(super) closing: [Vec<Sighting>; 2],
 }
 
 impl PartialEq for Endings {
@@ -70,20 +87,81 @@ impl Endings {
             }
         }
     }
+
+    /// Tells whether the server's first reset answers an acknowledgement that the client had sent before the one of the
+    /// server's FIN, and that came behind it. NICs change the numbers, but not how far they are from the FIN.
+    pub(super) fn resets_overtaken(&self) -> bool {
+        let [client, server] = &self.closing;
+        let is_reset = |seen: &Sighting| seen.outgoing && seen.flags.contains(Flags::RST);
+        let Some(reset) = server.iter().position(is_reset) else { return false };
+        let answered = from_fin(server[reset].sequence, server, true);
+        let arrived = acknowledgements(&server[..reset], false);
+        let sent = acknowledgements(client, true);
+        let sent_at = |number| sent.iter().position(|sent| *sent == number);
+        let (Some(overtaken), Some(of_fin)) = (sent_at(answered), sent_at(1)) else { return false };
+        overtaken < of_fin && arrived.last() == Some(&answered) && arrived.contains(&1)
+    }
 }
 
 impl fmt::Display for Endings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [client, server] = &self.all;
-        let start =
-            client.first().into_iter().chain(server.first()).map(|(at, _)| *at).min().unwrap_or_default();
-        let list = |marks: &[(Duration, Mark)]| {
-            let since_start = |at: Duration| at.saturating_sub(start).as_secs_f64() * 1e3;
-            let told = marks.iter().map(|(at, mark)| format!("{mark} {:.1} ms", since_start(*at)));
-            told.collect::<Vec<_>>().join(", ")
-        };
-        write!(f, "at the client {}; at the server {}", list(client), list(server))
+        let start = self.closing.iter().flatten().map(|seen| seen.at).min().unwrap_or_default();
+        let [client, server] = self.closing.each_ref().map(|seen| Closing { seen, start });
+        write!(f, "at the client {client}; at the server {server}")
     }
+}
+
+/// The end of a connection at one host. Numbers count from the FINs: sequence 0 is a FIN's own, and
+/// acknowledgement 1 is that of a FIN.
+struct Closing<'a> {
+    seen: &'a [Sighting],
+    start: Duration,
+}
+
+impl fmt::Display for Closing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let untold = self.seen.len().saturating_sub(TOLD);
+        if untold > 0 {
+            write!(f, "{untold} segments, ")?;
+        }
+        for (at, seen) in self.seen.iter().enumerate().skip(untold) {
+            let separator = if at == untold { "" } else { ", " };
+            let (here, there) = if seen.outgoing { ("", "→") } else { ("→", "") };
+            let time = seen.at.saturating_sub(self.start).as_secs_f64() * 1e3;
+            let name = if seen.flags.contains(Flags::RST) {
+                "RST"
+            } else if seen.flags.contains(Flags::FIN) {
+                "FIN"
+            } else {
+                "ACK"
+            };
+            let sequence = from_fin(seen.sequence, self.seen, seen.outgoing);
+            write!(f, "{separator}{here}{name}{there} {time:.2} ms [{sequence}")?;
+            if seen.payload > 0 {
+                write!(f, "+{}", seen.payload)?;
+            }
+            if seen.flags.contains(Flags::ACK) {
+                write!(f, " ack {}", from_fin(seen.acknowledgement, self.seen, !seen.outgoing))?;
+            }
+            f.write_str("]")?;
+        }
+        Ok(())
+    }
+}
+
+/// Counts a sequence number of a direction from its FIN, if that was seen.
+fn from_fin(number: u32, seen: &[Sighting], outgoing: bool) -> i32 {
+    let fin = seen.iter().find(|seen| seen.outgoing == outgoing && seen.flags.contains(Flags::FIN));
+    number.wrapping_sub(fin.map_or(0, |fin| fin.sequence.wrapping_add(fin.payload))).cast_signed()
+}
+
+/// Lists what one direction acknowledges, in the order seen and counted from the other one's FIN.
+fn acknowledgements(seen: &[Sighting], outgoing: bool) -> Vec<i32> {
+    let acknowledges = |seen: &&Sighting| {
+        seen.outgoing == outgoing && seen.flags.contains(Flags::ACK) && !seen.flags.contains(Flags::RST)
+    };
+    let numbers = seen.iter().filter(acknowledges).map(|seen| seen.acknowledgement);
+    numbers.map(|number| from_fin(number, seen, !outgoing)).collect()
 }
 
 /// Recorders of both hosts' FINs and RSTs.
@@ -99,7 +177,7 @@ impl Watch {
     /// # Errors
     /// As [`Recorder::start`].
     pub(super) fn start(topology: &Topology) -> anyhow::Result<Self> {
-        let start = |host| Recorder::start(host, ETH0, SNAPLEN, Some(Box::new(may_end)));
+        let start = |host| Recorder::start(host, ETH0, SNAPLEN, Some(Box::new(tells_of_end)));
         Ok(Self { client: start(&topology.client)?, server: start(&topology.server)? })
     }
 
@@ -122,39 +200,37 @@ pub(super) struct Watched {
 impl Watched {
     /// Returns what concerns the connections to `server`.
     pub(super) fn of(&self, server: SocketAddr) -> Endings {
-        let all = [&self.client, &self.server].map(|records| marks(records, server));
-        Endings { client: firsts(&all[0]), server: firsts(&all[1]), all }
+        let closing = [&self.client, &self.server].map(|records| closing(records, server));
+        Endings { client: firsts(&closing[0]), server: firsts(&closing[1]), closing }
     }
 }
 
-fn marks(records: &[Record], server: SocketAddr) -> Vec<(Duration, Mark)> {
-    let mark = |seen: Sighting| match (seen.flags.contains(Flags::RST), seen.outgoing) {
-        (true, true) => (seen.at, Mark::ResetSent),
-        (true, false) => (seen.at, Mark::ResetReceived),
-        (false, true) => (seen.at, Mark::FinSent),
-        (false, false) => (seen.at, Mark::FinReceived),
-    };
-    records.iter().filter_map(|record| Sighting::read(record, server)).map(mark).collect()
+fn closing(records: &[Record], server: SocketAddr) -> Vec<Sighting> {
+    let seen = records.iter().filter_map(|record| Sighting::read(record, server));
+    seen.skip_while(|seen| Mark::of(seen).is_none()).collect()
 }
 
-fn firsts(marks: &[(Duration, Mark)]) -> Vec<Mark> {
+fn firsts(closing: &[Sighting]) -> Vec<Mark> {
     let mut firsts = Vec::new();
-    for (_, mark) in marks {
-        if !firsts.contains(mark) {
-            firsts.push(*mark);
+    for mark in closing.iter().filter_map(Mark::of) {
+        if !firsts.contains(&mark) {
+            firsts.push(mark);
         }
     }
     firsts
 }
 
-/// Tells whether a packet is TCP with FIN or RST. Neither host sends extension headers.
-fn may_end(packet: &[u8]) -> bool {
+/// Tells whether a packet is TCP with FIN or RST, or with hardly any data: an acknowledgement. Neither
+/// host sends extension headers.
+fn tells_of_end(packet: &[u8]) -> bool {
     let tcp = match packet.first().map(|byte| byte >> 4) {
         Some(4) if packet.get(9) == Some(&6) => usize::from(packet[0] & 15) * 4,
         Some(6) if packet.get(6) == Some(&6) => 40,
         _ => return false,
     };
-    packet.get(tcp + 13).is_some_and(|flags| flags & 0b101 != 0)
+    let (Some(offset), Some(flags)) = (packet.get(tcp + 12), packet.get(tcp + 13)) else { return false };
+    let headers = tcp + usize::from(offset >> 4) * 4;
+    flags & 0b101 != 0 || packet.len() <= headers + SHORT
 }
 
 #[cfg(test)]
@@ -166,12 +242,16 @@ mod tests {
     const SERVER: ([u8; 4], u16) = ([10, 1, 2, 10], 8080);
 
     fn record(flags: Flags, outgoing: bool) -> Record {
+        numbered(flags, outgoing, 1, 2)
+    }
+
+    fn numbered(flags: Flags, outgoing: bool, sequence: u32, acknowledgement: u32) -> Record {
         let (source, destination) = if outgoing { (CLIENT, SERVER) } else { (SERVER, CLIENT) };
         let control = Control {
             source: (source.0.into(), source.1),
             destination: (destination.0.into(), destination.1),
-            sequence: 1,
-            acknowledgement: 2,
+            sequence,
+            acknowledgement,
             flags,
             window: 3,
         };
@@ -190,10 +270,60 @@ mod tests {
             record(Flags::RST, false),
         ];
         assert_eq!(
-            firsts(&marks(&records, SERVER.into())),
+            firsts(&closing(&records, SERVER.into())),
             [Mark::FinReceived, Mark::FinSent, Mark::ResetReceived]
         );
-        assert!(marks(&records, ([10, 1, 2, 10], 1).into()).is_empty());
+        assert!(closing(&records, ([10, 1, 2, 10], 1).into()).is_empty());
+    }
+
+    #[test]
+    fn what_comes_behind_the_first_mark_is_told_in_numbers_from_the_fins() {
+        let records = [
+            record(Flags::ACK, true),
+            record(Flags::FIN | Flags::ACK, true),
+            record(Flags::ACK, false),
+            record(Flags::RST, false),
+        ];
+        let at_client = closing(&records, SERVER.into());
+        let endings = Endings { closing: [at_client, Vec::new()], ..Endings::default() };
+        let told =
+            "at the client FIN→ 0.00 ms [0 ack 2], →ACK 0.00 ms [1 ack 1], →RST 0.00 ms [1]; at the server ";
+        assert_eq!(endings.to_string(), told);
+    }
+
+    #[test]
+    fn a_reset_answers_what_was_overtaken_only_if_it_was_sent_in_order() {
+        // The server's FIN is 100 there, and 900 as the client knows it.
+        let acks = |of: [u32; 2], outgoing| of.map(|number| numbered(Flags::ACK, outgoing, 8, number));
+        let at_client = |sent: [u32; 2]| {
+            let fins = [
+                numbered(Flags::FIN | Flags::ACK, true, 7, 899),
+                numbered(Flags::FIN | Flags::ACK, false, 900, 8),
+            ];
+            closing(&[&fins[..], &acks(sent, true)].concat(), SERVER.into())
+        };
+        // Here the server is the host: what the client sends comes in.
+        let at_server = |arrived: [u32; 2], reset: u32| {
+            let turned = |record: Record| Record { outgoing: !record.outgoing, ..record };
+            let fins = [
+                numbered(Flags::FIN | Flags::ACK, true, 7, 99),
+                numbered(Flags::FIN | Flags::ACK, false, 100, 8),
+            ];
+            let rest = [&acks(arrived, true)[..], &[numbered(Flags::RST, false, reset, 0)]].concat();
+            let all: Vec<_> = fins.into_iter().chain(rest).map(turned).collect();
+            closing(&all, SERVER.into())
+        };
+        let resets =
+            |client, server| Endings { closing: [client, server], ..Endings::default() }.resets_overtaken();
+        assert!(resets(at_client([900, 901]), at_server([101, 100], 100)));
+        assert!(!resets(at_client([901, 900]), at_server([101, 100], 100)), "the client sent it last");
+        assert!(!resets(at_client([901, 901]), at_server([101, 100], 100)), "the client never sent it");
+        assert!(!resets(at_client([900, 901]), at_server([101, 101], 101)), "a second acknowledgement");
+        assert!(!resets(at_client([900, 901]), at_server([100, 101], 101)), "nothing was overtaken");
+        assert!(
+            !resets(at_client([900, 901]), at_server([101, 100], 102)),
+            "the reset answers something else"
+        );
     }
 
     #[test]
@@ -206,8 +336,14 @@ mod tests {
     }
 
     #[test]
-    fn only_fin_and_rst_are_kept() {
-        assert!(may_end(&record(Flags::FIN, true).bytes) && may_end(&record(Flags::RST, true).bytes));
-        assert!(!may_end(&record(Flags::ACK, true).bytes) && !may_end(&[]) && !may_end(&[0x45; 20]));
+    fn what_is_long_and_no_fin_or_rst_is_not_kept() {
+        let with_payload = |flags, payload: usize| {
+            let mut bytes = record(flags, true).bytes;
+            bytes.resize(bytes.len() + payload, 0);
+            tells_of_end(&bytes)
+        };
+        assert!(with_payload(Flags::FIN, 100) && with_payload(Flags::RST, 100));
+        assert!(with_payload(Flags::ACK, 0) && with_payload(Flags::ACK, SHORT));
+        assert!(!with_payload(Flags::ACK, SHORT + 1) && !tells_of_end(&[]) && !tells_of_end(&[0x45; 20]));
     }
 }
