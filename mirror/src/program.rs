@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use rtt0_daemon::{LogFormat, exit, logging};
+use rtt0_netio::awake::AwakeError;
 use rtt0_netio::capture::filter::TooManyRules;
 use rtt0_netio::guard::GuardError;
 use rtt0_netio::interface::UnknownInterface;
@@ -66,8 +67,10 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         || error.is::<TooManyRules>()
         || error.is::<UnknownInterface>()
         || matches!(error.downcast_ref(), Some(GuardError::UnknownInterface(_)));
+    let is_sleep_denied = error.downcast_ref().is_some_and(AwakeError::is_permission_denied);
     match error.downcast_ref() {
         Some(PrivilegeError::Missing { .. }) => exit::PRIVILEGE,
+        _ if is_sleep_denied => exit::PRIVILEGE,
         _ if is_configuration => exit::CONFIGURATION,
         _ => exit::FAILURE,
     }

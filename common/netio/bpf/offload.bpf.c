@@ -499,7 +499,7 @@ INLINE void to_client(const struct flow *flow, __u8 *tcp, const __u8 *end, const
 enum { NEXT = -1, NO_DEVICE = 22 };
 
 enum outlook { PLAIN_WAY, NO_PLAIN_WAY, TOO_LARGE };
-enum { TICK = 20 };  // 2^20 ns, which is about what the coarse clock advances by
+enum { TICK = 20 };  // 2^20 ns: a tick of 1,000 Hz; where it is longer the coarse clock steps over several of these
 
 INLINE __u8 tos_of(const struct packet *packet, const __u8 *ip)
 {
@@ -531,8 +531,8 @@ INLINE bool recall(const struct route *known, __u32 tick, const struct __sk_buff
 
 // Another next hop than these is asked for each time: it would take 16 bytes more in each flow, for both directions, and
 // the next larger size of the kernel's elements is 512 bytes.
-INLINE void remember(struct route *known, __u32 tick, const struct __sk_buff *skb, const struct packet *packet, __u8 tos,
-		     const struct bpf_fib_lookup *way)
+INLINE void remember(struct route *known, __u32 tick, const struct __sk_buff *skb, const struct packet *packet,
+		     const __u8 *ip, const struct bpf_fib_lookup *way)
 {
 	__u32 next[2] = {};
 	if (packet->is_v4) {
@@ -551,7 +551,7 @@ INLINE void remember(struct route *known, __u32 tick, const struct __sk_buff *sk
 	known->next[1] = next[1];
 	// The way's MTU, or where the kernel does not tell it (before 5.13) the length that was asked for.
 	known->longest = way->mtu_result;
-	known->tos = tos;
+	known->tos = tos_of(packet, ip);
 	known->from = skb->ifindex;
 	// Last, for another processor that looks meanwhile.
 	__sync_lock_test_and_set(&known->tick, tick);
@@ -592,7 +592,7 @@ INLINE enum outlook find_way(struct __sk_buff *skb, const struct packet *packet,
 		enum outlook outlook = look_up(skb, packet, ip, tcp, way);
 		if (outlook != PLAIN_WAY)
 			return outlook;
-		remember(known, tick, skb, packet, tos_of(packet, ip), way);
+		remember(known, tick, skb, packet, ip, way);
 	}
 	if (packet->is_v4) {
 		__u32 checksum = raw16_at(ip + 10) + swap16(0x0100);

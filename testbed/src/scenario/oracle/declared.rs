@@ -105,8 +105,8 @@ pub const DECLARED: &[Difference] = &[
         kernel: "no RST",
         nics: "an RST from the server behind both FINs; no system call shows it",
         why: "two of the client's last acknowledgements swapped on the way, and the earlier one found the connection \
-              closed. Nothing that the NICs do, and no more often than under kernel forwarding: the testbed's veth \
-              pairs pass packets on by the processor that sent them, and the client sends on several",
+              closed. Nothing that the NICs do: the testbed's veth pairs pass packets on by the processor that sent \
+              them, and the client sends on several. Under kernel forwarding they swap, too",
         anywhere: true,
         holds: reset_of_overtaken,
     },
