@@ -57,7 +57,10 @@ impl Company {
         let watched = watch.stop()?;
         let tell = |((seen, time), listener): (_, &TcpListener)| -> anyhow::Result<Performed> {
             let server = SocketAddr::new(lab.server_address(), listener.local_addr()?.port());
-            Ok(Performed { observation: Observation { seen, endings: watched.of(server) }, time })
+            Ok(Performed {
+                observation: Observation { seen, endings: watched.of(server, lab.setting().rtt) },
+                time,
+            })
         };
         seen.into_iter().zip(&self.listeners).map(tell).collect()
     }
@@ -79,7 +82,10 @@ fn all<T: Sync, R: Send>(
 }
 
 /// Waits until both hosts have no connection but those in TIME-WAIT.
-fn settle(lab: &Lab) -> anyhow::Result<()> {
+///
+/// # Errors
+/// If a connection is left.
+pub(super) fn settle(lab: &Lab) -> anyhow::Result<()> {
     let deadline = Instant::now() + LINGER + lab.setting().patience;
     for host in [&lab.topology().client, &lab.topology().server] {
         nothing_left(host, deadline)?;

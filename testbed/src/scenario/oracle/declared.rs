@@ -111,6 +111,16 @@ pub const DECLARED: &[Difference] = &[
         holds: reset_of_overtaken,
     },
     Difference {
+        id: "reset-behind-probe",
+        kernel: "no RST",
+        nics: "an RST from the server behind both FINs; no system call shows it",
+        why: "nothing that the NICs do: plain TCP's tail loss probe of a FIN whose acknowledgement comes late, on a busy \
+              machine. The second acknowledgement finds the connection closed. Only if the server has waited for two \
+              path RTTs, and so has not been made to believe in a shorter path",
+        anywhere: true,
+        holds: reset_behind_probe,
+    },
+    Difference {
         id: "no-late-reset",
         kernel: "an RST from either end behind both FINs; no system call shows it",
         nics: "no RST",
@@ -189,6 +199,10 @@ fn servers_late_reset(kernel: &Observation, nics: &Observation) -> bool {
 
 fn reset_of_overtaken(kernel: &Observation, nics: &Observation) -> bool {
     servers_late_reset(kernel, nics) && nics.endings.resets_overtaken()
+}
+
+fn reset_behind_probe(kernel: &Observation, nics: &Observation) -> bool {
+    servers_late_reset(kernel, nics) && nics.endings.resets_behind_probe()
 }
 
 fn no_late_reset(kernel: &Observation, nics: &Observation) -> bool {

@@ -62,6 +62,8 @@ pub(in crate::scenario) struct Endings {
     pub(in crate::scenario) server: Vec<Mark>,
     /// What both saw from the first mark on, as far as it is short: it tells why a mark is there.
     pub(super) closing: [Vec<Sighting>; 2],
+    /// The path RTT.
+    pub(super) rtt: Duration,
 }
 
 impl PartialEq for Endings {
@@ -91,15 +93,33 @@ impl Endings {
     /// Tells whether the server's first reset answers an acknowledgement that the client had sent before the one of the
     /// server's FIN, and that came behind it. NICs change the numbers, but not how far they are from the FIN.
     pub(super) fn resets_overtaken(&self) -> bool {
-        let [client, server] = &self.closing;
-        let is_reset = |seen: &Sighting| seen.outgoing && seen.flags.contains(Flags::RST);
-        let Some(reset) = server.iter().position(is_reset) else { return false };
-        let answered = from_fin(server[reset].sequence, server, true);
-        let arrived = acknowledgements(&server[..reset], false);
-        let sent = acknowledgements(client, true);
+        let Some((before, answered)) = self.servers_reset() else { return false };
+        let arrived = acknowledgements(before, false);
+        let sent = acknowledgements(&self.closing[0], true);
         let sent_at = |number| sent.iter().position(|sent| *sent == number);
         let (Some(overtaken), Some(of_fin)) = (sent_at(answered), sent_at(1)) else { return false };
         overtaken < of_fin && arrived.last() == Some(&answered) && arrived.contains(&1)
+    }
+
+    /// Tells whether the server's first reset answers a second acknowledgement of its FIN, which it had repeated
+    /// before the first came. It must have waited for two path RTTs, as TCP does for a tail loss probe (RFC 8985
+    /// §7.2): sooner would mean that it was made to believe in a shorter path.
+    pub(super) fn resets_behind_probe(&self) -> bool {
+        let Some((before, answered)) = self.servers_reset() else { return false };
+        let acknowledges_fin =
+            |seen: &Sighting| !seen.outgoing && from_fin(seen.acknowledgement, before, true) == 1;
+        let until = before.iter().position(acknowledges_fin).unwrap_or(0);
+        let mut fins = before[..until].iter().filter(|seen| seen.outgoing && seen.flags.contains(Flags::FIN));
+        let (Some(first), Some(second)) = (fins.next(), fins.next()) else { return false };
+        let acknowledged = acknowledgements(before, false).into_iter().filter(|number| *number == 1).count();
+        second.at.saturating_sub(first.at) >= 2 * self.rtt && answered == 1 && acknowledged > 1
+    }
+
+    /// Returns what the server saw before its first reset, and what that answers, counted from the server's FIN.
+    fn servers_reset(&self) -> Option<(&[Sighting], i32)> {
+        let server = &self.closing[1];
+        let reset = server.iter().position(|seen| seen.outgoing && seen.flags.contains(Flags::RST))?;
+        Some((&server[..reset], from_fin(server[reset].sequence, server, true)))
     }
 }
 
@@ -198,10 +218,10 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// Returns what concerns the connections to `server`.
-    pub(super) fn of(&self, server: SocketAddr) -> Endings {
+    /// Returns what concerns the connections to `server`, over a path of `rtt`.
+    pub(super) fn of(&self, server: SocketAddr, rtt: Duration) -> Endings {
         let closing = [&self.client, &self.server].map(|records| closing(records, server));
-        Endings { client: firsts(&closing[0]), server: firsts(&closing[1]), closing }
+        Endings { client: firsts(&closing[0]), server: firsts(&closing[1]), closing, rtt }
     }
 }
 
@@ -324,6 +344,31 @@ mod tests {
             !resets(at_client([900, 901]), at_server([101, 100], 102)),
             "the reset answers something else"
         );
+    }
+
+    #[test]
+    fn a_reset_comes_behind_a_probe_only_if_the_server_has_waited() {
+        const FIN: Flags = Flags::FIN;
+        // The server's FIN (100), repeated after `repeated` ms, and the client's acknowledgements of it behind `acknowledged`.
+        let resets = |repeated, acknowledged: [u64; 2]| {
+            let at = |ms, record: Record| Record { at: Duration::from_millis(ms), ..record };
+            let turned = |record: Record| Record { outgoing: !record.outgoing, ..record };
+            let mut records = vec![
+                at(0, numbered(FIN | Flags::ACK, true, 7, 99)),
+                at(0, numbered(FIN | Flags::ACK, false, 100, 8)),
+                at(repeated, numbered(FIN | Flags::ACK, false, 100, 8)),
+            ];
+            records.extend(acknowledged.map(|ms| at(ms, numbered(Flags::ACK, true, 8, 101))));
+            records.push(at(100, numbered(Flags::RST, false, 101, 0)));
+            records.sort_by_key(|record| record.at);
+            let all: Vec<_> = records.into_iter().map(turned).collect();
+            let closing = [Vec::new(), closing(&all, SERVER.into())];
+            Endings { closing, rtt: Duration::from_millis(20), ..Endings::default() }.resets_behind_probe()
+        };
+        assert!(resets(45, [60, 70]));
+        assert!(!resets(30, [60, 70]), "it did not wait for two round trips");
+        assert!(!resets(45, [44, 70]), "it was answered before");
+        assert!(!resets(45, [60, 101]), "nothing came twice");
     }
 
     #[test]

@@ -208,6 +208,8 @@ impl Trial {
         let mut lab = Lab::raise(Setting { nics, ..self.setting.clone() })?;
         let case = self.setting.case;
         if let Some(change) = self.prepare {
+            // What taught the daemons has to be over before anything is done to its packets.
+            company::settle(&lab).with_context(|| format!("{case}: before preparing"))?;
             change(&mut lab).with_context(|| format!("{case}: preparing"))?;
         }
         let company = Company::gather(&lab, self.dialogues).with_context(|| case.to_string())?;
