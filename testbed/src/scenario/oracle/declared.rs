@@ -3,7 +3,7 @@
 
 use super::super::conversation::Event;
 use super::Observation;
-use super::endings::{Endings, Mark};
+use super::endings::Mark;
 
 /// A difference that the NICs are allowed to make.
 #[derive(Debug, Clone, Copy)]
@@ -226,28 +226,18 @@ pub(in crate::scenario) fn find(
     DECLARED.iter().filter(allowed).find(holds)
 }
 
-/// Returns an observation with an end's late reset as it would be without; `None` if there is none.
+/// Returns an observation with late resets as it would be without; `None` if there are none.
 fn without_late_reset(kernel: &Observation) -> Option<Observation> {
-    let Endings { client, server, .. } = &kernel.endings;
-    let is_late = |marks: &[Mark]| {
-        marks.last() == Some(&Mark::ResetSent)
-            && [Mark::FinSent, Mark::FinReceived].iter().all(|fin| marks.contains(fin))
-    };
-    if !is_late(client) && !is_late(server) {
-        return None;
-    }
     let mut punctual = kernel.clone();
-    let Endings { client, server, .. } = &mut punctual.endings;
-    for marks in [client, server] {
-        marks.pop_if(|mark| matches!(mark, Mark::ResetSent | Mark::ResetReceived));
-    }
-    Some(punctual)
+    punctual.endings.forget_late_resets();
+    (punctual != *kernel).then_some(punctual)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::scenario::conversation::Seen;
+    use crate::scenario::oracle::Endings;
     use Mark::{FinReceived, FinSent, ResetReceived, ResetSent};
 
     fn observed(client: &[Mark], server: &[Mark]) -> Observation {

@@ -106,8 +106,8 @@ impl Endings {
     /// §7.2): sooner would mean that it was made to believe in a shorter path.
     pub(super) fn resets_behind_probe(&self) -> bool {
         let Some((before, answered)) = self.servers_reset() else { return false };
-        let acknowledges_fin =
-            |seen: &Sighting| !seen.outgoing && from_fin(seen.acknowledgement, before, true) == 1;
+        let behind_fin = fin(before, true).wrapping_add(1);
+        let acknowledges_fin = |seen: &Sighting| !seen.outgoing && seen.acknowledgement == behind_fin;
         let until = before.iter().position(acknowledges_fin).unwrap_or(0);
         let mut fins = before[..until].iter().filter(|seen| seen.outgoing && seen.flags.contains(Flags::FIN));
         let (Some(first), Some(second)) = (fins.next(), fins.next()) else { return false };
@@ -146,17 +146,14 @@ impl fmt::Display for Closing<'_> {
         }
         for (at, seen) in self.seen.iter().enumerate().skip(untold) {
             let separator = if at == untold { "" } else { ", " };
-            let (here, there) = if seen.outgoing { ("", "→") } else { ("→", "") };
+            f.write_str(separator)?;
+            match Mark::of(seen) {
+                Some(mark) => write!(f, "{mark}")?,
+                None => f.write_str(if seen.outgoing { "ACK→" } else { "→ACK" })?,
+            }
             let time = seen.at.saturating_sub(self.start).as_secs_f64() * 1e3;
-            let name = if seen.flags.contains(Flags::RST) {
-                "RST"
-            } else if seen.flags.contains(Flags::FIN) {
-                "FIN"
-            } else {
-                "ACK"
-            };
             let sequence = from_fin(seen.sequence, self.seen, seen.outgoing);
-            write!(f, "{separator}{here}{name}{there} {time:.2} ms [{sequence}")?;
+            write!(f, " {time:.2} ms [{sequence}")?;
             if seen.payload > 0 {
                 write!(f, "+{}", seen.payload)?;
             }
@@ -169,10 +166,15 @@ impl fmt::Display for Closing<'_> {
     }
 }
 
-/// Counts a sequence number of a direction from its FIN, if that was seen.
-fn from_fin(number: u32, seen: &[Sighting], outgoing: bool) -> i32 {
+/// Returns the number of a direction's FIN, 0 if none was seen.
+fn fin(seen: &[Sighting], outgoing: bool) -> u32 {
     let fin = seen.iter().find(|seen| seen.outgoing == outgoing && seen.flags.contains(Flags::FIN));
-    number.wrapping_sub(fin.map_or(0, |fin| fin.sequence.wrapping_add(fin.payload))).cast_signed()
+    fin.map_or(0, |fin| fin.sequence.wrapping_add(fin.payload))
+}
+
+/// Counts a sequence number of a direction from its FIN.
+fn from_fin(number: u32, seen: &[Sighting], outgoing: bool) -> i32 {
+    number.wrapping_sub(fin(seen, outgoing)).cast_signed()
 }
 
 /// Lists what one direction acknowledges, in the order seen and counted from the other one's FIN.
@@ -180,8 +182,9 @@ fn acknowledgements(seen: &[Sighting], outgoing: bool) -> Vec<i32> {
     let acknowledges = |seen: &&Sighting| {
         seen.outgoing == outgoing && seen.flags.contains(Flags::ACK) && !seen.flags.contains(Flags::RST)
     };
+    let fin = fin(seen, !outgoing);
     let numbers = seen.iter().filter(acknowledges).map(|seen| seen.acknowledgement);
-    numbers.map(|number| from_fin(number, seen, !outgoing)).collect()
+    numbers.map(|number| number.wrapping_sub(fin).cast_signed()).collect()
 }
 
 /// Recorders of both hosts' FINs and RSTs.
