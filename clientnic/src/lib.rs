@@ -5,7 +5,6 @@ pub mod engine;
 mod flow;
 mod policy;
 mod prewarm;
-mod spoof;
 
 pub use policy::{Policy, SharedPolicy};
 
@@ -18,7 +17,7 @@ use rtt0_core::gateway::Gateway;
 use rtt0_core::offer::Keys;
 use rtt0_core::profile::{ProfileLimits, Profiles};
 use rtt0_core::service::{Prefix, Service};
-use rtt0_core::wire::{ipv4, ipv6, tcp};
+use rtt0_core::spoof::mss_clamp;
 use rtt0_daemon::{Context, Nic, Program, Role, duration};
 use std::ffi::OsString;
 use std::io;
@@ -159,10 +158,4 @@ pub fn command() -> clap::Command {
 /// (see [`rtt0_daemon`]).
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     rtt0_daemon::main::<Daemon>(&PROGRAM, args)
-}
-
-/// The largest MSS for (IPv4, IPv6) that packets of `mtu` bytes carry (RFC 6691 §2).
-fn mss_clamp(mtu: u16) -> (u16, u16) {
-    let without = |header: usize| mtu.saturating_sub((header + tcp::MIN_HEADER) as u16);
-    (without(ipv4::MIN_HEADER), without(ipv6::HEADER))
 }

@@ -2,19 +2,19 @@
 
 use super::{ClientNic, Mode};
 use crate::flow::{Flow, Learning, Pending};
-use crate::spoof::{PlainSyn, Plan, spoof, write_probe};
 use rtt0_core::engine::Verdict;
 use rtt0_core::flow::FlowKey;
 use rtt0_core::handshake::{Opening, limit_payload};
 use rtt0_core::held::Held;
-use rtt0_core::offer::Kind;
-use rtt0_core::offload::Share;
+use rtt0_core::offer::{Kind, LENGTH};
+use rtt0_core::offload::{Begun, Offloadable, Share};
 use rtt0_core::packet::{Offload, Outbox, Packet};
 use rtt0_core::profile::{Knowledge, Outlook};
 use rtt0_core::reason::{DropReason, Event, PassReason};
 use rtt0_core::rival::Rival;
 use rtt0_core::seq::{Client, Seq};
 use rtt0_core::service::Direction;
+use rtt0_core::spoof::{PlainSyn, Plan, respoof, spoof, write_probe};
 use rtt0_core::time::Instant;
 use rtt0_core::wire::segment::Segment;
 use rtt0_core::wire::tcp::Flags;
@@ -274,12 +274,7 @@ impl ClientNic {
             (_, true) => Some(Kind::Spoofed),
             (_, false) => Some(Kind::Probe),
         };
-        let (v4, v6) = self.settings.mss_clamp;
-        let plan = Plan {
-            signal,
-            mss_clamp: if key.server().0.is_ipv4() { v4 } else { v6 },
-            repeat_after: rtt.map_or(DEFAULT_REPEAT, |rtt| (rtt * 2).max(SHORTEST_REPEAT)),
-        };
+        let plan = self.plan(&key, signal, rtt);
         let Ok(spoof) = spoof(key, syn, segment, &knowledge, &self.keys, plan) else {
             return self.learn(now, key, syn, segment, PassReason::Learning, out);
         };
@@ -299,6 +294,70 @@ impl ClientNic {
         self.hand_opening(&key);
         self.counters().event(if paired { Event::SpoofedPaired } else { Event::SpoofedSolo });
         Verdict::Taken
+    }
+
+    /// Takes charge of a handshake that the fast path has begun by itself. One that can't be kept, or whose ports have another connection
+    /// here, goes on without this NIC: ServerNIC has its offer, and translates.
+    pub(super) fn begun(&mut self, now: Instant, mut begun: Begun) {
+        let offload = Offload { needs_csum: true, ..Offload::default() };
+        let mut packet = Packet { bytes: &mut begun.syn, offload };
+        let Ok(segment) = Segment::parse(&mut packet) else { return };
+        let key = FlowKey::new(segment.source(), segment.destination(), Direction::ToServer);
+        if !self.take_charge(now, key, &segment, &begun.offer, begun.at) {
+            self.offloader.disown(&key);
+            self.counters().event(Event::Disowned);
+        }
+    }
+
+    fn take_charge(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        segment: &Segment<'_>,
+        offer: &[u8; LENGTH],
+        at: Instant,
+    ) -> bool {
+        let Ok(syn) = PlainSyn::read(segment) else { return false };
+        let has_ended = match self.flows.get(&key).map(|entry| &entry.value) {
+            None => true,
+            Some(flow) if flow.is_handed() => false,
+            Some(Flow::Watching(watched)) => watched.spoofed || watched.isn != syn.isn,
+            Some(Flow::Translated { flow, .. }) => flow.has_ended() && flow.client_isn() != syn.isn,
+            Some(Flow::Learning(_) | Flow::Opening(_)) => false,
+        };
+        if !has_ended || self.half_open >= self.settings.limits.half_open {
+            return false;
+        }
+        // What was promised may have been taken back since; whoever repeats the SYN gets the same answer, but for the window.
+        let (window, rtt) = match self.profiles.outlook(&key.server(), now) {
+            Outlook::Known(knowledge, rtt) => (knowledge.window, rtt),
+            _ => (u16::MAX, None),
+        };
+        let plan = self.plan(&key, Some(Kind::Spoofed), rtt);
+        let Some(spoof) = respoof(key, &syn, segment, offer, window, &self.keys, plan) else { return false };
+        let opening = Opening::begun(spoof.start, Held::new(&self.budget), at);
+        let due = opening.due(&self.settings.limits);
+        let mut share = Share::default();
+        share.hand();
+        let (syn_ack, refused) = (spoof.syn_ack, false);
+        let pending = Pending { opening, paired: true, probed: true, refused, syn_ack, rival: None, share };
+        self.remove(&key);
+        let is_kept = self.insert(now, key, Flow::Opening(Box::new(pending)), due).is_ok();
+        if is_kept {
+            self.counters().event(Event::SpoofedPaired);
+            self.counters().event(Event::SpoofedAtOnce);
+            self.counters().event(Event::Handed);
+        }
+        is_kept
+    }
+
+    fn plan(&self, key: &FlowKey, signal: Option<Kind>, rtt: Option<Duration>) -> Plan {
+        let (v4, v6) = self.settings.mss_clamp;
+        Plan {
+            signal,
+            mss_clamp: if key.server().0.is_ipv4() { v4 } else { v6 },
+            repeat_after: rtt.map_or(DEFAULT_REPEAT, |rtt| (rtt * 2).max(SHORTEST_REPEAT)),
+        }
     }
 
     /// Lets a SYN pass, marked with a probe, and remembers it for its SYN-ACK.

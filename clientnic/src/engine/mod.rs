@@ -297,6 +297,25 @@ impl ClientNic {
         }
     }
 
+    /// Tells whether the fast path may answer SYNs by itself: where every SYN to a known destination would be answered here, and
+    /// there is room enough for those of which this engine has not heard.
+    fn may_answer_at_once(&self) -> bool {
+        let (policy, limits) = (self.settings.policy.now(), &self.settings.limits);
+        matches!(policy.mode, Mode::Auto | Mode::Paired)
+            && policy.exclusions.is_empty()
+            && !self.standing_back
+            && self.half_open <= limits.half_open / SHARE_OF_HALF_OPEN
+            && self.pending <= limits.pending / 2
+            && !self.flows.is_full()
+    }
+
+    /// Has the fast path answer no more SYNs at once, if it may not any longer.
+    fn reconsider(&mut self) {
+        if !self.may_answer_at_once() {
+            self.offloader.forbid();
+        }
+    }
+
     /// Hands a flow that lives on to the fast path, once that is worth it.
     fn hand_when_due(&mut self, key: &FlowKey) {
         self.offloader.hand_when_due(&mut self.flows, key);
@@ -422,10 +441,13 @@ impl Engine for ClientNic {
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        self.flows.next_deadline()
+        [self.flows.next_deadline(), self.offloader.allow_again()].into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant, out: &mut Outbox) {
+        if self.offloader.allow_again().is_some_and(|due| due <= now) {
+            self.hear(now);
+        }
         for _ in 0..TIMERS_PER_CALL {
             let Some(key) = self.flows.pop_due(now) else { return };
             self.due(now, key, out);
@@ -459,6 +481,12 @@ impl Engine for ClientNic {
     }
 
     fn hear(&mut self, now: Instant) {
+        while let Some(begun) = self.offloader.begun() {
+            self.begun(now, begun);
+        }
+        if self.offloader.is_accelerated() {
+            self.offloader.allow(now, self.may_answer_at_once());
+        }
         let profiles = &self.profiles;
         self.offloader.hear(&mut self.flows, now, |key, flow, client_end| {
             if let Some(upload) = flow.closes(client_end) {
@@ -496,6 +524,7 @@ impl Engine for ClientNic {
 
     fn stand_back(&mut self, back: bool) {
         self.standing_back = back;
+        self.reconsider();
     }
 
     fn gauges(&self) -> Gauges {
@@ -518,5 +547,6 @@ impl Engine for ClientNic {
 
     fn rekey(&mut self, keys: Keys) {
         self.keys = keys;
+        self.reconsider();
     }
 }

@@ -15,6 +15,11 @@ pub struct Exclusions {
 }
 
 impl Exclusions {
+    /// Tells whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.destinations.is_empty() && self.sources.is_empty()
+    }
+
     /// Tells whether the connection `key` is excluded. Linear in the number of rules.
     pub fn include(&self, key: &FlowKey) -> bool {
         let (client, server) = (key.client(), key.server());

@@ -113,11 +113,19 @@ pub struct Opening {
 impl Opening {
     /// Begins: sends the SYN. `held` may hold data that overtook the SYN.
     pub fn begin(start: Start, held: Held, now: Instant, out: &mut Outbox) -> Self {
+        let mut opening = Self::begun(start, held, now);
+        opening.sent = 0;
+        opening.send(opening.start.copies, out);
+        opening
+    }
+
+    /// Goes on with a handshake of which the SYN was sent at `now`.
+    pub fn begun(start: Start, held: Held, now: Instant) -> Self {
         let (proven, twins) = (!held.is_empty(), Twins::new(&start.syn, start.copies));
-        let mut opening = Self {
+        Self {
+            sent: start.copies,
             start,
             held,
-            sent: 0,
             repeats: 0,
             cleared: 0,
             began: now,
@@ -127,9 +135,7 @@ impl Opening {
             bare_ack: None,
             answers: 0,
             twins,
-        };
-        opening.send(opening.start.copies, out);
-        opening
+        }
     }
 
     /// Returns what it began with.

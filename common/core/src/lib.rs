@@ -22,6 +22,7 @@ pub mod record;
 pub mod rival;
 pub mod seq;
 pub mod service;
+pub mod spoof;
 pub mod survey;
 pub mod time;
 pub mod translate;

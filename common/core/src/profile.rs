@@ -9,6 +9,7 @@ use crate::time::Instant;
 use crate::wire::options::SynOptions;
 use crate::wire::segment::Endpoint;
 use dashmap::DashMap;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// Whether a server took up an option. An option that was never offered to it is unknown, and
@@ -141,15 +142,59 @@ impl Uploads {
     }
 }
 
+/// What a fast path may promise by itself to whoever asks a destination for everything that current systems ask for (window scale,
+/// SACK, timestamps): only of a destination behind a ServerNIC that grants all three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Posted {
+    /// MSS in bytes.
+    pub mss: u16,
+    /// The SYN-ACK's window field, never scaled.
+    pub window: u16,
+    /// Window scale shift, 0 to 14.
+    pub window_scale: u8,
+    /// Until when it is believed.
+    pub expires: Instant,
+}
+
+impl Posted {
+    /// Tells whether a fast path that knows this has to be told of `newer`. Each connection puts the end off, which is told
+    /// when `worth` has come together.
+    fn is_outdated_by(&self, newer: &Self, worth: Duration) -> bool {
+        let same = Self { expires: self.expires, ..*newer } == *self;
+        !same || newer.expires - self.expires >= worth
+    }
+}
+
+/// Where profiles tell a fast path what it may promise by itself.
+pub trait Board: std::fmt::Debug + Send + Sync {
+    /// Puts up what `destination` may be promised for, or takes it down; returns whether that was possible. Called with a part of the
+    /// table locked, so it may take the time of a system call, and may not use the table.
+    fn post(&self, destination: &Endpoint, posted: Option<&Posted>) -> bool;
+}
+
 #[derive(Debug, Clone, Copy, Default)]
 struct Profile {
     knowledge: Option<Knowledge>,
     refused_until: Instant,
     uploads: Uploads,
     long_leg_rtt: Option<Duration>,
+    /// What is known of it on the board.
+    posted: Option<Posted>,
 }
 
 impl Profile {
+    /// Returns what may be promised without looking here.
+    fn to_post(&self, limits: &ProfileLimits) -> Option<Posted> {
+        let known = self.knowledge.filter(|known| known.paired)?;
+        let (Answer::Yes(window_scale), Answer::Yes(()), Answer::Yes(())) =
+            (known.window_scale, known.sack, known.timestamps)
+        else {
+            return None;
+        };
+        let posted = Posted { mss: known.mss, window: known.window, window_scale, expires: known.expires };
+        Some(posted).filter(|_| !self.uploads.often_exceed(limits.large_upload))
+    }
+
     fn standing(&self, now: Instant, limits: &ProfileLimits) -> Standing {
         if now < self.refused_until {
             Standing::RefusedLately
@@ -206,12 +251,43 @@ pub enum Outlook {
 pub struct Profiles {
     map: DashMap<Endpoint, Profile, foldhash::fast::RandomState>,
     limits: ProfileLimits,
+    board: OnceLock<Box<dyn Board>>,
 }
 
 impl Profiles {
     /// Makes an empty table.
     pub fn new(limits: ProfileLimits) -> Self {
-        Self { map: DashMap::default(), limits }
+        Self { map: DashMap::default(), limits, board: OnceLock::new() }
+    }
+
+    /// Tells `board` from now on, and what is known by now. There is one board, the first.
+    pub fn post_to(&self, board: Box<dyn Board>) {
+        if self.board.set(board).is_ok() {
+            self.map.iter_mut().for_each(|mut entry| {
+                let (destination, profile) = entry.pair_mut();
+                self.post(destination, profile);
+            });
+        }
+    }
+
+    /// Has the board say what is known now. The caller has the entry locked, so no older news comes behind this.
+    fn post(&self, destination: &Endpoint, profile: &mut Profile) {
+        let Some(board) = self.board.get() else { return };
+        let next = profile.to_post(&self.limits);
+        let is_news = match (&profile.posted, &next) {
+            (Some(known), Some(next)) => known.is_outdated_by(next, self.limits.lifetime / 8),
+            (known, next) => known.is_some() != next.is_some(),
+        };
+        if is_news && board.post(destination, next.as_ref()) {
+            profile.posted = next;
+        }
+    }
+
+    /// Takes down what is up of a profile that goes.
+    fn take_down(&self, destination: &Endpoint, profile: &Profile) {
+        if let Some(board) = self.board.get().filter(|_| profile.posted.is_some()) {
+            board.post(destination, None);
+        }
     }
 
     /// Returns the number of destinations.
@@ -272,6 +348,7 @@ impl Profiles {
         profile.knowledge = Some(known);
         profile.refused_until = Instant::ZERO;
         profile.long_leg_rtt = rtt.or(profile.long_leg_rtt);
+        self.post(&destination, &mut profile);
         true
     }
 
@@ -281,6 +358,7 @@ impl Profiles {
         if let Some(mut profile) = self.map.get_mut(destination) {
             profile.knowledge = None;
             profile.refused_until = now + self.limits.refusal;
+            self.post(destination, &mut profile);
         }
     }
 
@@ -288,6 +366,7 @@ impl Profiles {
     pub fn uploaded(&self, destination: &Endpoint, bytes: u32) {
         if let Some(mut profile) = self.map.get_mut(destination) {
             profile.uploads.push(bytes);
+            self.post(destination, &mut profile);
         }
     }
 
@@ -295,7 +374,13 @@ impl Profiles {
         if self.map.contains_key(destination) || self.map.len() < self.limits.destinations {
             return true;
         }
-        self.map.retain(|_, profile| profile.knowledge.is_some_and(|known| now < known.expires));
+        self.map.retain(|destination, profile| {
+            let stays = profile.knowledge.is_some_and(|known| now < known.expires);
+            if !stays {
+                self.take_down(destination, profile);
+            }
+            stays
+        });
         self.map.len() < self.limits.destinations
     }
 }
@@ -363,6 +448,55 @@ mod tests {
         profiles.refuse(&SERVER, NOW);
         assert_eq!(profiles.outlook(&SERVER, NOW), Outlook::RefusedLately);
         assert_eq!(profiles.outlook(&SERVER, NOW + Duration::from_secs(1)), Outlook::Unknown);
+    }
+
+    #[derive(Debug, Default, Clone)]
+    struct Notes(std::sync::Arc<std::sync::Mutex<Vec<Option<Posted>>>>);
+
+    impl Board for Notes {
+        fn post(&self, _: &Endpoint, posted: Option<&Posted>) -> bool {
+            self.0.lock().unwrap().push(posted.copied());
+            true
+        }
+    }
+
+    #[test]
+    fn the_board_hears_what_may_be_promised_and_when_it_may_not() {
+        let (profiles, notes) = (learned(), Notes::default());
+        profiles.post_to(Box::new(notes.clone()));
+        let heard = || std::mem::take(&mut *notes.0.lock().unwrap());
+        let lifetime = ProfileLimits::default().lifetime;
+        let first = Posted { mss: 1460, window: 65_160, window_scale: 7, expires: NOW + lifetime };
+        assert_eq!(heard(), [Some(first)]);
+        profiles.learn(SERVER, true, ALL, &answer(), None, NOW + Duration::from_secs(1));
+        assert_eq!(heard(), [], "a second later is no news");
+        let later = NOW + lifetime / 2;
+        profiles.learn(SERVER, true, ALL, &answer(), None, later);
+        assert_eq!(heard(), [Some(Posted { expires: later + lifetime, ..first })]);
+        profiles.uploaded(&SERVER, 2_000_000);
+        assert_eq!(heard(), [None]);
+        (0..8).for_each(|_| profiles.uploaded(&SERVER, 1));
+        assert_eq!(heard(), [Some(Posted { expires: later + lifetime, ..first })]);
+        profiles.refuse(&SERVER, later);
+        assert_eq!(heard(), [None]);
+        profiles.learn(SERVER, true, ALL, &answer(), None, later);
+        assert_eq!(profiles.forget(|_| true), 1);
+        assert_eq!(heard().last(), Some(&None));
+    }
+
+    #[test]
+    fn only_who_grants_everything_behind_a_servernic_is_on_the_board() {
+        let heard = |paired, answer: &SynAck| {
+            let (profiles, notes) = (Profiles::new(ProfileLimits::default()), Notes::default());
+            profiles.post_to(Box::new(notes.clone()));
+            profiles.learn(SERVER, paired, ALL, answer, None, NOW);
+            let heard = notes.0.lock().unwrap().len();
+            heard
+        };
+        assert_eq!(heard(true, &answer()), 1);
+        assert_eq!(heard(false, &answer()), 0);
+        let without_sack = SynOptions { sack_permitted: false, ..answer().options };
+        assert_eq!(heard(true, &SynAck { options: without_sack, ..answer() }), 0);
     }
 
     #[test]

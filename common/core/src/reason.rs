@@ -130,6 +130,10 @@ reasons! {
     Event {
         /// SYN answered by a spoofed SYN-ACK, ServerNIC expected to translate.
         SpoofedPaired => "spoofed_paired",
+        /// One of these that the kernel has answered by itself.
+        SpoofedAtOnce => "spoofed_at_once",
+        /// One that the kernel has answered, of which this engine can't take charge: ServerNIC does without it.
+        Disowned => "disowned",
         /// SYN answered by a spoofed SYN-ACK, translated by ClientNIC itself.
         SpoofedSolo => "spoofed_solo",
         /// A repeated SYN answered by the same spoofed SYN-ACK again.

@@ -43,7 +43,7 @@ fn patient(program: &'static str, role: Role, run: &RunArgs) -> Result<Patient, 
         name: program,
         control_socket,
         bpf_dir: run.bpf_dir.clone(),
-        is_offloading: run.offload == Offloading::Auto,
+        is_offloading: run.offload != Offloading::Off,
         stats: Box::new(stats),
     };
     Ok(Patient { role, interfaces: run.interfaces.clone(), services, daemon: Some(daemon) })

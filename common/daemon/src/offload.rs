@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use rtt0_core::engine::Engine;
+use rtt0_core::offer::Keys;
+use rtt0_core::profile::Profiles;
+use rtt0_core::spoof::mss_clamp;
 use rtt0_netio::capture::CaptureError;
 use rtt0_netio::capture::spread::place;
 use rtt0_netio::clock;
 use rtt0_netio::fast_path::{
-    self, Attach, KernelOffload, OffloadCounts, OffloadError, OffloadOptions, Served, Switch,
+    self, AnswerOptions, Attach, KernelOffload, OffloadCounts, OffloadError, OffloadOptions, Served, Switch,
 };
 use rtt0_netio::interface::Interface;
 
@@ -24,6 +27,8 @@ pub enum Offloading {
     /// The kernel, if it takes the BPF programs; else user space
     #[default]
     Auto,
+    /// Likewise, but ClientNIC answers every SYN in user space
+    Established,
     /// User space
     Off,
 }
@@ -41,19 +46,35 @@ pub(crate) struct Offload {
 impl Offload {
     /// Starts the offload if it is wanted and possible, and has the engines go on with the flows that the
     /// kernel has kept. Says in one line which it is.
-    pub(crate) fn start(program: &str, setup: &Setup, engines: &mut [impl Engine]) -> Self {
+    ///
+    /// With `profiles` the kernel also answers SYNs by itself, to destinations known there.
+    pub(crate) fn start(
+        program: &str,
+        setup: &Setup,
+        engines: &mut [impl Engine],
+        profiles: Option<&Profiles>,
+    ) -> Self {
         let pins = pins(program, setup);
+        let profiles = profiles.filter(|_| setup.offload == Offloading::Auto);
         let started = match setup.offload {
-            Offloading::Auto => start(setup, pins.as_deref(), engines).map_err(|error| chain(&error)),
+            Offloading::Auto | Offloading::Established => {
+                start(setup, pins.as_deref(), engines, profiles.is_some()).map_err(|error| chain(&error))
+            }
             Offloading::Off => Err("it is switched off".to_owned()),
         };
         match started {
-            Ok(kernel) => {
+            Ok(mut kernel) => {
+                let board = kernel.board();
+                let answers = board.is_some();
+                if let (Some(profiles), Some(board)) = (profiles, board) {
+                    profiles.post_to(board);
+                }
                 let pinned = kernel.pinned().map_or("-".to_owned(), |folder| folder.display().to_string());
                 let (attachment, outlet) = (kernel.attachment(), kernel.outlet());
                 tracing::info!(
                     pinned,
                     outlet,
+                    answers,
                     "established flows are forwarded by the kernel (BPF, {attachment})"
                 );
                 Self { kernel: Some(kernel), interfaces: setup.interfaces.clone(), looks: 0 }
@@ -83,6 +104,18 @@ impl Offload {
     /// The kernel's.
     pub(crate) fn served(&self, workers: usize) -> Result<Vec<Served>, OffloadError> {
         self.kernel.iter().flat_map(|kernel| (0..workers).map(|worker| kernel.served(worker))).collect()
+    }
+
+    /// Has the kernel sign with other keys.
+    pub(crate) fn rekey(&mut self, keys: &Keys) {
+        if let Some(kernel) = &mut self.kernel
+            && let Err(error) = kernel.rekey(keys)
+        {
+            tracing::error!(
+                error = chain(&error),
+                "the kernel can't be given the new key, and signs with the old one"
+            );
+        }
     }
 
     /// Tells whether the kernel forwards established flows.
@@ -144,16 +177,24 @@ fn start(
     setup: &Setup,
     pins: Option<&Path>,
     engines: &mut [impl Engine],
+    answers: bool,
 ) -> Result<KernelOffload, OffloadError> {
     let interfaces = setup.interface_names();
+    let mtu = setup.smallest_mtu().unwrap_or(u16::MAX);
+    let answers = setup.keys.as_ref().filter(|_| answers).map(|keys| AnswerOptions {
+        keys,
+        mss_clamp: mss_clamp(mtu),
+        workers: setup.workers,
+    });
     let kernel = KernelOffload::start(&OffloadOptions {
         interfaces: &interfaces,
         services: &setup.services,
-        largest: setup.smallest_mtu().unwrap_or(u16::MAX),
+        largest: mtu,
         flows: setup.limits.flows,
         pins,
         attach: Attach::Auto,
         outlet: None,
+        answers,
     })?;
     for (worker, engine) in (0..).zip(&mut *engines) {
         engine.accelerate(Box::new(kernel.path(Some(worker))?));

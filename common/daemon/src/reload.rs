@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::Command;
 use crate::config::{Configured, Layers, Unusable};
 use crate::failure::Failure;
+use crate::offload::Offload;
 use crate::program::{Nic, read};
 use crate::setup::Setup;
 use crate::stats::{Reloads, unix_seconds};
@@ -62,8 +63,13 @@ impl Reload {
     ///
     /// # Errors
     /// What is wrong.
-    pub(crate) fn again<N: Nic>(&mut self, nic: &mut N, workers: &Workers) -> Result<Reloaded, String> {
-        let outcome = self.try_again(nic, workers);
+    pub(crate) fn again<N: Nic>(
+        &mut self,
+        nic: &mut N,
+        workers: &Workers,
+        offload: &mut Offload,
+    ) -> Result<Reloaded, String> {
+        let outcome = self.try_again(nic, workers, offload);
         self.outcome.has_succeeded = outcome.is_ok();
         match &outcome {
             Ok(reloaded) => {
@@ -80,16 +86,23 @@ impl Reload {
         outcome
     }
 
-    fn try_again<N: Nic>(&mut self, nic: &mut N, workers: &Workers) -> Result<Reloaded, String> {
+    fn try_again<N: Nic>(
+        &mut self,
+        nic: &mut N,
+        workers: &Workers,
+        offload: &mut Offload,
+    ) -> Result<Reloaded, String> {
         let (cli, configured) = read::<N>(&self.layers).map_err(|error| match error {
             Unusable::Arguments(error) => error.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
             Unusable::File(error) => Failure::from(error).line(),
         })?;
         let Command::Run(settings) = cli.command else { return Err("this is not run".to_owned()) };
         let keys = Setup::keys(&settings.common).map_err(|failure| failure.line())?;
-        workers.rekey(&keys);
-        nic.rekey(&keys);
+        // Before the workers hear of it: they reconsider then what the kernel may answer.
         nic.reload(settings.own);
+        workers.rekey(&keys);
+        offload.rekey(&keys);
+        nic.rekey(&keys);
         let is_reloaded = |name: &&str| RELOADED.contains(name) || N::RELOADED.contains(name);
         let (changed, waiting): (Vec<&str>, Vec<&str>) =
             configured.changes_since(&self.running).partition(is_reloaded);

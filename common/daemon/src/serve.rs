@@ -146,7 +146,8 @@ impl Service {
         let control = setup.control_socket.as_deref().map(ControlSocket::bind).transpose()?;
         let metrics = setup.metrics_address.map(HttpSocket::bind).transpose()?;
         let awake = setup.awake.then(Awake::keep).transpose()?;
-        let offload = Offload::start(program, &setup, &mut engines);
+        let profiles = nic.profiles();
+        let offload = Offload::start(program, &setup, &mut engines, profiles.as_deref());
         let captures = workers::open_captures(&setup, offload.outlet())?;
         let switches = match offload.switch() {
             Some(switch) => Ok(Filter::Kernel(switch)),
@@ -168,7 +169,6 @@ impl Service {
             control.as_ref().map_or("-".to_owned(), |socket| socket.path().display().to_string()),
             metrics.as_ref().map_or("-".to_owned(), |socket| socket.address().to_string()),
         );
-        let profiles = nic.profiles();
         let known = Known { workers: setup.workers, profiles: profiles.clone() };
         // Before this thread is a real-time one: what it starts stays ordinary.
         let (control, questions) = ControlPlane::start(control, metrics, known)
@@ -298,7 +298,9 @@ impl Service {
                 workers.stand_back(Reason::Drain, drain);
                 let _ = reply.send(());
             }
-            Question::Reload(reply) => drop(reply.send(read_again(workers, nic, reload))),
+            Question::Reload(reply) => {
+                let _ = reply.send(read_again(workers, nic, reload, &mut self.offload));
+            }
         }
     }
 
@@ -370,7 +372,7 @@ async fn wait<N: Nic>(
             _ = signals.terminate.recv() => return Ok(End::Signal("SIGTERM")),
             _ = signals.interrupt.recv() => return Ok(End::Signal("SIGINT")),
             // What is wrong is in the log.
-            _ = signals.hangup.recv() => drop(read_again(workers, nic, reload)),
+            _ = signals.hangup.recv() => drop(read_again(workers, nic, reload, &mut service.offload)),
             Some(question) = service.questions.recv() => service.answer(question, workers, nic, reload),
             _ = look.tick() => {
                 if let Err(failure) = service.look(workers) {
@@ -383,9 +385,14 @@ async fn wait<N: Nic>(
 }
 
 /// Reads the configuration again, and tells the service manager so.
-fn read_again<N: Nic>(workers: &Workers, nic: &mut N, reload: &mut Reload) -> Result<Reloaded, String> {
+fn read_again<N: Nic>(
+    workers: &Workers,
+    nic: &mut N,
+    reload: &mut Reload,
+    offload: &mut Offload,
+) -> Result<Reloaded, String> {
     manager::reloading();
-    let outcome = reload.again(nic, workers);
+    let outcome = reload.again(nic, workers, offload);
     manager::ready();
     outcome
 }

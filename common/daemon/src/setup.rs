@@ -121,10 +121,10 @@ impl Setup {
             &self.interface_names(),
             &self.services,
             EMIT_MARK,
-            self.offload == Offloading::Auto,
+            self.offload != Offloading::Off,
         );
         let offload = match self.offload {
-            Offloading::Auto => format!(
+            Offloading::Auto | Offloading::Established => format!(
                 "a BPF program at the interfaces' ingress (tcx), if the kernel takes it; pinned under {}\n# while \
                  it has flows; and a device {DEVICE_PREFIX}N, out of which it copies what is to be captured",
                 self.bpf_dir.display()

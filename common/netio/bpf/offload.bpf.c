@@ -32,6 +32,9 @@ static long (*fib_lookup)(struct __sk_buff *, struct bpf_fib_lookup *, __u32 len
 	(void *)BPF_FUNC_fib_lookup;
 static long (*redirect_neigh)(__u32 device, struct bpf_redir_neigh *, __u32 length, __u64 flags) =
 	(void *)BPF_FUNC_redirect_neigh;
+static long (*map_update)(void *map, const void *key, const void *value, __u64 flags) =
+	(void *)BPF_FUNC_map_update_elem;
+static long (*tail_call)(struct __sk_buff *, void *map, __u32 index) = (void *)BPF_FUNC_tail_call;
 static long (*clone_redirect)(struct __sk_buff *, __u32 device, __u64 flags) = (void *)BPF_FUNC_clone_redirect;
 
 // One look-up serves both directions: see rtt0_core::offload::layout.
@@ -92,6 +95,9 @@ struct settings {
 	__u32 signature;   // what a signed one's options begin with
 	__u32 longest;     // ns after which the daemon is not waited for any more
 	__u32 outlet;      // the device whose outgoing packets the daemon captures
+	__u32 workers;     // of the daemon
+	__u32 answers;     // whether SYNs may be answered here
+	__u32 mss_v4, mss_v6; // the largest that may be promised, in bytes
 };
 
 enum { FORWARDED_PACKETS, FORWARDED_BYTES, LEFT_TO_DAEMON, FORGOTTEN, COUNTERS };
@@ -154,6 +160,22 @@ struct {
 	__u32 *key;
 	__u64 *value;
 } counters SECTION(".maps");
+
+// `answer`, if the kernel has taken it.
+struct {
+	int (*type)[BPF_MAP_TYPE_PROG_ARRAY];
+	int (*max_entries)[1];
+	int (*key_size)[4];
+	int (*value_size)[4];
+} answerers SECTION(".maps");
+
+// The ends of which a SYN was left to the daemon: it may know of a connection. Those of the latest.
+struct {
+	int (*type)[BPF_MAP_TYPE_LRU_HASH];
+	int (*max_entries)[1 << 16];
+	struct key *key;
+	__u32 *value;
+} left SECTION(".maps");
 
 enum { ETHERNET = 14, IPV4 = 20, IPV6 = 40, TCP = 20 };
 enum { HOP_BY_HOP = 0, ICMP = 1, PROTOCOL_TCP = 6, ROUTING = 43, ICMP6 = 58, DESTINATION = 60 };
@@ -737,9 +759,17 @@ INLINE int pass_odd(struct __sk_buff *skb, const struct packet *packet, const st
 }
 
 // A segment of no flow that was handed over.
-INLINE int pass_other(struct __sk_buff *skb, const struct packet *packet, const __u8 *tcp, const struct settings *s)
+INLINE int pass_other(struct __sk_buff *skb, const struct packet *packet, const __u8 *tcp, const struct key *key,
+		      const struct settings *s)
 {
 	enum way way = way_of(packet, tcp, s);
+	if (s->answers && way == TO_SERVER && (tcp[13] & (SYN | ACK)) == SYN) {
+		__u32 one = 1;
+		if (tcp[13] == SYN && !s->let_through && !skb->vlan_present)
+			tail_call(skb, &answerers, 0);
+		// There is none.
+		map_update(&left, key, &one, 0);
+	}
 	if (way != OTHERS && !is_let_through(skb, packet, tcp[13], way == TO_SERVER, s))
 		copy_to_daemon(skb, s);
 	return NEXT;
@@ -766,7 +796,7 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 	// What came in a VLAN is seen again at that one's own interface.
 	struct flow *flow = skb->vlan_present ? 0 : map_lookup(&flows, &key);
 	if (!flow)
-		return pass_other(skb, &packet, tcp, s);
+		return pass_other(skb, &packet, tcp, &key, s);
 	bool from_client = from_lower == !!(flow->flags & CLIENT_IS_LOWER);
 	struct end *sender = from_client ? &flow->client : &flow->server;
 	__u64 *captured = from_client ? &flow->client_captured : &flow->server_captured;
@@ -851,6 +881,8 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 	count(FORWARDED_BYTES, packet.length);
 	return outlook == PLAIN_WAY ? send(&way) : NEXT;
 }
+
+#include "answer.h"
 
 // What the outlet keeps of what has been captured.
 SECTION("socket") int nothing(struct __sk_buff *skb)

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use pnet_datalink::{Channel, DataLinkReceiver, DataLinkSender};
-use rig::{End, eventually, frame_sender, join, namespaces};
+use pnet_datalink::{DataLinkReceiver, DataLinkSender};
+use rig::{End, eventually, frame_receiver, frame_sender, is_in_user_namespace, join, namespaces};
 use rtnetlink::RouteMessageBuilder;
 use rtt0_core::flow::FlowKey;
 use rtt0_core::offload::{FastPath, Offloaded, Queued};
@@ -26,7 +26,6 @@ use rtt0_netio::counters::IoCounters;
 use rtt0_netio::emit::Way;
 use rtt0_netio::fast_path::{Attach, KernelOffload, OffloadOptions};
 use rtt0_netio::links::Links;
-use rtt0_netio::netns::Namespace;
 use rtt0_netio::sysctl;
 
 const WORKER: u8 = 3;
@@ -67,6 +66,7 @@ fn run_with(outlet: Option<Way>, test: impl FnOnce(Bench) + Send) {
             pins: None,
             attach: Attach::Auto,
             outlet,
+            answers: None,
         };
         let kernel = match KernelOffload::start(&options) {
             Err(error) if !rustix::process::geteuid().is_root() || is_in_user_namespace() => {
@@ -95,24 +95,6 @@ fn forwarded() -> [u64; 2] {
     let snmp6 = std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap();
     let v6 = snmp6.lines().find_map(|line| line.strip_prefix("Ip6OutForwDatagrams")).unwrap().trim();
     [v4, v6].map(|count| count.parse().unwrap())
-}
-
-fn is_in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
-    !map.split_whitespace().eq(["0", "0", "4294967295"])
-}
-
-fn frame_receiver(namespace: &Namespace, link: &str) -> Box<dyn DataLinkReceiver> {
-    let open = || {
-        let link = pnet_datalink::interfaces().into_iter().find(|found| found.name == link).unwrap();
-        let timeout = Some(Duration::from_millis(100));
-        let config = pnet_datalink::Config { read_timeout: timeout, ..Default::default() };
-        match pnet_datalink::channel(&link, config).unwrap() {
-            Channel::Ethernet(_, receiver) => receiver,
-            _ => unreachable!("an AF_PACKET channel is an Ethernet channel"),
-        }
-    };
-    namespace.enter(open).unwrap()
 }
 
 fn ends(is_v6: bool) -> [(IpAddr, u16); 2] {

@@ -4,14 +4,28 @@
 use super::wire::{Addresses, Wire, ports, tcp};
 use rtt0_core::engine::Engine;
 use rtt0_core::flow::FlowKey;
-use rtt0_core::offload::{Applied, FastPath, Offloaded, Progress, Queued};
+use rtt0_core::offer::{Keys, LENGTH};
+use rtt0_core::offload::{Applied, Begun, FastPath, Offloaded, Progress, Queued};
 use rtt0_core::packet::Packet;
+use rtt0_core::profile::{Board, Posted};
 use rtt0_core::seq::{Client, Seq};
 use rtt0_core::service::Direction;
+use rtt0_core::spoof::spoof_at_once;
 use rtt0_core::time::Instant;
-use rtt0_core::wire::segment::Segment;
-use std::collections::{HashMap, VecDeque};
+use rtt0_core::wire::ipv4::Ipv4;
+use rtt0_core::wire::ipv6::Ipv6;
+use rtt0_core::wire::segment::{Endpoint, Segment};
+use rtt0_core::wire::tcp::MAX_OPTIONS;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// When an engine hears at the latest of what its kernel has begun.
+const LATEST: Duration = Duration::from_millis(100);
+/// Most of which it has not heard.
+const MOST_BEGUN: usize = 128;
+/// What both IP versions of the network carry.
+const MSS_CLAMP: u16 = 1440;
 
 /// Every copy is the same kernel.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +36,14 @@ struct State {
     flows: HashMap<FlowKey, Offloaded>,
     /// Closed, and the engine has still to hear of it.
     closed: VecDeque<(FlowKey, Seq<Client>)>,
+    /// What it may promise.
+    posted: HashMap<Endpoint, Posted>,
+    /// Until when it may answer SYNs.
+    allowed: Option<Instant>,
+    /// Answered, and the engine has still to hear of it.
+    begun: VecDeque<Begun>,
+    /// Of which a SYN was left to the engine.
+    left: HashSet<FlowKey>,
 }
 
 impl Kernel {
@@ -59,6 +81,40 @@ impl Kernel {
         Some(applied)
     }
 
+    /// Forgets what it knows of an engine that is no more.
+    pub(super) fn detach(&self) {
+        let mut state = self.state();
+        let flows = std::mem::take(&mut state.flows);
+        *state = State { flows, ..State::default() };
+    }
+
+    /// Answers a SYN by itself, as far as it may: returns the SYN-ACK, and the SYN that goes on.
+    pub(super) fn answer(
+        &self,
+        now: Instant,
+        wire: &Wire,
+        to: Direction,
+        addresses: &Addresses,
+        keys: &Keys,
+    ) -> Option<[Vec<u8>; 2]> {
+        let is_syn = to == Direction::ToServer && tcp(&wire.bytes)?.flags().is_syn();
+        let key = key(wire, to, addresses).filter(|_| is_syn)?;
+        let mut state = self.state();
+        if state.flows.contains_key(&key) {
+            return None;
+        }
+        let answer = state.try_answer(now, wire, key, keys);
+        if answer.is_none() {
+            state.left.insert(key);
+        }
+        answer
+    }
+
+    /// Tells when the engine is to hear of what has begun, if it does not sooner.
+    pub(super) fn hear_at(&self) -> Option<Instant> {
+        self.state().begun.front().map(|begun| begun.at + LATEST)
+    }
+
     /// Has an engine go on with its flows, and forgets those that the engine does not know.
     pub(super) fn adopt(&self, now: Instant, engine: &mut dyn Engine) {
         let flows: Vec<Offloaded> = self.state().flows.values().copied().collect();
@@ -68,6 +124,38 @@ impl Kernel {
                 self.state().flows.remove(&flow.key);
             }
         }
+    }
+}
+
+impl State {
+    fn try_answer(&mut self, now: Instant, wire: &Wire, key: FlowKey, keys: &Keys) -> Option<[Vec<u8>; 2]> {
+        let posted = self.posted.get(&key.server()).filter(|posted| now < posted.expires)?;
+        let may = self.allowed.is_some_and(|until| now < until) && self.begun.len() < MOST_BEGUN;
+        if !may || wire.spoiled || self.left.contains(&key) {
+            return None;
+        }
+        let mut bytes = wire.bytes.clone();
+        let mut packet = Packet { bytes: &mut bytes, offload: wire.offload };
+        let segment = Segment::parse(&mut packet).ok()?;
+        let made = spoof_at_once(key, &segment, posted, keys, MSS_CLAMP)?;
+        let (start, mut syn) = (&made.start, made.start.syn.clone());
+        let offer = syn.len() - MAX_OPTIONS;
+        let offer = syn[offer..offer + LENGTH].try_into().ok()?;
+        self.flows.insert(key, Offloaded::opening(key, start.client_isn, start.promised_isn));
+        self.begun.push_back(Begun { syn: wire.bytes.clone(), offer, at: now });
+        age(&mut syn);
+        Some([made.syn_ack, syn])
+    }
+}
+
+impl Board for Kernel {
+    fn post(&self, destination: &Endpoint, posted: Option<&Posted>) -> bool {
+        let mut state = self.state();
+        match posted {
+            Some(posted) => state.posted.insert(*destination, *posted),
+            None => state.posted.remove(destination),
+        };
+        true
     }
 }
 
@@ -87,6 +175,32 @@ impl FastPath for Kernel {
 
     fn closed(&mut self) -> Option<(FlowKey, Seq<Client>)> {
         self.state().closed.pop_front()
+    }
+
+    fn allow(&mut self, until: Option<Instant>) -> bool {
+        // For as long as the engine does not change its mind: without that it would never come to rest.
+        self.state().allowed = until.map(|until| until + Duration::from_secs(3600));
+        false
+    }
+
+    fn begun(&mut self) -> Option<Begun> {
+        self.state().begun.pop_front()
+    }
+}
+
+/// Takes a router's step of the hop limit.
+fn age(packet: &mut [u8]) {
+    match Ipv4::unverified(&mut *packet) {
+        Ok(mut ip) => {
+            let limit = ip.ttl() - 1;
+            ip.set_ttl(limit);
+        }
+        Err(_) => {
+            if let Ok(mut ip) = Ipv6::unverified(packet) {
+                let limit = ip.hop_limit() - 1;
+                ip.set_hop_limit(limit);
+            }
+        }
     }
 }
 

@@ -149,6 +149,15 @@ impl Nic {
             }
             Some(Applied::ToEngine | Applied::Forgotten) | None => {}
         }
+        let answer = self
+            .kernel
+            .as_ref()
+            .filter(|_| matches!(self.brain, Brain::Client(_)))
+            .and_then(|kernel| kernel.answer(now + self.skew, &wire, to, addresses, &self.keys));
+        if let Some([syn_ack, syn]) = answer {
+            emit(&syn_ack, Offload::default(), false, Direction::ToClient, out)?;
+            return emit(&syn, Offload::default(), false, Direction::ToServer, out);
+        }
         let mut packet = Packet { bytes: &mut wire.bytes, offload: wire.offload };
         let engine = self.brain.engine();
         engine.hear(now + self.skew);
@@ -203,6 +212,7 @@ impl Nic {
             })
         };
         let now = now + self.skew;
+        self.brain.engine().hear(now);
         match &mut self.brain {
             Brain::Client(nic) => {
                 let before: Vec<_> = flows.map(|key| (key, nic.view(&key))).collect();
@@ -232,7 +242,8 @@ impl Nic {
 
     /// Tells when [`Nic::on_timer`] wants to be called, on the world's clock.
     pub(super) fn next(&mut self) -> Option<Instant> {
-        let at = self.brain.engine().next_timeout()?;
+        let heard = self.kernel.as_ref().and_then(Kernel::hear_at);
+        let at = [self.brain.engine().next_timeout(), heard].into_iter().flatten().min()?;
         Some(Instant::ZERO + (at - (Instant::ZERO + self.skew)))
     }
 

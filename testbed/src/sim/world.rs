@@ -151,6 +151,12 @@ impl<'m> World<'m> {
                 let profiles = ProfileLimits { large_upload: plan.large_upload, ..ProfileLimits::default() };
                 let settings = Settings { policy: plan.mode.into(), mss_clamp: (1460, 1440), limits };
                 let profiles = Arc::new(Profiles::new(profiles));
+                if let Some(kernel) = &self.kernels[which as usize] {
+                    kernel.detach();
+                    if plan.seed % 3 != 0 {
+                        profiles.post_to(Box::new(kernel.clone()));
+                    }
+                }
                 Brain::Client(Box::new(ClientNic::new(gateway, keys.clone(), profiles, settings)))
             }
             Which::Server => Brain::Server(Box::new(ServerNic::new(gateway, keys.clone(), limits))),

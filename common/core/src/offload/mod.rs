@@ -27,6 +27,7 @@ pub use offloader::{Offloadable, Offloader, is_in_use};
 
 use crate::flow::FlowKey;
 use crate::handshake::FIRST_FLIGHT;
+use crate::offer;
 use crate::seq::{Client, Promised, Seq};
 use crate::service::Direction;
 use crate::time::Instant;
@@ -71,6 +72,30 @@ pub trait FastPath: fmt::Debug + Send {
     /// Returns the next flow that has been closed ([`Applied::Closed`]), and the number behind the last byte that its client
     /// has sent. Without a system call.
     fn closed(&mut self) -> Option<(FlowKey, Seq<Client>)>;
+
+    /// Lets it answer SYNs by itself until then, or, with `None`, no more: those of a flow that neither it nor the engine has heard
+    /// of, to destinations on the [`Board`](crate::profile::Board). Returns whether it can. Without a system call.
+    fn allow(&mut self, _until: Option<Instant>) -> bool {
+        false
+    }
+
+    /// Returns the next handshake that it has begun by itself, as [`spoof_at_once`](crate::spoof::spoof_at_once) says: its flow is
+    /// here already, [`Offloaded::opening`]. There are few at a time of which the engine has not heard; more SYNs are left to that.
+    /// Without a system call.
+    fn begun(&mut self) -> Option<Begun> {
+        None
+    }
+}
+
+/// A handshake that a fast path has begun by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begun {
+    /// The client's SYN, an IP packet as it came; its checksum may be partial.
+    pub syn: Vec<u8>,
+    /// The option that it has sent on with the SYN.
+    pub offer: [u8; offer::LENGTH],
+    /// When.
+    pub at: Instant,
 }
 
 /// How far a handed flow has come.

@@ -1,6 +1,6 @@
 //! How an engine and its fast path share the flows of a table.
 
-use super::{FastPath, Offloaded, Progress, Queued, Share};
+use super::{Begun, FastPath, Offloaded, Progress, Queued, Share};
 use crate::flow::{FlowKey, FlowTable};
 use crate::reason::{Counters, Event};
 use crate::seq::{Client, Seq};
@@ -11,6 +11,11 @@ use std::time::Duration;
 
 /// How long a flow that has been closed stays with the fast path, for the acknowledgements of its FINs.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long a fast path may answer SYNs by itself after it has last been allowed to: whoever has died or hangs allows nothing.
+const ALLOWED: Duration = Duration::from_millis(300);
+/// When it is allowed to again, and its engine hears what it has begun.
+const ALLOW_AGAIN: Duration = Duration::from_millis(100);
 
 /// A flow of an engine's table, of whatever kind.
 pub trait Offloadable {
@@ -46,6 +51,8 @@ pub struct Offloader {
     waiting: Vec<FlowKey>,
     /// A direction that was handed over waits for the worker.
     is_waited_for: bool,
+    /// When the fast path has to be allowed again to answer SYNs, if it may.
+    allow_again: Option<Instant>,
 }
 
 impl Offloader {
@@ -57,6 +64,35 @@ impl Offloader {
     /// Tells whether there is one.
     pub fn is_accelerated(&self) -> bool {
         self.fast_path.is_some()
+    }
+
+    /// Lets the fast path answer SYNs by itself for a moment, if it can, or no more.
+    pub fn allow(&mut self, now: Instant, is_wanted: bool) {
+        let Some(fast_path) = &mut self.fast_path else { return };
+        let can = fast_path.allow(is_wanted.then(|| now + ALLOWED));
+        self.allow_again = (is_wanted && can).then(|| now + ALLOW_AGAIN);
+    }
+
+    /// Lets the fast path answer no SYN from now on, until it is allowed to again.
+    pub fn forbid(&mut self) {
+        self.allow(Instant::ZERO, false);
+    }
+
+    /// Returns when [`Offloader::allow`] is to be called again, if it is.
+    pub fn allow_again(&self) -> Option<Instant> {
+        self.allow_again
+    }
+
+    /// Returns the next handshake that the fast path has begun by itself.
+    pub fn begun(&mut self) -> Option<Begun> {
+        self.fast_path.as_mut()?.begun()
+    }
+
+    /// Gives up a flow that the fast path has begun, and of which the engine will not know.
+    pub fn disown(&mut self, key: &FlowKey) {
+        if let Some(fast_path) = &mut self.fast_path {
+            let _ = fast_path.recall(key);
+        }
     }
 
     /// Counts a segment of a flow, and has the flow handed over with the next [`Offloader::settle`] if it is due

@@ -90,8 +90,11 @@ impl Profiles {
     /// Connections under way go on.
     pub fn forget(&self, wanted: impl Fn(&Endpoint) -> bool) -> usize {
         let mut forgotten = 0;
-        self.map.retain(|destination, _| {
+        self.map.retain(|destination, profile| {
             let goes = wanted(destination);
+            if goes {
+                self.take_down(destination, profile);
+            }
             forgotten += usize::from(goes);
             !goes
         });

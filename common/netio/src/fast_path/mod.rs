@@ -16,12 +16,13 @@
 //! qdisc, which stays by itself.
 
 mod attachment;
-mod closed;
+mod board;
 mod clsact;
 mod outlet;
 mod path;
 mod pins;
-mod served;
+mod queue;
+mod times;
 
 use std::fmt;
 use std::io;
@@ -30,12 +31,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapFd, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapFd, PerCpuArray, ProgramArray};
 use aya::programs::{ProgramError, SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use rtt0_core::claim::Bypass;
-use rtt0_core::offer;
+use rtt0_core::offer::{self, Keys};
 use rtt0_core::offload::{KERNEL_KEY, KERNEL_VALUE, Offloaded};
+use rtt0_core::profile::Board;
 use rtt0_core::service::{Prefix, Services};
 
 use crate::device::{DeviceError, Way};
@@ -43,11 +45,14 @@ use crate::emit::EMIT_MARK;
 use crate::interface;
 use attachment::Attached;
 pub use attachment::{Attach, Attachment};
-use closed::Closed;
+use board::KernelBoard;
 use outlet::Outlet;
+use path::Answers;
 pub use path::KernelPath;
 use pins::Pins;
-pub use served::Served;
+use queue::Queue;
+pub use times::Served;
+use times::Time;
 
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/offload.bpf.o");
@@ -124,6 +129,9 @@ struct Settings {
     signature: u32,
     longest: u32,
     outlet: u32,
+    workers: u32,
+    answers: u32,
+    mss: [u32; 2],
 }
 
 /// `struct rule`; addresses in network byte order, IPv4 as IPv4-mapped.
@@ -135,10 +143,39 @@ struct Rule {
     ports: [u16; 2],
 }
 
-// SAFETY: both consist of integers without padding, so that any bytes are valid and none is uninitialised.
+/// `struct secret`: the key as SipHash takes it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Secret {
+    halves: [u64; 2],
+    id: u32,
+    zero: u32,
+}
+
+impl From<&Keys> for Secret {
+    fn from(keys: &Keys) -> Self {
+        let secret = u128::from_le_bytes(keys.signing_secret());
+        Self { halves: [secret as u64, (secret >> 64) as u64], id: keys.signing().into(), zero: 0 }
+    }
+}
+
+// SAFETY: all consist of integers without padding, so that any bytes are valid and none is uninitialised.
 unsafe impl Pod for Settings {}
 // SAFETY: as above.
 unsafe impl Pod for Rule {}
+// SAFETY: as above.
+unsafe impl Pod for Secret {}
+
+/// How the kernel is to answer SYNs by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct AnswerOptions<'a> {
+    /// The one that signs is used.
+    pub keys: &'a Keys,
+    /// Largest MSS to promise in bytes, for (IPv4, IPv6).
+    pub mss_clamp: (u16, u16),
+    /// Workers of the daemon; 1 or more.
+    pub workers: usize,
+}
 
 /// Choices for the offload.
 #[derive(Debug, Clone)]
@@ -157,6 +194,8 @@ pub struct OffloadOptions<'a> {
     pub attach: Attach,
     /// What kind of device the outlet is to be; `None` for the best that can be had.
     pub outlet: Option<Way>,
+    /// How SYNs are to be answered, if they are, as far as the kernel takes that program too.
+    pub answers: Option<AnswerOptions<'a>>,
 }
 
 /// What the kernel has done by itself.
@@ -179,6 +218,13 @@ pub struct KernelOffload {
     pins: Option<Pins>,
     outlet: Outlet,
     attached: Attached,
+    answers: Option<Answering>,
+}
+
+/// The program that answers SYNs, where `forward` finds it. The kernel forgets it as soon as nobody holds this map.
+struct Answering {
+    _program: ProgramArray<MapData>,
+    secrets: Array<MapData, Secret>,
 }
 
 impl fmt::Debug for KernelOffload {
@@ -220,18 +266,32 @@ impl KernelOffload {
             signature: u32::from_be_bytes(offer::PREFIX),
             longest: LONGEST.as_nanos() as u32,
             outlet: outlet.index(),
+            workers: options.answers.map_or(1, |answers| answers.workers as u32),
+            answers: 0,
+            mss: options
+                .answers
+                .map_or([0; 2], |AnswerOptions { mss_clamp: (v4, v6), .. }| [v4.into(), v6.into()]),
         };
         settings.set(0, first, 0).map_err(map_error("settings"))?;
         let mut table: Array<MapData, Rule> = take(&mut ebpf, "rules")?;
         for (index, rule) in (0..).zip(rules) {
             table.set(index, rule, 0).map_err(map_error("rules"))?;
         }
+        let answers = options.answers.and_then(|answers| {
+            let answering = Answering::start(&mut ebpf, answers.keys);
+            answering
+                .inspect_err(|error| tracing::debug!(%error, "SYNs can't be answered in the kernel"))
+                .ok()
+        });
+        if answers.is_some() {
+            settings.set(0, Settings { answers: 1, ..first }, 0).map_err(map_error("settings"))?;
+        }
         let forward: &mut SchedClassifier = program(&mut ebpf, "forward")?;
         forward.load().map_err(program_error("forward"))?;
         let attached = Attached::new(forward, options.interfaces, options.attach, pins.as_ref())
             .map_err(program_error("forward"))?;
         let settings = Arc::new(Mutex::new(settings));
-        Ok(Self { ebpf, settings, pins, outlet, attached })
+        Ok(Self { ebpf, settings, pins, outlet, attached, answers })
     }
 
     /// Tells where the flows are pinned, if they outlive this process.
@@ -273,9 +333,33 @@ impl KernelOffload {
     /// # Errors
     /// [`OffloadError::Map`], [`OffloadError::Memory`].
     pub fn path(&self, worker: Option<u8>) -> Result<KernelPath, OffloadError> {
-        let closed = Closed::open(self.shared("closing")?, worker.unwrap_or(0).into());
-        let closed = closed.map_err(|source| OffloadError::Memory { name: "closing", source })?;
-        Ok(KernelPath::new(self.flows()?, closed, worker))
+        let number = worker.unwrap_or(0).into();
+        let memory = |name| move |source| OffloadError::Memory { name, source };
+        let closed = Queue::open(self.shared("closing")?, number).map_err(memory("closing"))?;
+        let answers = match &self.answers {
+            Some(_) => Some(Answers {
+                allowed: Time::open(self.shared("allowed")?, number).map_err(memory("allowed"))?,
+                begun: Queue::open(self.shared("begun")?, number).map_err(memory("begun"))?,
+            }),
+            None => None,
+        };
+        Ok(KernelPath::new(self.flows()?, closed, answers, worker))
+    }
+
+    /// Returns where profiles tell what the kernel may promise, if it answers SYNs; once.
+    pub fn board(&mut self) -> Option<Box<dyn Board>> {
+        self.answers.as_ref()?;
+        let map = take(&mut self.ebpf, "promises").ok()?;
+        Some(Box::new(KernelBoard::new(map)))
+    }
+
+    /// Has the kernel sign with other keys from now on.
+    ///
+    /// # Errors
+    /// [`OffloadError::Map`]; then it signs with what it has.
+    pub fn rekey(&mut self, keys: &Keys) -> Result<(), OffloadError> {
+        let Some(answers) = &mut self.answers else { return Ok(()) };
+        answers.secrets.set(0, Secret::from(keys), 0).map_err(map_error("secrets"))
     }
 
     /// Returns what a worker tells with how far it has come.
@@ -283,8 +367,8 @@ impl KernelOffload {
     /// # Errors
     /// [`OffloadError::Memory`].
     pub fn served(&self, worker: usize) -> Result<Served, OffloadError> {
-        let served = Served::open(self.shared("served")?, worker);
-        served.map_err(|source| OffloadError::Memory { name: "served", source })
+        let served = Time::open(self.shared("served")?, worker);
+        served.map(Served).map_err(|source| OffloadError::Memory { name: "served", source })
     }
 
     fn shared(&self, name: &'static str) -> Result<&MapFd, OffloadError> {
@@ -364,6 +448,19 @@ impl KernelOffload {
     fn flows(&self) -> Result<Flows, OffloadError> {
         let map = self.ebpf.map("flows").ok_or(OffloadError::Missing("flows"))?;
         path::another(map).map_err(map_error("flows"))
+    }
+}
+
+impl Answering {
+    fn start(ebpf: &mut Ebpf, keys: &Keys) -> Result<Self, OffloadError> {
+        let mut secrets: Array<MapData, Secret> = take(ebpf, "secrets")?;
+        secrets.set(0, Secret::from(keys), 0).map_err(map_error("secrets"))?;
+        let mut answerers: ProgramArray<MapData> = take(ebpf, "answerers")?;
+        let answer: &mut SchedClassifier = program(ebpf, "answer")?;
+        answer.load().map_err(program_error("answer"))?;
+        let answer = answer.fd().map_err(program_error("answer"))?;
+        answerers.set(0, answer, 0).map_err(map_error("answerers"))?;
+        Ok(Self { _program: answerers, secrets })
     }
 }
 

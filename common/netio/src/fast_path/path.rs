@@ -2,30 +2,78 @@
 
 use std::os::fd::AsFd;
 
+use aya::Pod;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::programs::{ProgramError, SchedClassifier, TestRunOptions};
 use rtt0_core::flow::FlowKey;
-use rtt0_core::offload::{FastPath, KernelKey, Offloaded, Progress, Queued, wait};
+use rtt0_core::offer;
+use rtt0_core::offload::{
+    Begun, FastPath, KERNEL_KEY, KernelKey, Offloaded, Progress, Queued, flow_key, wait,
+};
 use rtt0_core::seq::{Client, Seq};
+use rtt0_core::time::Instant;
 
-use super::closed::Closed;
+use super::queue::Queue;
+use super::times::Time;
 use super::{Flows, MARGIN};
 use crate::clock;
 
+/// Bytes of the longest SYN that the kernel answers: an IPv6 header and a TCP header with 20 bytes of options.
+const LONGEST_SYN: usize = 80;
 /// How often a flow is offered to the kernel.
 const ATTEMPTS: usize = 3;
+
+/// What `closing` has in a place.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Closed {
+    key: [u8; KERNEL_KEY],
+    client_is_lower: u32,
+    client_end: u32,
+    zero: u32,
+}
+
+/// What `begun` has in a place.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answered {
+    syn: [u8; LONGEST_SYN],
+    offer: [u8; offer::LENGTH],
+    /// Of the SYN, in bytes.
+    length: u32,
+    /// Of the monotonic clock, ns.
+    at: u64,
+}
+
+// SAFETY: both consist of integers without padding, so that any bytes are valid and none is uninitialised.
+unsafe impl Pod for Closed {}
+// SAFETY: as above.
+unsafe impl Pod for Answered {}
+
+/// How SYNs are answered in the kernel, as one engine sees it.
+#[derive(Debug)]
+pub(super) struct Answers {
+    pub(super) allowed: Time,
+    pub(super) begun: Queue<Answered>,
+}
 
 /// The flows in the kernel, as one engine reaches them. Every call is a system call or two (bpf(2)).
 #[derive(Debug)]
 pub struct KernelPath {
     flows: Flows,
-    closed: Closed,
+    closed: Queue<Closed>,
+    answers: Option<Answers>,
     worker: Option<u8>,
 }
 
 impl KernelPath {
-    pub(super) fn new(flows: Flows, closed: Closed, worker: Option<u8>) -> Self {
-        Self { flows, closed, worker }
+    pub(super) fn new(
+        flows: Flows,
+        closed: Queue<Closed>,
+        answers: Option<Answers>,
+        worker: Option<u8>,
+    ) -> Self {
+        Self { flows, closed, answers, worker }
     }
 
     fn read(&self, key: &FlowKey) -> Option<Progress> {
@@ -62,7 +110,27 @@ impl FastPath for KernelPath {
     }
 
     fn closed(&mut self) -> Option<(FlowKey, Seq<Client>)> {
-        self.closed.pop()
+        let closed = self.closed.pop()?;
+        Some((flow_key(&closed.key, closed.client_is_lower != 0), Seq::new(closed.client_end)))
+    }
+
+    fn allow(&mut self, until: Option<Instant>) -> bool {
+        let Some(answers) = &self.answers else { return false };
+        answers.allowed.tell(until.unwrap_or(Instant::ZERO));
+        true
+    }
+
+    fn begun(&mut self) -> Option<Begun> {
+        let Answered { syn, offer, length, at } = self.answers.as_mut()?.begun.pop()?;
+        let syn = syn.get(..length as usize).unwrap_or(&[]).to_vec();
+        Some(Begun { syn, offer, at: Instant::from_micros(at / 1000) })
+    }
+}
+
+impl Drop for KernelPath {
+    fn drop(&mut self) {
+        // Nobody will hear of more.
+        self.allow(None);
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use pnet_datalink::{Channel, DataLinkSender};
+use pnet_datalink::{Channel, DataLinkReceiver, DataLinkSender};
 use rtt0_netio::links::{Links, VethEnd};
 use rtt0_netio::netns::Namespace;
 use rtt0_netio::sysctl;
@@ -91,6 +91,26 @@ pub fn frame_sender(namespace: &Namespace, link: &str) -> Box<dyn DataLinkSender
         let link = links.into_iter().find(|candidate| candidate.name == link).unwrap();
         match pnet_datalink::channel(&link, pnet_datalink::Config::default()).unwrap() {
             Channel::Ethernet(sender, _) => sender,
+            _ => unreachable!("an AF_PACKET channel is an Ethernet channel"),
+        }
+    };
+    namespace.enter(open).unwrap()
+}
+
+/// Tells whether this process is root in a user namespace only.
+pub fn is_in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    !map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// What comes to a link, frame by frame; waits for 100 ms at most.
+pub fn frame_receiver(namespace: &Namespace, link: &str) -> Box<dyn DataLinkReceiver> {
+    let open = || {
+        let link = pnet_datalink::interfaces().into_iter().find(|found| found.name == link).unwrap();
+        let timeout = Some(Duration::from_millis(100));
+        let config = pnet_datalink::Config { read_timeout: timeout, ..Default::default() };
+        match pnet_datalink::channel(&link, config).unwrap() {
+            Channel::Ethernet(_, receiver) => receiver,
             _ => unreachable!("an AF_PACKET channel is an Ethernet channel"),
         }
     };

@@ -1,26 +1,36 @@
 //! Which SYNs may be answered early, and the packets that doing so takes.
 
-use rtt0_core::flow::FlowKey;
-use rtt0_core::handshake::Start;
-use rtt0_core::offer::{Keys, Kind, LENGTH, Offer, Promise};
-use rtt0_core::profile::{Knowledge, Offered, UnknownAnswer};
-use rtt0_core::reason::PassReason;
-use rtt0_core::seq::{Client, Seq};
-use rtt0_core::wire::build::Control;
-use rtt0_core::wire::options::{SynOptions, SynOptionsError, Timestamps};
-use rtt0_core::wire::segment::Segment;
-use rtt0_core::wire::tcp::{Flags, MAX_OPTIONS};
+use crate::flow::FlowKey;
+use crate::handshake::Start;
+use crate::offer::{Found, KeyId, Keys, Kind, LENGTH, Offer, Promise};
+use crate::profile::{Knowledge, Offered, Posted, UnknownAnswer};
+use crate::reason::PassReason;
+use crate::seq::{Client, Seq};
+use crate::wire::build::Control;
+use crate::wire::options::{Options, SynOptions, SynOptionsError, Timestamps};
+use crate::wire::segment::Segment;
+use crate::wire::tcp::{self, Flags, MAX_OPTIONS};
+use crate::wire::{ipv4, ipv6};
 use std::time::Duration;
+
+/// Bytes of options of a SYN that asks for all that current systems ask for: MSS, SACK, timestamps, window scale.
+const USUAL_OPTIONS: usize = 20;
+
+/// The largest MSS for (IPv4, IPv6) that packets of `mtu` bytes carry (RFC 6691 §2).
+pub fn mss_clamp(mtu: u16) -> (u16, u16) {
+    let without = |header: usize| mtu.saturating_sub((header + tcp::MIN_HEADER) as u16);
+    (without(ipv4::MIN_HEADER), without(ipv6::HEADER))
+}
 
 /// A SYN that a middlebox can answer for: nothing in it is beyond its understanding.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PlainSyn {
+pub struct PlainSyn {
     /// The client's ISN.
-    pub(crate) isn: Seq<Client>,
+    pub isn: Seq<Client>,
     /// Its options.
-    pub(crate) options: SynOptions,
+    pub options: SynOptions,
     /// What it offers the server.
-    pub(crate) offered: Offered,
+    pub offered: Offered,
 }
 
 impl PlainSyn {
@@ -28,7 +38,7 @@ impl PlainSyn {
     ///
     /// # Errors
     /// Why it has to pass untouched.
-    pub(crate) fn read(segment: &Segment<'_>) -> Result<Self, PassReason> {
+    pub fn read(segment: &Segment<'_>) -> Result<Self, PassReason> {
         let tcp = segment.tcp();
         let flags = tcp.flags();
         let ecn = flags.contains(Flags::ECE | Flags::CWR);
@@ -51,22 +61,22 @@ impl PlainSyn {
 
 /// Everything a spoofed connection begins with.
 #[derive(Debug)]
-pub(crate) struct Spoof {
+pub struct Spoof {
     /// The SYN-ACK for the client.
-    pub(crate) syn_ack: Vec<u8>,
+    pub syn_ack: Vec<u8>,
     /// The handshake with the server or ServerNIC.
-    pub(crate) start: Start,
+    pub start: Start,
 }
 
 /// How a flow is to be spoofed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
+pub struct Plan {
     /// What the SYN tells the ServerNIC; nothing in mode `solo`.
-    pub(crate) signal: Option<Kind>,
+    pub signal: Option<Kind>,
     /// Largest MSS to promise, in bytes.
-    pub(crate) mss_clamp: u16,
+    pub mss_clamp: u16,
     /// When the SYN is repeated first.
-    pub(crate) repeat_after: Duration,
+    pub repeat_after: Duration,
 }
 
 /// Makes the SYN-ACK that answers `syn` and the SYN that goes on. The SYN offers exactly what
@@ -74,7 +84,7 @@ pub(crate) struct Plan {
 ///
 /// # Errors
 /// [`UnknownAnswer`] if the client offers something the server has never been asked.
-pub(crate) fn spoof(
+pub fn spoof(
     flow: FlowKey,
     syn: &PlainSyn,
     segment: &Segment<'_>,
@@ -83,9 +93,66 @@ pub(crate) fn spoof(
     plan: Plan,
 ) -> Result<Spoof, UnknownAnswer> {
     let key = keys.signing();
-    let promised_isn = keys.promised_isn(key, &flow, syn.isn).ok_or(UnknownAnswer)?;
     let tsval = keys.promised_tsval(key, &flow, syn.isn).ok_or(UnknownAnswer)?;
     let promise = knowledge.promise(syn.offered, plan.mss_clamp, tsval)?;
+    make(flow, syn, segment, (key, promise), knowledge.window, keys, plan).ok_or(UnknownAnswer)
+}
+
+/// Makes the same of what a fast path has promised on its own: `offer` is the option that it sent. `None` if that is not
+/// authentic (any more).
+pub fn respoof(
+    flow: FlowKey,
+    syn: &PlainSyn,
+    segment: &Segment<'_>,
+    offer: &[u8; LENGTH],
+    window: u16,
+    keys: &Keys,
+    plan: Plan,
+) -> Option<Spoof> {
+    let Found::Authentic(offer) = Offer::find(Options::new(offer), keys, &flow, syn.isn) else { return None };
+    make(flow, syn, segment, (offer.key, offer.promise), window, keys, plan)
+}
+
+/// Makes what a fast path sends that answers by itself ([`FastPath::begun`](crate::offload::FastPath::begun)): the SYN-ACK, and
+/// the SYN with the offer as its first option. `None` for a SYN that it leaves to the engine: whose options are not those that Linux sends,
+/// in that order.
+pub fn spoof_at_once(
+    flow: FlowKey,
+    segment: &Segment<'_>,
+    known: &Posted,
+    keys: &Keys,
+    mss_clamp: u16,
+) -> Option<Spoof> {
+    let syn = PlainSyn::read(segment).ok()?;
+    let mut usual = Vec::with_capacity(MAX_OPTIONS);
+    syn.options.write(&mut usual);
+    let is_usual = usual == segment.tcp().option_bytes() && usual.len() == USUAL_OPTIONS;
+    if !is_usual || segment.tcp().flags() != Flags::SYN {
+        return None;
+    }
+    let key = keys.signing();
+    let promise = Promise {
+        mss: known.mss.min(mss_clamp),
+        window_scale: Some(known.window_scale),
+        sack: true,
+        tsval: keys.promised_tsval(key, &flow, syn.isn),
+        ecn: false,
+    };
+    // Who repeats the SYN is the engine.
+    let plan = Plan { signal: Some(Kind::Spoofed), mss_clamp, repeat_after: Duration::ZERO };
+    make(flow, &syn, segment, (key, promise), known.window, keys, plan)
+}
+
+fn make(
+    flow: FlowKey,
+    syn: &PlainSyn,
+    segment: &Segment<'_>,
+    (key, promise): (KeyId, Promise),
+    window: u16,
+    keys: &Keys,
+    plan: Plan,
+) -> Option<Spoof> {
+    let promised_isn = keys.promised_isn(key, &flow, syn.isn)?;
     let kept = SynOptions {
         mss: syn.options.mss,
         window_scale: syn.options.window_scale.filter(|_| promise.window_scale.is_some()),
@@ -96,7 +163,7 @@ pub(crate) fn spoof(
     if let Some(kind) = plan.signal {
         let promise = if kind == Kind::Probe { Promise::default() } else { promise };
         let signal = Offer { kind, key, promise };
-        options.extend_from_slice(&signal.encode(keys, &flow, syn.isn).ok_or(UnknownAnswer)?);
+        options.extend_from_slice(&signal.encode(keys, &flow, syn.isn)?);
     }
     kept.write(&mut options);
     let ecn = if promise.ecn { Flags::ECE | Flags::CWR } else { Flags::default() };
@@ -115,7 +182,7 @@ pub(crate) fn spoof(
         copies: 1,
         repeat_after: plan.repeat_after,
     };
-    Ok(Spoof { syn_ack: syn_ack(flow, syn, promised_isn.get(), &promise, knowledge.window), start })
+    Some(Spoof { syn_ack: syn_ack(flow, syn, promised_isn.get(), &promise, window), start })
 }
 
 fn syn_ack(flow: FlowKey, syn: &PlainSyn, isn: u32, promise: &Promise, window: u16) -> Vec<u8> {
@@ -143,7 +210,7 @@ fn syn_ack(flow: FlowKey, syn: &PlainSyn, isn: u32, promise: &Promise, window: u
 }
 
 /// Appends to `out` the SYN marked with a probe; false if its options leave no room.
-pub(crate) fn write_probe(
+pub fn write_probe(
     flow: FlowKey,
     syn: &PlainSyn,
     segment: &Segment<'_>,

@@ -1,0 +1,367 @@
+//! What the kernel's program answers by itself, held against `spoof_at_once` byte by byte, through real interfaces. Needs root: a user
+//! namespace may not load BPF.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+mod rig;
+
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
+
+use pnet_datalink::{DataLinkReceiver, DataLinkSender};
+use rig::{End, eventually, frame_receiver, frame_sender, is_in_user_namespace, join, namespaces};
+use rtt0_core::flow::FlowKey;
+use rtt0_core::offer::{Keys, LENGTH};
+use rtt0_core::offload::{FastPath, Offloaded};
+use rtt0_core::packet::{Offload, Packet};
+use rtt0_core::profile::{Board, Posted};
+use rtt0_core::service::{Direction, Services};
+use rtt0_core::spoof::{Spoof, spoof_at_once};
+use rtt0_core::wire::build::Control;
+use rtt0_core::wire::ipv4::Ipv4;
+use rtt0_core::wire::ipv6::Ipv6;
+use rtt0_core::wire::options::{SynOptions, Timestamps};
+use rtt0_core::wire::segment::{Endpoint, Segment};
+use rtt0_core::wire::tcp::{Flags, MAX_OPTIONS};
+use rtt0_netio::capture::spread::place;
+use rtt0_netio::capture::{Capture, CaptureOptions};
+use rtt0_netio::clock;
+use rtt0_netio::counters::IoCounters;
+use rtt0_netio::fast_path::{AnswerOptions, Attach, KernelOffload, KernelPath, OffloadOptions};
+use rtt0_netio::links::Links;
+use rtt0_netio::sysctl;
+
+const CLAMP: (u16, u16) = (1400, 1300);
+const WORKERS: usize = 3;
+
+/// A ClientNIC's kernel between two hosts that send and receive frames, and its daemon's view.
+struct Bench {
+    kernel: KernelOffload,
+    paths: Vec<KernelPath>,
+    board: Box<dyn Board>,
+    capture: Capture,
+    keys: Keys,
+    mac: [u8; 6],
+    client: (Box<dyn DataLinkSender>, Box<dyn DataLinkReceiver>),
+    server: Box<dyn DataLinkReceiver>,
+    next_port: u16,
+}
+
+fn run(test: impl FnOnce(Bench) + Send) {
+    let Some([left, router, right]) = namespaces() else { return };
+    let client = End { namespace: &left, link: "client0", v4: [10, 8, 0, 1], v6: "fd08::1" };
+    let lan = End { namespace: &router, link: "lan0", v4: [10, 8, 0, 9], v6: "fd08::9" };
+    let wan = End { namespace: &router, link: "wan0", v4: [10, 9, 0, 9], v6: "fd09::9" };
+    let server = End { namespace: &right, link: "server0", v4: [10, 9, 0, 1], v6: "fd09::1" };
+    join(client, lan, 1500);
+    join(wan, server, 1500);
+    sysctl::set(&router, &[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")]).unwrap();
+    let mac = Links::open(&router).unwrap().mac("lan0").unwrap();
+    let client = (frame_sender(&left, "client0"), frame_receiver(&left, "client0"));
+    let server = frame_receiver(&right, "server0");
+    let inside = || {
+        let services = vec!["10.9.0.1:443".parse().unwrap(), "[fd09::1]:443".parse().unwrap()];
+        let services = Services::new(services, Vec::new());
+        let keys = Keys::new((2, std::array::from_fn(|index| index as u8 * 7 + 1)), None).unwrap();
+        let options = OffloadOptions {
+            interfaces: &["lan0".to_owned(), "wan0".to_owned()],
+            services: &services,
+            largest: 1500,
+            flows: 1000,
+            pins: None,
+            attach: Attach::Auto,
+            outlet: None,
+            answers: Some(AnswerOptions { keys: &keys, mss_clamp: CLAMP, workers: WORKERS }),
+        };
+        let mut kernel = match KernelOffload::start(&options) {
+            Err(error) if !rustix::process::geteuid().is_root() || is_in_user_namespace() => {
+                println!("SKIPPED: BPF needs root: {error}");
+                return;
+            }
+            started => started.unwrap(),
+        };
+        let options = CaptureOptions { sent: true, ..CaptureOptions::default() };
+        let capture = Capture::open(kernel.outlet(), &services, &options).unwrap();
+        let mut paths: Vec<_> = (0..WORKERS).map(|worker| kernel.path(Some(worker as u8)).unwrap()).collect();
+        for path in &mut paths {
+            assert!(path.allow(Some(clock::now() + Duration::from_secs(600))));
+        }
+        let board = kernel.board().unwrap();
+        // The way back is the kernel's to answer only where it knows the neighbour.
+        for to in ["10.8.0.1:9", "[fd08::1]:9"] {
+            let from = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+            UdpSocket::bind(from).unwrap().send_to(b"who are you?", to).unwrap();
+        }
+        let bench = Bench { kernel, paths, board, capture, keys, mac, client, server, next_port: 40_000 };
+        test(bench);
+    };
+    std::thread::scope(|scope| scope.spawn(|| router.enter(inside).unwrap()).join().unwrap());
+}
+
+fn client(is_v6: bool) -> IpAddr {
+    if is_v6 { "fd08::1" } else { "10.8.0.1" }.parse().unwrap()
+}
+
+fn server(is_v6: bool) -> Endpoint {
+    (if is_v6 { "fd09::1" } else { "10.9.0.1" }.parse().unwrap(), 443)
+}
+
+fn usual(random: &mut fastrand::Rng) -> Vec<u8> {
+    let options = SynOptions {
+        mss: Some(random.u16(..)),
+        window_scale: Some(random.u8(..=14)),
+        sack_permitted: true,
+        timestamps: Some(Timestamps { value: random.u32(..), echo: random.u32(..) }),
+    };
+    let mut bytes = Vec::new();
+    options.write(&mut bytes);
+    bytes
+}
+
+/// A SYN of the client's, whatever its fields are.
+fn syn(is_v6: bool, port: u16, flags: Flags, options: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
+    let mut packet = Vec::new();
+    let control = Control {
+        source: (client(is_v6), port),
+        destination: server(is_v6),
+        sequence: random.u32(..),
+        acknowledgement: random.u32(..),
+        flags,
+        window: random.u16(..),
+    };
+    control.write(options, &mut packet);
+    if is_v6 {
+        packet[1..4].copy_from_slice(&[random.u8(..) & 0xf0, random.u8(..), random.u8(..)]);
+        packet[7] = random.u8(2..);
+    } else {
+        packet[1] = random.u8(..);
+        packet[4..6].copy_from_slice(&random.u16(..).to_be_bytes());
+        packet[8] = random.u8(2..);
+        Ipv4::unverified(&mut packet[..]).unwrap().fill_checksum();
+    }
+    packet
+}
+
+/// The next TCP segment that comes to the client's `port`, or from there to the server, without its Ethernet header.
+fn arrived(receiver: &mut dyn DataLinkReceiver, to: Direction, port: u16) -> Option<Vec<u8>> {
+    let until = std::time::Instant::now() + Duration::from_millis(300);
+    while std::time::Instant::now() < until {
+        let Ok(frame) = receiver.next() else { continue };
+        let mut bytes = frame[14..].to_vec();
+        let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+        let Ok(segment) = Segment::parse(&mut packet) else { continue };
+        // What leaves is seen, too.
+        let client = if to == Direction::ToClient { segment.destination() } else { segment.source() };
+        if client.1 == port {
+            return Some(bytes);
+        }
+    }
+    None
+}
+
+impl Bench {
+    fn post(&self, is_v6: bool, posted: &Posted) {
+        assert!(self.board.post(&server(is_v6), Some(posted)));
+    }
+
+    fn port(&mut self) -> u16 {
+        self.next_port += 1;
+        self.next_port
+    }
+
+    fn send(&mut self, packet: &[u8]) {
+        let mut frame = [self.mac, [2, 0, 0, 0, 0, 9]].concat();
+        frame.extend(if packet[0] >> 4 == 6 { [0x86, 0xdd] } else { [0x08, 0x00] });
+        frame.extend(packet);
+        self.client.0.send_to(&frame, None).unwrap().unwrap();
+    }
+
+    /// What the specification makes of a SYN.
+    fn expected(&self, packet: &[u8], posted: &Posted) -> (FlowKey, Option<Spoof>) {
+        let mut bytes = packet.to_vec();
+        let clamp = if packet[0] >> 4 == 6 { CLAMP.1 } else { CLAMP.0 };
+        let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+        let segment = Segment::parse(&mut packet).unwrap();
+        let key = FlowKey::new(segment.source(), segment.destination(), Direction::ToServer);
+        (key, spoof_at_once(key, &segment, posted, &self.keys, clamp))
+    }
+
+    /// Whether the daemon has got a packet with this source port.
+    fn has_captured(&mut self, port: u16) -> bool {
+        self.capture.receive(&IoCounters::default());
+        let captured = (0..).map_while(|index| self.capture.packet(index));
+        let mut ports = captured.map(|(bytes, _)| {
+            let at = if bytes[0] >> 4 == 6 { 40 } else { 20 };
+            u16::from_be_bytes([bytes[at], bytes[at + 1]])
+        });
+        let found = ports.any(|found| found == port);
+        drop(ports);
+        self.capture.release();
+        found
+    }
+
+    /// Has the kernel learn the client's address: until then SYNs are the daemon's.
+    fn warm_up(&mut self, is_v6: bool) {
+        let mut random = fastrand::Rng::with_seed(1);
+        eventually("a SYN is answered", || {
+            let port = self.port();
+            let packet = syn(is_v6, port, Flags::SYN, &usual(&mut random), &mut random);
+            self.send(&packet);
+            arrived(&mut *self.client.1, Direction::ToClient, port)
+        });
+        self.paths.iter_mut().for_each(|path| while path.begun().is_some() {});
+    }
+}
+
+fn posted() -> Posted {
+    Posted { mss: 1460, window: 65_160, window_scale: 7, expires: clock::now() + Duration::from_secs(600) }
+}
+
+/// What a router does to the SYN that goes on.
+fn aged(mut packet: Vec<u8>) -> Vec<u8> {
+    match Ipv4::unverified(&mut packet[..]) {
+        Ok(mut ip) => {
+            let limit = ip.ttl() - 1;
+            ip.set_ttl(limit);
+        }
+        Err(_) => {
+            let mut ip = Ipv6::unverified(&mut packet[..]).unwrap();
+            let limit = ip.hop_limit() - 1;
+            ip.set_hop_limit(limit);
+        }
+    }
+    packet
+}
+
+#[test]
+fn usual_syns_are_answered_as_the_specification_says() {
+    run(|mut bench| {
+        let mut random = fastrand::Rng::with_seed(7);
+        for is_v6 in [false, true] {
+            bench.post(is_v6, &posted());
+            bench.warm_up(is_v6);
+            for mss in [536, 1300, 1400, 1460, 9000, 1380, 1401, 0, 65_535, 1220] {
+                let (window, window_scale) = (random.u16(..), random.u8(..=14));
+                let posted = Posted { mss, window, window_scale, ..posted() };
+                bench.post(is_v6, &posted);
+                let port = bench.port();
+                let packet = syn(is_v6, port, Flags::SYN, &usual(&mut random), &mut random);
+                let (key, expected) = bench.expected(&packet, &posted);
+                let expected = expected.unwrap();
+                bench.send(&packet);
+                assert_eq!(
+                    arrived(&mut *bench.client.1, Direction::ToClient, port),
+                    Some(expected.syn_ack),
+                    "the SYN-ACK"
+                );
+                let on = expected.start.syn;
+                let offer = on[on.len() - MAX_OPTIONS..][..LENGTH].to_vec();
+                assert_eq!(arrived(&mut *bench.server, Direction::ToServer, port), Some(aged(on)), "the SYN");
+                let path = &mut bench.paths[place(key.client(), key.server(), WORKERS)];
+                let begun = path.begun().unwrap();
+                assert_eq!((begun.syn, begun.offer.to_vec()), (packet, offer));
+                assert!(clock::now() - begun.at < Duration::from_secs(10));
+                let opening = Offloaded::opening(key, expected.start.client_isn, expected.start.promised_isn);
+                let mut progress = path.look(&key).unwrap();
+                progress.last_used = opening.progress.last_used;
+                assert_eq!(progress, opening.progress);
+                assert!(bench.paths.iter_mut().all(|path| path.begun().is_none()));
+                assert!(!bench.has_captured(port), "nobody is woken");
+            }
+        }
+    });
+}
+
+#[test]
+fn every_other_syn_is_left_to_the_daemon_and_so_is_what_follows_of_its_ports() {
+    run(|mut bench| {
+        let random = &mut fastrand::Rng::with_seed(3);
+        let posted = posted();
+        bench.post(false, &posted);
+        bench.warm_up(false);
+        let all = usual(random);
+        let mut swapped = all.clone();
+        swapped[..4].copy_from_slice(&[4, 2, 1, 1]);
+        let without_timestamps = vec![2, 4, 5, 0xb4, 1, 1, 4, 2, 1, 3, 3, 7];
+        let mut scale_15 = all.clone();
+        scale_15[19] = 15;
+        for (flags, options) in [
+            (Flags::SYN | Flags::ECE | Flags::CWR, &all),
+            (Flags::SYN | Flags::PSH, &all),
+            (Flags::SYN | Flags::AE, &all),
+            (Flags::SYN, &Vec::new()),
+            (Flags::SYN, &swapped),
+            (Flags::SYN, &without_timestamps),
+            (Flags::SYN, &scale_15),
+        ] {
+            let port = bench.port();
+            let packet = syn(false, port, flags, options, random);
+            assert!(bench.expected(&packet, &posted).1.is_none(), "{flags:?} {options:?}");
+            let again = syn(false, port, Flags::SYN, &all, random);
+            for packet in [packet, again] {
+                bench.send(&packet);
+                eventually("the daemon gets it", || bench.has_captured(port).then_some(()));
+                assert_eq!(
+                    arrived(&mut *bench.client.1, Direction::ToClient, port),
+                    None,
+                    "{flags:?} {options:?}"
+                );
+            }
+        }
+        assert!(bench.paths.iter_mut().all(|path| path.begun().is_none()));
+    });
+}
+
+#[test]
+fn it_answers_while_it_is_allowed_to_and_knows_what_to_promise() {
+    run(|mut bench| {
+        let random = &mut fastrand::Rng::with_seed(4);
+        bench.post(false, &posted());
+        bench.warm_up(false);
+        let mut is_answered = |bench: &mut Bench| {
+            let port = bench.port();
+            let packet = syn(false, port, Flags::SYN, &usual(random), random);
+            bench.send(&packet);
+            let answer = arrived(&mut *bench.client.1, Direction::ToClient, port);
+            assert_ne!(answer.is_some(), bench.has_captured(port));
+            answer.is_some()
+        };
+        assert!(is_answered(&mut bench));
+        bench.paths.iter_mut().for_each(|path| assert!(path.allow(None)));
+        assert!(!is_answered(&mut bench));
+        let until = clock::now() + Duration::from_secs(600);
+        bench.paths.iter_mut().for_each(|path| assert!(path.allow(Some(until))));
+        assert!(is_answered(&mut bench));
+        bench.post(false, &Posted { expires: clock::now(), ..posted() });
+        assert!(!is_answered(&mut bench));
+        bench.post(false, &posted());
+        assert!(is_answered(&mut bench));
+        assert!(bench.board.post(&server(false), None));
+        assert!(!is_answered(&mut bench));
+        bench.post(false, &posted());
+        // A worker that does not look.
+        let answered = (0..1000).take_while(|_| is_answered(&mut bench)).count();
+        assert!((128..=3 * 128).contains(&answered), "{answered}");
+        bench.paths.iter_mut().for_each(|path| while path.begun().is_some() {});
+        assert!(is_answered(&mut bench));
+        // And a worker that is no more.
+        bench.paths.clear();
+        assert!(!is_answered(&mut bench));
+        drop(bench.kernel);
+    });
+}
+
+#[test]
+fn it_signs_with_the_key_that_it_is_given() {
+    run(|mut bench| {
+        let random = &mut fastrand::Rng::with_seed(5);
+        bench.post(false, &posted());
+        bench.warm_up(false);
+        bench.keys = Keys::new((3, [9; 16]), Some((2, [1; 16]))).unwrap();
+        bench.kernel.rekey(&bench.keys).unwrap();
+        let port = bench.port();
+        let packet = syn(false, port, Flags::SYN, &usual(random), random);
+        let expected = bench.expected(&packet, &posted()).1.unwrap();
+        bench.send(&packet);
+        assert_eq!(arrived(&mut *bench.server, Direction::ToServer, port), Some(aged(expected.start.syn)));
+    });
+}
