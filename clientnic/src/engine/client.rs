@@ -323,7 +323,8 @@ impl ClientNic {
             Some(flow) if flow.is_handed() => false,
             Some(Flow::Watching(watched)) => watched.spoofed || watched.isn != syn.isn,
             Some(Flow::Translated { flow, .. }) => flow.has_ended() && flow.client_isn() != syn.isn,
-            Some(Flow::Learning(_) | Flow::Opening(_)) => false,
+            Some(Flow::Opening(pending)) => !pending.opening.outlives(syn.isn),
+            Some(Flow::Learning(_)) => false,
         };
         if !has_ended || self.half_open >= self.settings.limits.half_open {
             return false;

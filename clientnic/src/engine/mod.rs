@@ -484,15 +484,16 @@ impl Engine for ClientNic {
         while let Some(begun) = self.offloader.begun() {
             self.begun(now, begun);
         }
-        if self.offloader.is_accelerated() {
-            self.offloader.allow(now, self.may_answer_at_once());
-        }
         let profiles = &self.profiles;
         self.offloader.hear(&mut self.flows, now, |key, flow, client_end| {
             if let Some(upload) = flow.closes(client_end) {
                 profiles.uploaded(&key.server(), upload);
             }
         });
+        // Behind all that: it may be a reason not to.
+        if self.offloader.is_accelerated() {
+            self.offloader.allow(now, self.may_answer_at_once());
+        }
     }
 
     fn settle(&mut self) {

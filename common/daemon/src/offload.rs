@@ -55,10 +55,11 @@ impl Offload {
         profiles: Option<&Profiles>,
     ) -> Self {
         let pins = pins(program, setup);
-        let profiles = profiles.filter(|_| setup.offload == Offloading::Auto);
+        // Who records what becomes of packets wants to see the SYNs.
+        let profiles = profiles.filter(|_| setup.offload == Offloading::Auto && setup.trace.is_none());
         let started = match setup.offload {
             Offloading::Auto | Offloading::Established => {
-                start(setup, pins.as_deref(), engines, profiles.is_some()).map_err(|error| chain(&error))
+                start(setup, pins.as_deref(), engines, profiles).map_err(|error| chain(&error))
             }
             Offloading::Off => Err("it is switched off".to_owned()),
         };
@@ -177,14 +178,15 @@ fn start(
     setup: &Setup,
     pins: Option<&Path>,
     engines: &mut [impl Engine],
-    answers: bool,
+    profiles: Option<&Profiles>,
 ) -> Result<KernelOffload, OffloadError> {
     let interfaces = setup.interface_names();
     let mtu = setup.smallest_mtu().unwrap_or(u16::MAX);
-    let answers = setup.keys.as_ref().filter(|_| answers).map(|keys| AnswerOptions {
+    let answers = profiles.zip(setup.keys.as_ref()).map(|(profiles, keys)| AnswerOptions {
         keys,
         mss_clamp: mss_clamp(mtu),
         workers: setup.workers,
+        large_upload: profiles.large_upload(),
     });
     let kernel = KernelOffload::start(&OffloadOptions {
         interfaces: &interfaces,

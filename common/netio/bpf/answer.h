@@ -61,15 +61,6 @@ struct {
 	struct begun *value;
 } begun SECTION(".maps");
 
-// For each worker: until when SYNs of its flows may be answered, ns.
-struct {
-	int (*type)[BPF_MAP_TYPE_ARRAY];
-	int (*max_entries)[WORKERS];
-	int (*map_flags)[BPF_F_MMAPABLE];
-	__u32 *key;
-	__u64 *value;
-} allowed SECTION(".maps");
-
 // What the stack has no room for, and is needed no longer once something is sent: that may come back here.
 struct draft {
 	struct flow flow;

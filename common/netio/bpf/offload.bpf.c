@@ -98,6 +98,7 @@ struct settings {
 	__u32 workers;     // of the daemon
 	__u32 answers;     // whether SYNs may be answered here
 	__u32 mss_v4, mss_v6; // the largest that may be promised, in bytes
+	__u32 large_upload; // bytes beyond which an upload may change what is promised
 };
 
 enum { FORWARDED_PACKETS, FORWARDED_BYTES, LEFT_TO_DAEMON, FORGOTTEN, COUNTERS };
@@ -168,6 +169,15 @@ struct {
 	int (*key_size)[4];
 	int (*value_size)[4];
 } answerers SECTION(".maps");
+
+// For each worker: until when SYNs of its flows may be answered, ns.
+struct {
+	int (*type)[BPF_MAP_TYPE_ARRAY];
+	int (*max_entries)[WORKERS];
+	int (*map_flags)[BPF_F_MMAPABLE];
+	__u32 *key;
+	__u64 *value;
+} allowed SECTION(".maps");
 
 // The ends of which a SYN was left to the daemon: it may know of a connection. Those of the latest.
 struct {
@@ -353,8 +363,20 @@ INLINE void advance(__u32 *from, __u32 to)
 		*from = to;
 }
 
+// Has no SYN be answered here until the workers have looked at what they are told.
+INLINE void hold_answers(const struct settings *s)
+{
+	for (__u32 i = 0; i < WORKERS && i < s->workers; i++) {
+		__u32 worker = i;
+		__u64 *until = map_lookup(&allowed, &worker);
+		if (until)
+			*until = 0;
+	}
+}
+
 // Tells the daemon's worker that a flow is closed; whether there was room for that.
-INLINE bool tell(const struct flow *flow, const struct key *key, const __u8 *tcp, __u32 payload, bool from_client)
+INLINE bool tell(const struct flow *flow, const struct key *key, const __u8 *tcp, __u32 payload, bool from_client,
+		 const struct settings *s)
 {
 	bool has_fin = flow->flags & TRANSLATED && flow->stage & CLIENT_FIN;
 	__u32 client_end = flow->client.next - has_fin;
@@ -371,6 +393,8 @@ INLINE bool tell(const struct flow *flow, const struct key *key, const __u8 *tcp
 	queue->flows[place].client_is_lower = flow->flags & CLIENT_IS_LOWER;
 	queue->flows[place].client_end = client_end;
 	__sync_lock_test_and_set(&queue->flows[place].turn, turn + 1);
+	if (s->answers && client_end - flow->client_isn - 1 > s->large_upload)
+		hold_answers(s);
 	return true;
 }
 
@@ -811,7 +835,7 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 		sender->waits = 0;
 	bool is_left = !is_plain || sender->waits;
 	bool is_judged = is_for_daemon(flow, tcp, from_client) ||
-			 (closes(flow, tcp, from_client) && (is_left || !tell(flow, &key, tcp, packet.payload, from_client))) ||
+			 (closes(flow, tcp, from_client) && (is_left || !tell(flow, &key, tcp, packet.payload, from_client, s))) ||
 			 !note(flow, tcp, packet.payload, from_client);
 	if (is_left || is_judged) {
 		bool is_attended = copy_to_daemon(skb, s);

@@ -11,9 +11,10 @@ use pnet_datalink::{DataLinkReceiver, DataLinkSender};
 use rig::{End, eventually, frame_receiver, frame_sender, is_in_user_namespace, join, namespaces};
 use rtt0_core::flow::FlowKey;
 use rtt0_core::offer::{Keys, LENGTH};
-use rtt0_core::offload::{FastPath, Offloaded};
+use rtt0_core::offload::{FastPath, Offloaded, Queued};
 use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::profile::{Board, Posted};
+use rtt0_core::seq::Seq;
 use rtt0_core::service::{Direction, Services};
 use rtt0_core::spoof::{Spoof, spoof_at_once};
 use rtt0_core::wire::build::Control;
@@ -32,6 +33,7 @@ use rtt0_netio::sysctl;
 
 const CLAMP: (u16, u16) = (1400, 1300);
 const WORKERS: usize = 3;
+const LARGE: u32 = 10_000;
 
 /// A ClientNIC's kernel between two hosts that send and receive frames, and its daemon's view.
 struct Bench {
@@ -70,7 +72,12 @@ fn run(test: impl FnOnce(Bench) + Send) {
             pins: None,
             attach: Attach::Auto,
             outlet: None,
-            answers: Some(AnswerOptions { keys: &keys, mss_clamp: CLAMP, workers: WORKERS }),
+            answers: Some(AnswerOptions {
+                keys: &keys,
+                mss_clamp: CLAMP,
+                workers: WORKERS,
+                large_upload: LARGE,
+            }),
         };
         let mut kernel = match KernelOffload::start(&options) {
             Err(error) if !rustix::process::geteuid().is_root() || is_in_user_namespace() => {
@@ -347,6 +354,37 @@ fn it_answers_while_it_is_allowed_to_and_knows_what_to_promise() {
         bench.paths.clear();
         assert!(!is_answered(&mut bench));
         drop(bench.kernel);
+    });
+}
+
+#[test]
+fn behind_a_large_upload_the_engine_looks_first() {
+    run(|mut bench| {
+        let random = &mut fastrand::Rng::with_seed(6);
+        bench.post(false, &posted());
+        bench.warm_up(false);
+        for upload in [LARGE, LARGE + 1] {
+            let port = bench.port();
+            let key = FlowKey::new((client(false), port), server(false), Direction::ToServer);
+            let end = Seq::new(1 + upload);
+            let worker = place(key.client(), key.server(), WORKERS);
+            let flow = Offloaded::passing(key, Seq::new(0), end);
+            assert!(bench.paths[worker].hand(&flow, Queued::Nothing));
+            let mut fin = Vec::new();
+            let (source, destination) = (key.client(), key.server());
+            let (sequence, flags) = (end.get(), Flags::FIN | Flags::ACK);
+            Control { source, destination, sequence, acknowledgement: 9, flags, window: 500 }
+                .write(&[], &mut fin);
+            bench.send(&fin);
+            eventually("it is closed", || bench.paths[worker].closed());
+            let port = bench.port();
+            bench.send(&syn(false, port, Flags::SYN, &usual(random), random));
+            let answer = arrived(&mut *bench.client.1, Direction::ToClient, port);
+            assert_eq!(answer.is_some(), upload == LARGE);
+        }
+        let until = clock::now() + Duration::from_secs(600);
+        bench.paths.iter_mut().for_each(|path| assert!(path.allow(Some(until))));
+        bench.warm_up(false);
     });
 }
 

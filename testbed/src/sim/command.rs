@@ -84,14 +84,26 @@ pub fn command(args: &SimArgs) -> anyhow::Result<bool> {
 
 fn summary(outcome: &Outcome) -> String {
     let Outcome {
-        seed, worlds, packets, delivered, connections, completed, leaked, replayed, damage, ..
+        seed,
+        worlds,
+        packets,
+        delivered,
+        connections,
+        completed,
+        leaked,
+        replayed,
+        at_once,
+        disowned,
+        damage,
+        ..
     } = outcome;
     let rate = *packets as f64 / outcome.seconds.max(1e-9);
     format!(
         "seed {seed}: {worlds} worlds, {packets} packets through the engines ({delivered} to hosts) in {:.1} s, \
          {:.0} a second\n\
          {connections} connections, {completed} completed; lost {}, duplicated {}, corrupted {}, delayed {}; \
-         {leaked} segments of early data refused by servers, {replayed} taken twice\n\
+         {leaked} segments of early data refused by servers, {replayed} taken twice; \
+         {at_once} SYNs answered by kernels, {disowned} of them for nobody\n\
          {} failures",
         outcome.seconds,
         rate,

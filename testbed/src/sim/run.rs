@@ -47,6 +47,10 @@ pub struct Outcome {
     pub leaked: u64,
     /// Segments of early data that a server took a second time, with a copy of their offer.
     pub replayed: u64,
+    /// SYNs that a kernel answered by itself.
+    pub at_once: u64,
+    /// Those of them of which the engine could not take charge.
+    pub disowned: u64,
     /// What the network did.
     pub damage: Damage,
     /// Failed worlds with what they broke.
@@ -67,6 +71,8 @@ impl Outcome {
         self.completed += other.completed;
         self.leaked += other.leaked;
         self.replayed += other.replayed;
+        self.at_once += other.at_once;
+        self.disowned += other.disowned;
         self.damage.add(&other.damage);
         self.failures.extend(other.failures.iter().cloned());
         self.matrix.add(&other.matrix);
@@ -152,6 +158,8 @@ fn run_batch(seed: u64, worlds: std::ops::Range<u64>) -> Outcome {
         outcome.completed += done.completed;
         outcome.leaked += done.leaked;
         outcome.replayed += done.replayed;
+        outcome.at_once += done.at_once;
+        outcome.disowned += done.disowned;
         outcome.damage.add(&done.damage);
         outcome.failures.extend(failure.map(|failure| (index, failure.what)));
     }

@@ -54,6 +54,9 @@ enum Coming {
 pub(super) struct Declared {
     pub(super) timed_out: u64,
     pub(super) broken_timestamps: u64,
+    /// SYNs that a kernel answered by itself, and those of which the engine could not take charge.
+    pub(super) at_once: u64,
+    pub(super) disowned: u64,
 }
 
 /// A world under way.
@@ -197,6 +200,8 @@ impl<'m> World<'m> {
         let counters = nic.brain.counters();
         self.declared.timed_out += counters.happened(Event::TimedOut);
         self.declared.broken_timestamps += counters.happened(Event::BrokenTimestamps);
+        self.declared.disowned += counters.happened(Event::Disowned);
+        self.declared.at_once += counters.happened(Event::SpoofedAtOnce) + counters.happened(Event::Disowned);
     }
 
     fn befalls(&mut self, incident: Incident) {

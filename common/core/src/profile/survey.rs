@@ -101,6 +101,11 @@ impl Profiles {
         forgotten
     }
 
+    /// Returns from how many bytes on an upload is large.
+    pub fn large_upload(&self) -> u32 {
+        self.limits.large_upload
+    }
+
     /// Returns the most destinations known at a time.
     pub fn bound(&self) -> usize {
         self.limits.destinations

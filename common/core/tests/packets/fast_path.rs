@@ -2,12 +2,13 @@
 
 use super::packets::{Seg, ms};
 use rtt0_core::flow::FlowKey;
-use rtt0_core::offload::{Applied, FastPath, Offloaded, Progress, Queued};
+use rtt0_core::offload::{Applied, Begun, FastPath, Offloaded, Progress, Queued};
 use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::seq::{Client, Seq};
 use rtt0_core::service::Direction;
+use rtt0_core::time::Instant;
 use rtt0_core::wire::segment::Segment;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Every copy is the same.
@@ -25,6 +26,12 @@ pub(crate) struct State {
     pub(crate) closed: Vec<(FlowKey, Seq<Client>)>,
     /// It has no room.
     pub(crate) is_full: bool,
+    /// It can answer SYNs by itself.
+    pub(crate) can_answer: bool,
+    /// Until when it may.
+    pub(crate) allowed: Option<Instant>,
+    /// What it has begun by itself, and the engine has still to hear of.
+    pub(crate) begun: VecDeque<Begun>,
 }
 
 impl Kept {
@@ -67,5 +74,14 @@ impl FastPath for Kept {
 
     fn closed(&mut self) -> Option<(FlowKey, Seq<Client>)> {
         self.state().closed.pop()
+    }
+
+    fn allow(&mut self, until: Option<Instant>) -> bool {
+        self.state().allowed = until;
+        self.state().can_answer
+    }
+
+    fn begun(&mut self) -> Option<Begun> {
+        self.state().begun.pop_front()
     }
 }

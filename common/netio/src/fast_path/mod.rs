@@ -132,6 +132,7 @@ struct Settings {
     workers: u32,
     answers: u32,
     mss: [u32; 2],
+    large_upload: u32,
 }
 
 /// `struct rule`; addresses in network byte order, IPv4 as IPv4-mapped.
@@ -175,6 +176,8 @@ pub struct AnswerOptions<'a> {
     pub mss_clamp: (u16, u16),
     /// Workers of the daemon; 1 or more.
     pub workers: usize,
+    /// Bytes beyond which an upload may change what is promised: no SYN is answered then until the workers have looked.
+    pub large_upload: u32,
 }
 
 /// Choices for the offload.
@@ -271,6 +274,7 @@ impl KernelOffload {
             mss: options
                 .answers
                 .map_or([0; 2], |AnswerOptions { mss_clamp: (v4, v6), .. }| [v4.into(), v6.into()]),
+            large_upload: options.answers.map_or(u32::MAX, |answers| answers.large_upload),
         };
         settings.set(0, first, 0).map_err(map_error("settings"))?;
         let mut table: Array<MapData, Rule> = take(&mut ebpf, "rules")?;

@@ -34,6 +34,9 @@ pub(in crate::sim) struct Done {
     pub(in crate::sim) leaked: u64,
     /// Segments that a server took twice.
     pub(in crate::sim) replayed: u64,
+    /// SYNs that a kernel answered by itself, and those of which the engine could not take charge.
+    pub(in crate::sim) at_once: u64,
+    pub(in crate::sim) disowned: u64,
 }
 
 /// Runs a world to its end.
@@ -52,6 +55,8 @@ pub(in crate::sim) fn run(plan: &Plan, trace: bool, matrix: &mut Matrix) -> (Don
         completed: list.iter().filter(|connection| connection.is_complete()).count() as u64,
         leaked: world.ledger.leaked,
         replayed: world.connections.replayed,
+        at_once: world.declared.at_once,
+        disowned: world.declared.disowned,
     };
     let at = world.now.as_micros() as f64 / 1e6;
     (done, result.err().map(|what| Failure { what: format!("after {at:.6} s: {what}") }))
@@ -123,7 +128,7 @@ impl World<'_> {
         let connection = &self.connections.list[index];
         let (start, ports) = (connection.plan.start, connection.plan.server_port);
         let client = connection.client.fate;
-        let Declared { timed_out, broken_timestamps } = self.declared;
+        let Declared { timed_out, broken_timestamps, .. } = self.declared;
         if !connection.begun || connection.superseded || connection.aborts() || connection.is_complete() {
             return true;
         }
