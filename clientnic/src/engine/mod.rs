@@ -44,6 +44,10 @@ use std::sync::Arc;
 /// Timers handled in one call, so that packets wait no longer than that.
 const TIMERS_PER_CALL: usize = 256;
 
+/// Handshakes begun by the fast path of which is heard in one call: as many as wait at a time, so in a flood there are no more before
+/// it is forbidden to go on.
+const MOST_HEARD: usize = 128;
+
 /// While more than this share of the clients that may be half open are, handshakes are handed to the kernel only when they
 /// are confirmed: in a flood of SYNs each of them would cost two system calls for nobody.
 const SHARE_OF_HALF_OPEN: usize = 4;
@@ -480,9 +484,13 @@ impl Engine for ClientNic {
         self.offloader.accelerate(fast_path);
     }
 
-    fn hear(&mut self, now: Instant) {
-        while let Some(begun) = self.offloader.begun() {
+    fn hear(&mut self, now: Instant) -> usize {
+        let mut heard = 0;
+        while heard < MOST_HEARD
+            && let Some(begun) = self.offloader.begun()
+        {
             self.begun(now, begun);
+            heard += 1;
         }
         let profiles = &self.profiles;
         self.offloader.hear(&mut self.flows, now, |key, flow, client_end| {
@@ -494,6 +502,7 @@ impl Engine for ClientNic {
         if self.offloader.is_accelerated() {
             self.offloader.allow(now, self.may_answer_at_once());
         }
+        heard
     }
 
     fn settle(&mut self) {

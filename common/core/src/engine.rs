@@ -77,9 +77,12 @@ pub trait Engine {
     /// Hands established flows to `fast_path` from now on.
     fn accelerate(&mut self, _fast_path: Box<dyn FastPath>) {}
 
-    /// Hears of flows that were closed at the fast path. To be called before packets are handed in: they may be of the next
-    /// connections.
-    fn hear(&mut self, _now: Instant) {}
+    /// Hears what the fast path has done by itself: of handshakes that it has begun, of flows that were closed. To be called before
+    /// packets are handed in: they may be of these handshakes, or of the next connections. Returns how many have begun: each is
+    /// a packet that the fast path has had in the engine's place.
+    fn hear(&mut self, _now: Instant) -> usize {
+        0
+    }
 
     /// Lets the fast path take over the flows that were handed to it. To be called when all packets handed in before
     /// have been emitted.

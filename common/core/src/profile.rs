@@ -184,7 +184,7 @@ struct Profile {
 
 impl Profile {
     /// Returns what may be promised without looking here.
-    fn to_post(&self, limits: &ProfileLimits) -> Option<Posted> {
+    fn postable(&self, limits: &ProfileLimits) -> Option<Posted> {
         let known = self.knowledge.filter(|known| known.paired)?;
         let (Answer::Yes(window_scale), Answer::Yes(()), Answer::Yes(())) =
             (known.window_scale, known.sack, known.timestamps)
@@ -273,7 +273,7 @@ impl Profiles {
     /// Has the board say what is known now. The caller has the entry locked, so no older news comes behind this.
     fn post(&self, destination: &Endpoint, profile: &mut Profile) {
         let Some(board) = self.board.get() else { return };
-        let next = profile.to_post(&self.limits);
+        let next = profile.postable(&self.limits);
         let is_news = match (&profile.posted, &next) {
             (Some(known), Some(next)) => known.is_outdated_by(next, self.limits.lifetime / 8),
             (known, next) => known.is_some() != next.is_some(),
@@ -490,8 +490,7 @@ mod tests {
             let (profiles, notes) = (Profiles::new(ProfileLimits::default()), Notes::default());
             profiles.post_to(Box::new(notes.clone()));
             profiles.learn(SERVER, paired, ALL, answer, None, NOW);
-            let heard = notes.0.lock().unwrap().len();
-            heard
+            notes.0.lock().unwrap().len()
         };
         assert_eq!(heard(true, &answer()), 1);
         assert_eq!(heard(false, &answer()), 0);

@@ -24,10 +24,10 @@ use crate::stats::Offloaded;
 /// Who forwards established flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Offloading {
-    /// The kernel, if it takes the BPF programs; else user space
+    /// The kernel, if it takes the BPF programs, which then answers usual SYNs, too; else user space
     #[default]
     Auto,
-    /// Likewise, but ClientNIC answers every SYN in user space
+    /// Likewise, but every SYN is answered in user space
     Established,
     /// User space
     Off,

@@ -146,6 +146,19 @@ INLINE bool is_usual(const struct packet *packet, const __u8 *tcp)
 	       options[18] == 3 && options[19] <= 14;
 }
 
+// What is served at both ends is nobody's.
+INLINE bool serves_source(const struct packet *packet, const __u8 *tcp, const struct settings *s)
+{
+	__u16 source = u16_at(tcp);
+	for (__u32 i = 0; i < 64 && i < s->rules; i++) {
+		__u32 index = i;
+		struct rule *rule = map_lookup(&rules, &index);
+		if (rule && is_served(rule, packet->source, source))
+			return true;
+	}
+	return false;
+}
+
 // Sets the parts of an IPv4 header that its checksum covers besides the addresses.
 INLINE void set_ipv4(__u8 *ip, __u8 tos, __u16 length, __u32 id_and_fragment, __u8 limit)
 {
@@ -301,7 +314,7 @@ SECTION("classifier") int answer(struct __sk_buff *skb)
 		return NEXT;
 	bool from_lower = make_key(&packet, tcp, &key);
 	if (!is_long || tcp + USUAL > end || !is_usual(&packet, tcp) || skb->len != ETHERNET + packet.length ||
-	    packet.length + OFFER > s->largest || map_lookup(&left, &key))
+	    packet.length + OFFER > s->largest || map_lookup(&left, &key) || serves_source(&packet, tcp, s))
 		return leave(skb, &key, s);
 	__builtin_memcpy(destination.address, packet.destination, 16);
 	destination.port = raw16_at(tcp + 2);

@@ -34,6 +34,8 @@ use rtt0_netio::sysctl;
 const CLAMP: (u16, u16) = (1400, 1300);
 const WORKERS: usize = 3;
 const LARGE: u32 = 10_000;
+/// A port of the client's that is served, too.
+const SERVED_CLIENT: &str = "10.8.0.1:39999";
 
 /// A ClientNIC's kernel between two hosts that send and receive frames, and its daemon's view.
 struct Bench {
@@ -61,7 +63,8 @@ fn run(test: impl FnOnce(Bench) + Send) {
     let client = (frame_sender(&left, "client0"), frame_receiver(&left, "client0"));
     let server = frame_receiver(&right, "server0");
     let inside = || {
-        let services = vec!["10.9.0.1:443".parse().unwrap(), "[fd09::1]:443".parse().unwrap()];
+        let services =
+            ["10.9.0.1:443", "[fd09::1]:443", SERVED_CLIENT].map(|rule| rule.parse().unwrap()).to_vec();
         let services = Services::new(services, Vec::new());
         let keys = Keys::new((2, std::array::from_fn(|index| index as u8 * 7 + 1)), None).unwrap();
         let options = OffloadOptions {
@@ -314,6 +317,10 @@ fn every_other_syn_is_left_to_the_daemon_and_so_is_what_follows_of_its_ports() {
                 );
             }
         }
+        // What is served at both ends is nobody's.
+        bench.send(&syn(false, 39_999, Flags::SYN, &all, random));
+        eventually("the daemon may look at it", || bench.has_captured(39_999).then_some(()));
+        assert_eq!(arrived(&mut *bench.client.1, Direction::ToClient, 39_999), None);
         assert!(bench.paths.iter_mut().all(|path| path.begun().is_none()));
     });
 }
@@ -334,6 +341,11 @@ fn it_answers_while_it_is_allowed_to_and_knows_what_to_promise() {
         };
         assert!(is_answered(&mut bench));
         bench.paths.iter_mut().for_each(|path| assert!(path.allow(None)));
+        assert!(!is_answered(&mut bench));
+        // Nor if it was allowed to by a worker that has not come back.
+        let soon = clock::now() + Duration::from_millis(1);
+        bench.paths.iter_mut().for_each(|path| assert!(path.allow(Some(soon))));
+        std::thread::sleep(Duration::from_millis(5));
         assert!(!is_answered(&mut bench));
         let until = clock::now() + Duration::from_secs(600);
         bench.paths.iter_mut().for_each(|path| assert!(path.allow(Some(until))));

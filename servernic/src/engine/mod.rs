@@ -326,8 +326,9 @@ impl Engine for ServerNic {
         self.offloader.accelerate(fast_path);
     }
 
-    fn hear(&mut self, now: Instant) {
+    fn hear(&mut self, now: Instant) -> usize {
         self.offloader.hear(&mut self.flows, now, |_, _, _| {});
+        0
     }
 
     fn settle(&mut self) {

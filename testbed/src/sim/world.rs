@@ -156,7 +156,7 @@ impl<'m> World<'m> {
                 let profiles = Arc::new(Profiles::new(profiles));
                 if let Some(kernel) = &self.kernels[which as usize] {
                     kernel.detach();
-                    if plan.seed % 3 != 0 {
+                    if !plan.seed.is_multiple_of(3) {
                         profiles.post_to(Box::new(kernel.clone()));
                     }
                 }

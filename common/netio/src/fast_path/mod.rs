@@ -61,6 +61,8 @@ pub(crate) const MARGIN: Duration = Duration::from_micros(20);
 /// After that long the kernel forwards a flow's direction even if the daemon has never caught up with it: what is
 /// queued may be overtaken.
 const LONGEST: Duration = Duration::from_millis(200);
+/// Maps that are of no use where no SYN is answered, and else take some 7 MB.
+const ANSWERING_MAPS: [&str; 3] = ["begun", "left", "promises"];
 /// Most rules that the program can hold.
 const MOST_RULES: usize = 64;
 
@@ -252,6 +254,9 @@ impl KernelOffload {
         let pins = options.pins.and_then(Pins::open);
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("flows", u32::try_from(options.flows).unwrap_or(u32::MAX));
+        if options.answers.is_none() {
+            ANSWERING_MAPS.iter().for_each(|name| _ = loader.map_max_entries(name, 1));
+        }
         let path = pins.as_ref().map(Pins::flows);
         if let Some(path) = &path {
             loader.map_pin_path("flows", path.as_path());
