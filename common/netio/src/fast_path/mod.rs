@@ -61,7 +61,7 @@ pub(crate) const MARGIN: Duration = Duration::from_micros(20);
 /// After that long the kernel forwards a flow's direction even if the daemon has never caught up with it: what is
 /// queued may be overtaken.
 const LONGEST: Duration = Duration::from_millis(200);
-/// Maps that are of no use where no SYN is answered, and else take some 7 MB.
+/// Maps that are of no use where no SYN is answered, and else take some 10 MB.
 const ANSWERING_MAPS: [&str; 3] = ["begun", "left", "promises"];
 /// Most rules that the program can hold.
 const MOST_RULES: usize = 64;
@@ -289,7 +289,7 @@ impl KernelOffload {
         let answers = options.answers.and_then(|answers| {
             let answering = Answering::start(&mut ebpf, answers.keys);
             answering
-                .inspect_err(|error| tracing::debug!(%error, "SYNs can't be answered in the kernel"))
+                .inspect_err(|error| tracing::info!(%error, "SYNs are answered in user space"))
                 .ok()
         });
         if answers.is_some() {
