@@ -288,9 +288,7 @@ impl KernelOffload {
         }
         let answers = options.answers.and_then(|answers| {
             let answering = Answering::start(&mut ebpf, answers.keys);
-            answering
-                .inspect_err(|error| tracing::info!(%error, "SYNs are answered in user space"))
-                .ok()
+            answering.inspect_err(|error| tracing::info!(%error, "SYNs are answered in user space")).ok()
         });
         if answers.is_some() {
             settings.set(0, Settings { answers: 1, ..first }, 0).map_err(map_error("settings"))?;
