@@ -129,6 +129,8 @@ fn start(namespace: &Namespace, folder: &Path, state: &Path) -> Start {
     let log = folder.join("log");
     let mut command = servernic();
     command.args(["run", "--interface", "lo", "--service", "10.1.2.0/24:80"]).arg("--key-file").arg(&key);
+    // No BPF file system: nothing is pinned there that would outlive the kill.
+    command.arg("--bpf-dir").arg(folder);
     command.arg("--state-dir").arg(state).env("NOTIFY_SOCKET", &path).env_remove("RUST_LOG");
     command.stderr(std::fs::File::create(&log).unwrap()).stdout(Stdio::null());
     let began = Instant::now();
