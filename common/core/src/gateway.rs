@@ -245,7 +245,7 @@ fn ip_is_sound(bytes: &[u8]) -> bool {
 }
 
 /// Decrements TTL or hop limit; false if it has run out (RFC 1812 §5.3.1).
-fn age(bytes: &mut [u8]) -> bool {
+pub fn age(bytes: &mut [u8]) -> bool {
     match bytes.first().map(|b| b >> 4) {
         Some(4) => match Ipv4::unverified(bytes) {
             Ok(mut ip) if ip.ttl() > 1 => {

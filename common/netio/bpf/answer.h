@@ -191,12 +191,6 @@ INLINE void put_addresses(const struct packet *packet, __u8 *ip, bool swapped)
 	}
 }
 
-INLINE void add_to_checksum(struct __sk_buff *skb, const struct packet *packet, __u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	l4_csum_replace(skb, tcp_at(packet) + 16, 0, (__u32)(sum + (sum >> 32)), 0);
-}
-
 // The way back to the client, to the neighbour's address: what is copied can't wait for that to be asked for.
 INLINE bool find_way_back(struct __sk_buff *skb, const struct packet *packet, const __u8 *tcp, struct bpf_fib_lookup *way)
 {

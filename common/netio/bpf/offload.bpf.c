@@ -457,6 +457,13 @@ INLINE void put32(__u8 *p, __u32 raw, __u64 *sum)
 	*(__u32 *)p = raw;
 }
 
+// Adds what the others have summed up. The packet may have moved then.
+INLINE void add_to_checksum(struct __sk_buff *skb, const struct packet *packet, __u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	l4_csum_replace(skb, tcp_at(packet) + 16, 0, (__u32)(sum + (sum >> 32)), 0);
+}
+
 INLINE void add(__u8 *p, __u32 amount, __u64 *sum) { put32(p, swap32(u32_at(p) + amount), sum); }
 
 // RFC 7323 §2.2.
@@ -896,10 +903,8 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 		else
 			to_client(flow, tcp, end, &layout, &sum);
 	}
-	if (sum) {
-		sum = (sum & 0xffffffff) + (sum >> 32);
-		l4_csum_replace(skb, tcp_at(&packet) + 16, 0, (__u32)(sum + (sum >> 32)), 0);
-	}
+	if (sum)
+		add_to_checksum(skb, &packet, sum);
 	skb->mark = s->mark;
 	count(FORWARDED_PACKETS, 1);
 	count(FORWARDED_BYTES, packet.length);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use pnet_datalink::{DataLinkReceiver, DataLinkSender};
 use rig::{End, eventually, frame_receiver, frame_sender, is_in_user_namespace, join, namespaces};
 use rtt0_core::flow::FlowKey;
+use rtt0_core::gateway::age;
 use rtt0_core::offer::{Keys, LENGTH};
 use rtt0_core::offload::{FastPath, Offloaded, Queued};
 use rtt0_core::packet::{Offload, Packet};
@@ -19,7 +20,6 @@ use rtt0_core::service::{Direction, Services};
 use rtt0_core::spoof::{Spoof, spoof_at_once};
 use rtt0_core::wire::build::Control;
 use rtt0_core::wire::ipv4::Ipv4;
-use rtt0_core::wire::ipv6::Ipv6;
 use rtt0_core::wire::options::{SynOptions, Timestamps};
 use rtt0_core::wire::segment::{Endpoint, Segment};
 use rtt0_core::wire::tcp::{Flags, MAX_OPTIONS};
@@ -228,17 +228,7 @@ fn posted() -> Posted {
 
 /// What a router does to the SYN that goes on.
 fn aged(mut packet: Vec<u8>) -> Vec<u8> {
-    match Ipv4::unverified(&mut packet[..]) {
-        Ok(mut ip) => {
-            let limit = ip.ttl() - 1;
-            ip.set_ttl(limit);
-        }
-        Err(_) => {
-            let mut ip = Ipv6::unverified(&mut packet[..]).unwrap();
-            let limit = ip.hop_limit() - 1;
-            ip.set_hop_limit(limit);
-        }
-    }
+    assert!(age(&mut packet));
     packet
 }
 

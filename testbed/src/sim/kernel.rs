@@ -4,6 +4,7 @@
 use super::wire::{Addresses, Wire, ports, tcp};
 use rtt0_core::engine::Engine;
 use rtt0_core::flow::FlowKey;
+use rtt0_core::gateway::age;
 use rtt0_core::offer::{Keys, LENGTH};
 use rtt0_core::offload::{Applied, Begun, FastPath, Offloaded, Progress, Queued};
 use rtt0_core::packet::Packet;
@@ -12,8 +13,6 @@ use rtt0_core::seq::{Client, Seq};
 use rtt0_core::service::Direction;
 use rtt0_core::spoof::spoof_at_once;
 use rtt0_core::time::Instant;
-use rtt0_core::wire::ipv4::Ipv4;
-use rtt0_core::wire::ipv6::Ipv6;
 use rtt0_core::wire::segment::{Endpoint, Segment};
 use rtt0_core::wire::tcp::MAX_OPTIONS;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -141,9 +140,11 @@ impl State {
         let (start, mut syn) = (&made.start, made.start.syn.clone());
         let offer = syn.len() - MAX_OPTIONS;
         let offer = syn[offer..offer + LENGTH].try_into().ok()?;
+        if !age(&mut syn) {
+            return None;
+        }
         self.flows.insert(key, Offloaded::opening(key, start.client_isn, start.promised_isn));
         self.begun.push_back(Begun { syn: wire.bytes.clone(), offer, at: now });
-        age(&mut syn);
         Some([made.syn_ack, syn])
     }
 }
@@ -185,22 +186,6 @@ impl FastPath for Kernel {
 
     fn begun(&mut self) -> Option<Begun> {
         self.state().begun.pop_front()
-    }
-}
-
-/// Takes a router's step of the hop limit.
-fn age(packet: &mut [u8]) {
-    match Ipv4::unverified(&mut *packet) {
-        Ok(mut ip) => {
-            let limit = ip.ttl() - 1;
-            ip.set_ttl(limit);
-        }
-        Err(_) => {
-            if let Ok(mut ip) = Ipv6::unverified(packet) {
-                let limit = ip.hop_limit() - 1;
-                ip.set_hop_limit(limit);
-            }
-        }
     }
 }
 
