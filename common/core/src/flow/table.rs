@@ -7,7 +7,7 @@ use super::index::Index;
 use super::queue::Queue;
 use super::wheel::Wheel;
 use crate::time::Instant;
-use foldhash::fast::RandomState;
+use foldhash::quality::RandomState;
 use std::hash::BuildHasher;
 use std::hint::black_box;
 
