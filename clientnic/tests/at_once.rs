@@ -58,7 +58,7 @@ fn new(policy: &SharedPolicy, limits: Limits) -> (ClientNic, Kept) {
     let settings = Settings { policy: policy.clone(), mss_clamp: (1460, 1440), limits };
     let profiles = Arc::new(Profiles::new(ProfileLimits::default()));
     let (mut nic, kept) = (ClientNic::new(gateway(), keys(), profiles, settings), Kept::default());
-    kept.state().can_answer = true;
+    kept.state().can_begin = true;
     nic.accelerate(Box::new(kept.clone()));
     (nic, kept)
 }
@@ -96,7 +96,7 @@ fn answer(kept: &Kept, syn: &Seg, keys: &Keys, at: u64) -> Spoof {
 fn the_engine_goes_on_with_what_the_kernel_has_begun() {
     let (mut nic, kept) = auto();
     let made = answer(&kept, &syn(D), &keys(), 100);
-    nic.hear(ms(180));
+    hear(&mut nic, ms(180));
     assert_eq!(nic.view(&flow()).phase, Phase::OpeningPaired);
     assert_eq!((nic.gauges().half_open, nic.gauges().pending, nic.gauges().awaited), (1, 1, 1));
     let happened = |nic: &ClientNic, event| nic.counters().happened(event);
@@ -114,7 +114,7 @@ fn the_engine_goes_on_with_what_the_kernel_has_begun() {
 fn the_time_of_the_answer_counts_and_not_when_the_engine_hears_of_it() {
     let (mut nic, kept) = auto();
     answer(&kept, &syn(D), &keys(), 100);
-    nic.hear(ms(150));
+    hear(&mut nic, ms(150));
     assert_eq!(give(&mut nic, ms(150), &Seg { seq: s(), ..confirm(D) }), []);
     assert_eq!(nic.counters().saved().read().micros, 50_000);
 }
@@ -123,7 +123,7 @@ fn the_time_of_the_answer_counts_and_not_when_the_engine_hears_of_it() {
 fn an_offer_that_got_lost_is_sent_again() {
     let (mut nic, kept) = auto();
     let made = answer(&kept, &syn(D), &keys(), 100);
-    nic.hear(ms(150));
+    hear(&mut nic, ms(150));
     let sent = pass_time(&mut nic, ms(1_000));
     assert_eq!(sent.first().map(|(_, seg)| seg.clone()), Some(Seg::read(&made.start.syn)));
 }
@@ -136,7 +136,7 @@ fn early_data_are_kept_for_a_server_that_has_lost_its_nic() {
     assert_eq!(kept.forward(&request, Direction::ToServer, 101), Applied::Copied);
     let mut copy = request.bytes();
     rtt0_core::wire::ipv4::Ipv4::unverified(&mut copy[..]).unwrap().set_ttl(0);
-    nic.hear(ms(102));
+    hear(&mut nic, ms(102));
     assert!(give_bytes(&mut nic, ms(102), &mut copy).is_empty());
     let answer = Seg::from_server(SYN | ACK, Y, D + 1).options(linux(5_000, 100));
     assert_eq!(kept.forward(&answer, Direction::ToClient, 150), Applied::ToEngine);
@@ -155,20 +155,20 @@ fn what_it_can_t_take_charge_of_goes_on_without_it() {
     // Signed by a key that is no more.
     let (mut nic, kept) = auto();
     answer(&kept, &syn(D), &Keys::new((1, [9; 16]), None).unwrap(), 100);
-    nic.hear(ms(110));
+    hear(&mut nic, ms(110));
     assert_eq!((disowned(&nic, &kept), nic.view(&flow()).phase), (1, Phase::Watching));
     // Of ports whose SYN has passed unspoofed.
     let (mut nic, kept) = new(&Mode::Auto.into(), Limits::default());
     give(&mut nic, ms(90), &syn(D));
     answer(&kept, &syn(D), &keys(), 100);
-    nic.hear(ms(110));
+    hear(&mut nic, ms(110));
     assert_eq!((disowned(&nic, &kept), nic.view(&flow()).phase), (1, Phase::Learning));
     // Where as many are half open as may be.
     let (mut nic, kept) = taught(&Mode::Auto.into(), Limits { half_open: 1, ..Limits::default() });
     give_bytes(&mut nic, ms(90), &mut from_port(9));
     kept.state().flows.clear();
     answer(&kept, &syn(D), &keys(), 100);
-    nic.hear(ms(110));
+    hear(&mut nic, ms(110));
     assert_eq!(disowned(&nic, &kept), 1);
 }
 
@@ -176,13 +176,13 @@ fn what_it_can_t_take_charge_of_goes_on_without_it() {
 fn a_client_that_aborts_and_begins_anew_is_not_lost() {
     let (mut nic, kept) = auto();
     answer(&kept, &syn(D), &keys(), 100);
-    nic.hear(ms(101));
+    hear(&mut nic, ms(101));
     let reset = Seg::from_client(RST | ACK, D + 1, s().wrapping_add(1));
     assert_eq!(kept.forward(&reset, Direction::ToServer, 102), Applied::ToEngine);
     give(&mut nic, ms(102), &reset);
     assert!(kept.state().flows.is_empty());
     answer(&kept, &syn(D + 1_000), &keys(), 103);
-    nic.hear(ms(104));
+    hear(&mut nic, ms(104));
     assert_eq!(nic.view(&flow()).client_isn, Some(Seq::new(D + 1_000)));
     assert_eq!(nic.counters().happened(Event::Disowned), 0);
 }
@@ -190,7 +190,7 @@ fn a_client_that_aborts_and_begins_anew_is_not_lost() {
 #[test]
 fn the_kernel_may_answer_only_where_the_engine_would_answer_every_syn() {
     let may = |nic: &mut ClientNic, kept: &Kept, at: u64| {
-        nic.hear(ms(at));
+        hear(nic, ms(at));
         kept.state().allowed.is_some()
     };
     let policy = SharedPolicy::from(Mode::Auto);
@@ -225,12 +225,12 @@ fn the_kernel_may_answer_only_where_the_engine_would_answer_every_syn() {
 fn in_a_flood_the_engine_answers_itself() {
     let limits = Limits { half_open: 4, ..Limits::default() };
     let (mut nic, kept) = taught(&Mode::Auto.into(), limits);
-    nic.hear(ms(100));
+    hear(&mut nic, ms(100));
     assert!(kept.state().allowed.is_some());
     for port in [1, 2] {
         give_bytes(&mut nic, ms(101), &mut from_port(port));
     }
     assert!(nic.gauges().half_open > limits.half_open / 4);
-    nic.hear(ms(102));
+    hear(&mut nic, ms(102));
     assert!(kept.state().allowed.is_none());
 }

@@ -98,7 +98,7 @@ fn what_a_client_sends_that_was_answered_is_the_kernel_s_at_once() {
     assert_eq!(kept.forward(&answer, Direction::ToClient, 151), Applied::Forwarded);
     let fin = from_client(ACK | FIN, 6, 5);
     assert_eq!(kept.forward(&fin, Direction::ToServer, 152), Applied::Closed);
-    nic.hear(ms(153));
+    hear(&mut nic, ms(153));
     pass_time(&mut nic, ms(2_500));
     assert_eq!((nic.gauges().flows, kept.state().flows.len()), (1, 0), "lest a late SYN be answered");
     pass_time(&mut nic, ms(13_000));
@@ -128,7 +128,7 @@ fn the_size_of_an_upload_that_the_kernel_has_forwarded_counts() {
             Direction::ToServer,
             at + 60,
         );
-        nic.hear(ms(at + 70));
+        hear(&mut nic, ms(at + 70));
         pass_time(&mut nic, ms(at + 15_000));
     }
     panic!("the gate never closed");

@@ -178,8 +178,9 @@ impl Offloadable for Flow {
     }
 
     fn resume(&mut self, progress: &Progress) {
-        if let Self::Translated { flow, .. } = self {
+        if let Self::Translated { flow, proven, .. } = self {
             flow.resume(progress);
+            *proven |= !progress.is_opening();
         }
     }
 

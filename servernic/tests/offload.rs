@@ -92,7 +92,7 @@ fn a_flow_is_the_kernel_s_with_its_handshake_and_its_ends_are_known_again_at_the
     // The client's is the last, and of that the engine is told. The kernel forwards what acknowledges it.
     let fin = from_client(FIN | ACK, 6, end + 1);
     assert_eq!(kept.forward(&fin, Direction::ToServer, 11), Applied::Closed);
-    nic.hear(ms(12));
+    hear(&mut nic, ms(12));
     pass_time(&mut nic, ms(2000));
     assert_eq!(kept.state().flows.len(), 1);
     assert_eq!(kept.forward(&from_server(ACK, end + 1, 7), Direction::ToClient, 2001), Applied::Forwarded);
@@ -110,7 +110,7 @@ fn a_closed_flow_whose_last_fin_nobody_acknowledges_stays_for_as_long_as_one_of_
     let (mut nic, kept) = handed();
     kept.forward(&from_server(FIN | ACK, 1, 6), Direction::ToClient, 10);
     kept.forward(&from_client(FIN | ACK, 6, 2), Direction::ToServer, 11);
-    nic.hear(ms(12));
+    hear(&mut nic, ms(12));
     pass_time(&mut nic, ms(121_000));
     assert_eq!((nic.gauges().flows, kept.state().flows.len()), (1, 0));
     pass_time(&mut nic, ms(124_000));
@@ -124,7 +124,7 @@ fn a_flow_that_goes_on_although_it_was_closed_lives() {
     kept.forward(&from_client(FIN | ACK, 6, 1), Direction::ToServer, 11);
     // One of them was not its sender's, who has more to say.
     kept.forward(&from_client(ACK, 6, 1).payload(b"more"), Direction::ToServer, 12);
-    nic.hear(ms(12));
+    hear(&mut nic, ms(12));
     pass_time(&mut nic, ms(1_000_000));
     assert_eq!((nic.gauges().flows, kept.state().flows.len()), (1, 0));
 }

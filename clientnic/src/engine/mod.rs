@@ -450,7 +450,7 @@ impl Engine for ClientNic {
 
     fn handle_timeout(&mut self, now: Instant, out: &mut Outbox) {
         if self.offloader.allow_again().is_some_and(|due| due <= now) {
-            self.hear(now);
+            self.hear(now, out);
         }
         for _ in 0..TIMERS_PER_CALL {
             let Some(key) = self.flows.pop_due(now) else { return };
@@ -484,7 +484,7 @@ impl Engine for ClientNic {
         self.offloader.accelerate(fast_path);
     }
 
-    fn hear(&mut self, now: Instant) -> usize {
+    fn hear(&mut self, now: Instant, _: &mut Outbox) -> usize {
         let mut heard = 0;
         while heard < MOST_HEARD
             && let Some(begun) = self.offloader.begun()

@@ -112,7 +112,7 @@ impl ClientNic {
                 let watched = *watched;
                 self.watch(now, key, segment, Flags::RST);
                 self.hand_when_due(&key);
-                if self.confirms(&key, watched.isn, &segment.tcp()) {
+                if self.confirms(&key, watched.isn, &segment.tcp()).is_some() {
                     if watched.spoofed {
                         return self.gateway.drop(DropReason::Confirm);
                     }
@@ -124,23 +124,22 @@ impl ClientNic {
         }
     }
 
-    /// Tells whether a segment is a SYN-ACK with an authentic confirm for the SYN of `isn`.
-    fn confirms(&self, key: &FlowKey, isn: Seq<Client>, tcp: &Tcp<'_>) -> bool {
+    /// Tells whether a segment is a SYN-ACK with an authentic confirm for the SYN of `isn`, and if so, how late it was sent.
+    fn confirms(&self, key: &FlowKey, isn: Seq<Client>, tcp: &Tcp<'_>) -> Option<Duration> {
         if !accepts(tcp, isn) {
-            return false;
+            return None;
         }
         match Offer::find(tcp.options(), &self.keys, key, isn) {
-            Found::Authentic(offer) => offer.kind == Kind::Confirm,
-            Found::Forged => {
-                self.happened(key, Event::OfferForged);
-                false
-            }
-            Found::Unknown => {
-                self.happened(key, Event::OfferUnknown);
-                false
-            }
-            Found::Nothing => false,
+            Found::Authentic(offer) => match offer.kind {
+                Kind::Confirm => return Some(Duration::ZERO),
+                Kind::LateConfirm(micros) => return Some(Duration::from_micros(micros.into())),
+                Kind::Spoofed | Kind::Probe => {}
+            },
+            Found::Forged => self.happened(key, Event::OfferForged),
+            Found::Unknown => self.happened(key, Event::OfferUnknown),
+            Found::Nothing => {}
         }
+        None
     }
 
     /// The answer to an unspoofed SYN.
@@ -156,7 +155,7 @@ impl ClientNic {
         }
         let answer = read_syn_ack(&tcp).filter(|_| answers && tcp.flags().is_syn_ack());
         let Some(answer) = answer else { return self.gateway.pass(PassReason::Learning) };
-        let confirmed = self.confirms(&key, learning.isn, &tcp);
+        let confirmed = self.confirms(&key, learning.isn, &tcp).is_some();
         // Without a probe nobody was asked: then a ServerNIC is neither there nor not there.
         if confirmed || learning.probed || self.mode() == Mode::Solo {
             let rtt = learning.sent.map(|sent| now - sent);
@@ -192,12 +191,13 @@ impl ClientNic {
             // yet. Its SYN-ACK is on the way.
             return self.gateway.drop(DropReason::ResetOfEarlyData);
         }
+        let late = if paired { self.confirms(&key, isn, &tcp) } else { None };
         match reply {
             // A SYN-ACK with the promised ISN has been translated: a ServerNIC's, confirm or not.
             Reply::Accepted { isn: real, answer }
-                if paired && (self.confirms(&key, isn, &tcp) || real.plus(1).get() == promised) =>
+                if late.is_some() || (paired && real.plus(1).get() == promised) =>
             {
-                self.confirmed(now, key, answer)
+                self.confirmed(now, key, answer, late.unwrap_or_default())
             }
             Reply::Accepted { isn: real, answer } => {
                 let Some(pending) = self.take_pending(&key) else { return Verdict::Taken };
@@ -245,10 +245,10 @@ impl ClientNic {
     }
 
     /// ServerNIC has taken over: from now on there is nothing to do here.
-    fn confirmed(&mut self, now: Instant, key: FlowKey, answer: SynAck) -> Verdict {
+    fn confirmed(&mut self, now: Instant, key: FlowKey, answer: SynAck, late: Duration) -> Verdict {
         let Some(pending) = self.hand_over(now, key) else { return Verdict::Taken };
         self.counters().event(Event::Confirmed);
-        let rtt = self.saved(now, &pending.opening);
+        let rtt = self.saved(now, &pending.opening, late);
         let offered = pending.opening.start().offered;
         self.remember(now, &key, true, offered, &answer, rtt);
         self.gateway.drop(DropReason::Confirm)
@@ -265,8 +265,8 @@ impl ClientNic {
         out: &mut Outbox,
     ) -> Verdict {
         let start = pending.opening.start();
-        let rtt = self.saved(now, &pending.opening);
-        let confirmed = self.confirms(&key, start.client_isn, &segment.tcp());
+        let rtt = self.saved(now, &pending.opening, Duration::ZERO);
+        let confirmed = self.confirms(&key, start.client_isn, &segment.tcp()).is_some();
         // A probe that comes back confirmed has found a ServerNIC.
         let known_pair = pending.probed || pending.paired;
         if known_pair || self.mode() == Mode::Solo {
@@ -290,9 +290,9 @@ impl ClientNic {
     }
 
     /// Returns, and counts, how much earlier the client had its answer than it would have had the server's: one
-    /// RTT of the path beyond. `None` if the SYN was repeated.
-    fn saved(&self, now: Instant, opening: &Opening) -> Option<Duration> {
-        let rtt = (!opening.has_repeated()).then(|| now - opening.began())?;
+    /// RTT of the path beyond. The news was sent `late`. `None` if the SYN was repeated.
+    fn saved(&self, now: Instant, opening: &Opening, late: Duration) -> Option<Duration> {
+        let rtt = (!opening.has_repeated()).then(|| (now - opening.began()).saturating_sub(late))?;
         self.counters().saved().add(rtt);
         Some(rtt)
     }

@@ -78,9 +78,9 @@ pub trait Engine {
     fn accelerate(&mut self, _fast_path: Box<dyn FastPath>) {}
 
     /// Hears what the fast path has done by itself: of handshakes that it has begun, of flows that were closed. To be called before
-    /// packets are handed in: they may be of these handshakes, or of the next connections. Returns how many have begun: each is
-    /// a packet that the fast path has had in the engine's place.
-    fn hear(&mut self, _now: Instant) -> usize {
+    /// packets are handed in: they may be of these handshakes, or of the next connections. Appends packets to `out`. Returns how many
+    /// have begun: each is a packet that the fast path has had in the engine's place.
+    fn hear(&mut self, _now: Instant, _out: &mut Outbox) -> usize {
         0
     }
 

@@ -1,6 +1,7 @@
 //! Sans-IO core of a transparent TCP 0-RTT middlebox.
 #![forbid(unsafe_code)]
 
+pub mod accept;
 pub mod claim;
 pub mod engine;
 pub mod exclusions;

@@ -8,7 +8,7 @@
 //!
 //! Kind 253 with an experiment identifier (RFC 6994), 20 bytes: with MSS, SACK-permitted,
 //! timestamps and window scale it just fills the 40 bytes there are. The MAC is SipHash-2-4 over
-//! the 4-tuple, the client's ISN and the 12 bytes before it.
+//! the 4-tuple, the client's ISN and the 12 bytes before it. A late confirm has µs for the TSval.
 
 use crate::flow::FlowKey;
 use crate::seq::{Client, Promised, Seq};
@@ -119,6 +119,8 @@ pub enum Kind {
     Probe,
     /// On a SYN-ACK: there is, and it has taken over.
     Confirm,
+    /// Likewise, so many µs after it has: less than the time since says how far away it is.
+    LateConfirm(u32),
 }
 
 /// What the spoofed SYN-ACK promised the client.
@@ -172,6 +174,7 @@ impl Offer {
             Kind::Spoofed => 0,
             Kind::Probe => 1,
             Kind::Confirm => 2,
+            Kind::LateConfirm(_) => 3,
         };
         bytes[4] = VERSION << 4 | self.key << 2 | kind;
         let promise = &self.promise;
@@ -180,7 +183,9 @@ impl Offer {
             | u8::from(promise.tsval.is_some()) << 2
             | u8::from(promise.ecn) << 1;
         bytes[6..8].copy_from_slice(&promise.mss.to_be_bytes());
-        bytes[8..12].copy_from_slice(&promise.tsval.unwrap_or(0).to_be_bytes());
+        let number =
+            if let Kind::LateConfirm(micros) = self.kind { micros } else { promise.tsval.unwrap_or(0) };
+        bytes[8..12].copy_from_slice(&number.to_be_bytes());
         let mac = self_mac(keys, self.key, flow, client, &bytes)?;
         bytes[MAC_AT..].copy_from_slice(&mac);
         Some(bytes)
@@ -203,19 +208,19 @@ impl Offer {
         if difference != 0 {
             return Found::Forged;
         }
+        let number = u32::from_be_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
         let kind = match bytes[4] & 3 {
             0 => Kind::Spoofed,
             1 => Kind::Probe,
             2 => Kind::Confirm,
-            _ => return Found::Unknown,
+            _ => Kind::LateConfirm(number),
         };
         let scale = bytes[5] >> 4;
         let promise = Promise {
             mss: u16::from_be_bytes([bytes[6], bytes[7]]),
             window_scale: (scale != NO_WINDOW_SCALE).then_some(scale),
             sack: bytes[5] & 8 != 0,
-            tsval: (bytes[5] & 4 != 0)
-                .then(|| u32::from_be_bytes([bytes[8], bytes[9], bytes[10], bytes[11]])),
+            tsval: (bytes[5] & 4 != 0).then_some(number),
             ecn: bytes[5] & 2 != 0,
         };
         Found::Authentic(Self { kind, key, promise })
@@ -274,10 +279,11 @@ mod tests {
     proptest! {
         #[test]
         fn reads_back_and_any_flipped_bit_is_noticed(
-            promise in promise(), which in 0usize..3, isn in any::<u32>(),
+            promise in promise(), which in 0usize..4, isn in any::<u32>(), late in any::<u32>(),
             byte in 4usize..LENGTH, bit in 0u32..8, key in 1u8..=2,
         ) {
-            let kind = [Kind::Spoofed, Kind::Probe, Kind::Confirm][which];
+            let kind = [Kind::Spoofed, Kind::Probe, Kind::Confirm, Kind::LateConfirm(late)][which];
+            let promise = if which == 3 { Promise { tsval: None, ..promise } } else { promise };
             let offer = Offer { kind, key, promise };
             let mut bytes = offer.encode(&keys(), &flow(), Seq::new(isn)).unwrap();
             let find = |bytes: &[u8], isn| {

@@ -134,6 +134,8 @@ reasons! {
         SpoofedAtOnce => "spoofed_at_once",
         /// One that the kernel has answered, of which this engine can't take charge: ServerNIC does without it.
         Disowned => "disowned",
+        /// The fast path has begun a handshake with the server by itself; as many count as `offer_accepted`, too.
+        OpenedAtOnce => "opened_at_once",
         /// SYN answered by a spoofed SYN-ACK, translated by ClientNIC itself.
         SpoofedSolo => "spoofed_solo",
         /// A repeated SYN answered by the same spoofed SYN-ACK again.

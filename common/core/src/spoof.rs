@@ -14,7 +14,7 @@ use crate::wire::{ipv4, ipv6};
 use std::time::Duration;
 
 /// Bytes of options of a SYN that asks for all that current systems ask for: MSS, SACK, timestamps, window scale.
-const USUAL_OPTIONS: usize = 20;
+pub(crate) const USUAL_OPTIONS: usize = 20;
 
 /// The largest MSS for (IPv4, IPv6) that packets of `mtu` bytes carry (RFC 6691 §2).
 pub fn mss_clamp(mtu: u16) -> (u16, u16) {

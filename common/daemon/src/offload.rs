@@ -9,11 +9,13 @@ use rtt0_core::engine::Engine;
 use rtt0_core::offer::Keys;
 use rtt0_core::profile::Profiles;
 use rtt0_core::spoof::mss_clamp;
+use rtt0_doctor::Role;
 use rtt0_netio::capture::CaptureError;
 use rtt0_netio::capture::spread::place;
 use rtt0_netio::clock;
 use rtt0_netio::fast_path::{
-    self, AnswerOptions, Attach, KernelOffload, OffloadCounts, OffloadError, OffloadOptions, Served, Switch,
+    self, Attach, HandshakeOptions, Handshakes, KernelOffload, OffloadCounts, OffloadError, OffloadOptions,
+    Served, Switch,
 };
 use rtt0_netio::interface::Interface;
 
@@ -24,10 +26,10 @@ use crate::stats::Offloaded;
 /// Who forwards established flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Offloading {
-    /// The kernel, if it takes the BPF programs, which then answers usual SYNs, too; else user space
+    /// The kernel, if it takes the BPF programs, which then makes usual handshakes, too; else user space
     #[default]
     Auto,
-    /// Likewise, but every SYN is answered in user space
+    /// Likewise, but every handshake is made in user space
     Established,
     /// User space
     Off,
@@ -47,27 +49,29 @@ impl Offload {
     /// Starts the offload if it is wanted and possible, and has the engines go on with the flows that the
     /// kernel has kept. Says in one line which it is.
     ///
-    /// With `profiles` the kernel also answers SYNs by itself, to destinations known there.
+    /// The kernel also makes handshakes by itself: at a ClientNIC it answers SYNs to destinations that `profiles` know, at a ServerNIC it
+    /// accepts offers.
     pub(crate) fn start(
         program: &str,
         setup: &Setup,
         engines: &mut [impl Engine],
+        role: Role,
         profiles: Option<&Profiles>,
     ) -> Self {
         let pins = pins(program, setup);
-        // Who records what becomes of packets wants to see the SYNs.
-        let profiles = profiles.filter(|_| setup.offload == Offloading::Auto && setup.trace.is_none());
+        // Who records what becomes of packets wants to see all of a handshake.
+        let is_wanted = setup.offload == Offloading::Auto && setup.trace.is_none();
+        let which = handshakes(setup, role, profiles).filter(|_| is_wanted);
         let started = match setup.offload {
             Offloading::Auto | Offloading::Established => {
-                start(setup, pins.as_deref(), engines, profiles).map_err(|error| chain(&error))
+                start(setup, pins.as_deref(), engines, which).map_err(|error| chain(&error))
             }
             Offloading::Off => Err("it is switched off".to_owned()),
         };
         match started {
             Ok(mut kernel) => {
-                let board = kernel.board();
-                let answers = board.is_some();
-                if let (Some(profiles), Some(board)) = (profiles, board) {
+                let handshakes = kernel.handshakes().is_some();
+                if let (Some(profiles), Some(board)) = (profiles, kernel.board()) {
                     profiles.post_to(board);
                 }
                 let pinned = kernel.pinned().map_or("-".to_owned(), |folder| folder.display().to_string());
@@ -75,7 +79,7 @@ impl Offload {
                 tracing::info!(
                     pinned,
                     outlet,
-                    answers,
+                    handshakes,
                     "established flows are forwarded by the kernel (BPF, {attachment})"
                 );
                 Self { kernel: Some(kernel), interfaces: setup.interfaces.clone(), looks: 0 }
@@ -107,14 +111,14 @@ impl Offload {
         self.kernel.iter().flat_map(|kernel| (0..workers).map(|worker| kernel.served(worker))).collect()
     }
 
-    /// Has the kernel sign with other keys.
+    /// Has the kernel use other keys.
     pub(crate) fn rekey(&mut self, keys: &Keys) {
         if let Some(kernel) = &mut self.kernel
             && let Err(error) = kernel.rekey(keys)
         {
             tracing::error!(
                 error = chain(&error),
-                "the kernel can't be given the new key, and signs with the old one"
+                "the kernel can't be given the new key, and uses the old one"
             );
         }
     }
@@ -174,19 +178,30 @@ impl Offload {
     }
 }
 
+/// Which handshakes the kernel may make at this NIC.
+fn handshakes(setup: &Setup, role: Role, profiles: Option<&Profiles>) -> Option<Handshakes> {
+    match role {
+        Role::ClientNic => profiles.map(|profiles| Handshakes::Answered {
+            mss_clamp: mss_clamp(setup.smallest_mtu().unwrap_or(u16::MAX)),
+            large_upload: profiles.large_upload(),
+        }),
+        Role::ServerNic => Some(Handshakes::Accepted),
+        Role::Host => None,
+    }
+}
+
 fn start(
     setup: &Setup,
     pins: Option<&Path>,
     engines: &mut [impl Engine],
-    profiles: Option<&Profiles>,
+    which: Option<Handshakes>,
 ) -> Result<KernelOffload, OffloadError> {
     let interfaces = setup.interface_names();
     let mtu = setup.smallest_mtu().unwrap_or(u16::MAX);
-    let answers = profiles.zip(setup.keys.as_ref()).map(|(profiles, keys)| AnswerOptions {
+    let handshakes = which.zip(setup.keys.as_ref()).map(|(which, keys)| HandshakeOptions {
         keys,
-        mss_clamp: mss_clamp(mtu),
         workers: setup.workers,
-        large_upload: profiles.large_upload(),
+        which,
     });
     let kernel = KernelOffload::start(&OffloadOptions {
         interfaces: &interfaces,
@@ -196,7 +211,7 @@ fn start(
         pins,
         attach: Attach::Auto,
         outlet: None,
-        answers,
+        handshakes,
     })?;
     for (worker, engine) in (0..).zip(&mut *engines) {
         engine.accelerate(Box::new(kernel.path(Some(worker))?));

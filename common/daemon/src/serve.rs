@@ -147,7 +147,7 @@ impl Service {
         let metrics = setup.metrics_address.map(HttpSocket::bind).transpose()?;
         let awake = setup.awake.then(Awake::keep).transpose()?;
         let profiles = nic.profiles();
-        let offload = Offload::start(program, &setup, &mut engines, profiles.as_deref());
+        let offload = Offload::start(program, &setup, &mut engines, N::ROLE, profiles.as_deref());
         let captures = workers::open_captures(&setup, offload.outlet())?;
         let switches = match offload.switch() {
             Some(switch) => Ok(Filter::Kernel(switch)),

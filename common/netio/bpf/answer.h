@@ -8,13 +8,6 @@
 // `promises` of which destinations, and in `allowed` until when. Any other SYN is the daemon's, and so is each that follows of the same
 // ports: `left` knows of which it may have heard.
 
-enum { USUAL = TCP + 20, OFFER = 20, SHOT = 2, OPTIONS = 5, WORDS = 7 };
-
-struct secret {
-	__u64 halves[2];
-	__u32 id, zero;
-};
-
 struct destination {
 	__u32 address[4];
 	__u16 port, zero;  // network byte order
@@ -39,13 +32,6 @@ struct begun {
 };
 
 struct {
-	int (*type)[BPF_MAP_TYPE_ARRAY];
-	int (*max_entries)[1];
-	__u32 *key;
-	struct secret *value;
-} secrets SECTION(".maps");
-
-struct {
 	int (*type)[BPF_MAP_TYPE_HASH];
 	int (*max_entries)[1 << 16];
 	int (*map_flags)[BPF_F_NO_PREALLOC];
@@ -61,134 +47,11 @@ struct {
 	struct begun *value;
 } begun SECTION(".maps");
 
-// What the stack has no room for, and is needed no longer once something is sent: that may come back here.
-struct draft {
-	struct flow flow;
-	struct bpf_fib_lookup back;
-	__u64 words[WORDS];
-};
-
-struct {
-	int (*type)[BPF_MAP_TYPE_PERCPU_ARRAY];
-	int (*max_entries)[1];
-	__u32 *key;
-	struct draft *value;
-} drafts SECTION(".maps");
-
-static long (*change_tail)(struct __sk_buff *, __u32 length, __u64 flags) = (void *)BPF_FUNC_skb_change_tail;
-
-INLINE __u64 rotated(__u64 v, __u32 left) { return v << left | v >> (64 - left); }
-
-struct sip {
-	__u64 a, b, c, d;
-};
-
-INLINE void sip_rounds(struct sip *v, int rounds)
-{
-#pragma unroll
-	for (int i = 0; i < rounds; i++) {
-		v->a += v->b, v->b = rotated(v->b, 13) ^ v->a, v->a = rotated(v->a, 32);
-		v->c += v->d, v->d = rotated(v->d, 16) ^ v->c;
-		v->a += v->d, v->d = rotated(v->d, 21) ^ v->a;
-		v->c += v->b, v->b = rotated(v->b, 17) ^ v->c, v->c = rotated(v->c, 32);
-	}
-}
-
-// SipHash-2-4 of `count` words, of which the last has the length in its highest byte.
-static __attribute__((noinline)) __u64 siphash(const struct secret *secret, const __u64 *words, __u32 count)
-{
-	struct sip v = {
-		secret->halves[0] ^ 0x736f6d6570736575,
-		secret->halves[1] ^ 0x646f72616e646f6d,
-		secret->halves[0] ^ 0x6c7967656e657261,
-		secret->halves[1] ^ 0x7465646279746573,
-	};
-	for (__u32 i = 0; i < count && i < WORDS; i++) {
-		v.d ^= words[i];
-		sip_rounds(&v, 2);
-		v.a ^= words[i];
-	}
-	v.c ^= 0xff;
-	sip_rounds(&v, 4);
-	return v.a ^ v.b ^ v.c ^ v.d;
-}
-
-// rtt0_netio::capture::spread::place: which worker has a flow.
-INLINE __u32 end_hash(const __u32 *address, __u16 port, bool is_v4)
-{
-	__u32 folded = swap32(address[3]);
-	if (!is_v4) {
-		folded = 0;
-#pragma unroll
-		for (int i = 0; i < 4; i++)
-			folded = folded * 0x27d4eb2f + swap32(address[i]);
-	}
-	__u32 hash = folded + port * 0x9e3779b1;
-	hash = (hash ^ hash >> 15) * 0x85ebca6b;
-	return hash ^ hash >> 13;
-}
-
-INLINE __u32 worker_of(const struct packet *packet, const __u8 *tcp, const struct settings *s)
-{
-	__u32 sum = end_hash(packet->source, u16_at(tcp), packet->is_v4) +
-		    end_hash(packet->destination, u16_at(tcp + 2), packet->is_v4);
-	sum *= 0xc2b2ae35;
-	sum ^= sum >> 16;
-	return s->workers ? sum % s->workers : 0;
-}
-
 // Whether a SYN asks for what `promises` are about, in the layout of Linux, and for nothing else.
 INLINE bool is_usual(const struct packet *packet, const __u8 *tcp)
 {
-	const __u8 *options = tcp + TCP;
 	return packet->header == USUAL && !packet->payload && tcp[12] == USUAL << 2 && tcp[13] == SYN &&
-	       u16_at(options) == 0x0204 && u32_at(options + 4) == 0x0402080a && u16_at(options + 16) == 0x0103 &&
-	       options[18] == 3 && options[19] <= 14;
-}
-
-// What is served at both ends is nobody's.
-INLINE bool serves_source(const struct packet *packet, const __u8 *tcp, const struct settings *s)
-{
-	__u16 source = u16_at(tcp);
-	for (__u32 i = 0; i < 64 && i < s->rules; i++) {
-		__u32 index = i;
-		struct rule *rule = map_lookup(&rules, &index);
-		if (rule && is_served(rule, packet->source, source))
-			return true;
-	}
-	return false;
-}
-
-// Sets the parts of an IPv4 header that its checksum covers besides the addresses.
-INLINE void set_ipv4(__u8 *ip, __u8 tos, __u16 length, __u32 id_and_fragment, __u8 limit)
-{
-	ip[1] = tos;
-	*(__u16 *)(ip + 2) = swap16(length);
-	*(__u32 *)(ip + 4) = id_and_fragment;
-	ip[8] = limit;
-	*(__u16 *)(ip + 10) = 0;
-	__u32 sum = 0;
-#pragma unroll
-	for (int i = 0; i < IPV4; i += 2)
-		sum += raw16_at(ip + i);
-	sum = (sum & 0xffff) + (sum >> 16);
-	*(__u16 *)(ip + 10) = ~(sum + (sum >> 16));
-}
-
-INLINE void put_addresses(const struct packet *packet, __u8 *ip, bool swapped)
-{
-	const __u32 *source = swapped ? packet->destination : packet->source;
-	const __u32 *destination = swapped ? packet->source : packet->destination;
-	if (packet->is_v4) {
-		*(__u32 *)(ip + 12) = source[3];
-		*(__u32 *)(ip + 16) = destination[3];
-		return;
-	}
-#pragma unroll
-	for (int i = 0; i < 4; i++) {
-		*(__u32 *)(ip + 8 + 4 * i) = source[i];
-		*(__u32 *)(ip + 24 + 4 * i) = destination[i];
-	}
+	       has_usual_options(tcp + TCP) && is_sound(packet, tcp, USUAL);
 }
 
 // The way back to the client, to the neighbour's address: what is copied can't wait for that to be asked for.
@@ -222,16 +85,10 @@ struct answer {
 INLINE void make_offer(const struct packet *packet, const __u8 *tcp, const struct secret *secret, __u64 *words,
 		       struct answer *answer)
 {
-	__u8 *bytes = (__u8 *)words, *offer = answer->offer;
-	__builtin_memcpy(bytes + 1, packet->source, 16);
-	__builtin_memcpy(bytes + 17, packet->destination, 16);
-	__builtin_memcpy(bytes + 33, tcp, 4);
-	__builtin_memcpy(bytes + 37, tcp + 4, 4);
-	bytes[47] = 41;
-	bytes[0] = 'S';
-	answer->isn = siphash(secret, words, 6);
-	bytes[0] = 'T';
-	answer->tsval = siphash(secret, words, 6);
+	__u8 *offer = answer->offer;
+	prepare(packet, tcp, words);
+	answer->isn = promised(secret, words, 'S');
+	answer->tsval = promised(secret, words, 'T');
 	if (!answer->tsval)
 		answer->tsval = 1;
 	offer[0] = 253, offer[1] = OFFER, offer[2] = 0x5a, offer[3] = 0x52;
@@ -239,20 +96,7 @@ INLINE void make_offer(const struct packet *packet, const __u8 *tcp, const struc
 	offer[5] = answer->scale << 4 | 1 << 3 | 1 << 2;
 	*(__u16 *)(offer + 6) = swap16(answer->mss);
 	*(__u32 *)(offer + 8) = swap32(answer->tsval);
-	bytes[0] = 'M';
-	__builtin_memcpy(bytes + 41, offer, 12);
-	bytes[53] = bytes[54] = 0;
-	bytes[55] = 53;
-	*(__u64 *)(offer + 12) = __builtin_bswap64(siphash(secret, words, 7));
-}
-
-// Leaves a SYN to the daemon.
-INLINE int leave(struct __sk_buff *skb, const struct key *key, const struct settings *s)
-{
-	__u32 one = 1;
-	map_update(&left, key, &one, 0);
-	copy_to_daemon(skb, s);
-	return NEXT;
+	*(__u64 *)(offer + 12) = __builtin_bswap64(signature(secret, words, offer));
 }
 
 // Tells the worker, which is not woken; whether there was room for that.
@@ -327,7 +171,7 @@ SECTION("classifier") int answer(struct __sk_buff *skb)
 	if (!find_way_back(skb, &packet, tcp, &draft->back))
 		return leave(skb, &key, s);
 	packet.length += OFFER;
-	enum outlook outlook = look_up(skb, &packet, ip, tcp, &way);
+	enum outlook outlook = look_up(skb, &packet, ip, tcp, &way, BPF_FIB_LOOKUP_SKIP_NEIGH);
 	packet.length -= OFFER;
 	if (outlook != PLAIN_WAY)
 		return leave(skb, &key, s);

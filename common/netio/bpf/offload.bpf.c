@@ -96,11 +96,12 @@ struct settings {
 	__u32 longest;     // ns after which the daemon is not waited for any more
 	__u32 outlet;      // the device whose outgoing packets the daemon captures
 	__u32 workers;     // of the daemon
-	__u32 answers;     // whether SYNs may be answered here
+	__u32 begins;      // which handshakes may be begun here
 	__u32 mss_v4, mss_v6; // the largest that may be promised, in bytes
 	__u32 large_upload; // bytes beyond which an upload may change what is promised
 };
 
+enum { ANSWERS = 1, ACCEPTS = 2 };  // SYNs; offers, by handshakes with servers
 enum { FORWARDED_PACKETS, FORWARDED_BYTES, LEFT_TO_DAEMON, FORGOTTEN, COUNTERS };
 
 struct {
@@ -162,15 +163,15 @@ struct {
 	__u64 *value;
 } counters SECTION(".maps");
 
-// `answer`, if the kernel has taken it.
+// `answer` or `accept`, if the kernel has taken it.
 struct {
 	int (*type)[BPF_MAP_TYPE_PROG_ARRAY];
 	int (*max_entries)[1];
 	int (*key_size)[4];
 	int (*value_size)[4];
-} answerers SECTION(".maps");
+} beginners SECTION(".maps");
 
-// For each worker: until when SYNs of its flows may be answered, ns.
+// For each worker: until when handshakes of its flows may be begun, ns.
 struct {
 	int (*type)[BPF_MAP_TYPE_ARRAY];
 	int (*max_entries)[WORKERS];
@@ -330,8 +331,13 @@ INLINE bool closes(const struct flow *flow, const __u8 *tcp, bool from_client)
 // Offloaded::is_for_engine.
 INLINE bool is_for_daemon(const struct flow *flow, const __u8 *tcp, bool from_client)
 {
-	return (tcp[13] & (SYN | RST | ACK | URG)) != ACK ||
-	       (flow->flags & OPENING && (from_client ? tcp[13] & FIN : !is_promised(flow, tcp)));
+	if ((tcp[13] & (SYN | RST | ACK | URG)) != ACK)
+		return true;
+	if (!(flow->flags & OPENING))
+		return false;
+	if (from_client)
+		return tcp[13] & FIN || (flow->flags & TRANSLATED && u32_at(tcp + 8) != flow->real_isn + flow->delta + 1);
+	return flow->flags & TRANSLATED || !is_promised(flow, tcp);
 }
 
 // A super-packet leaves in segments of gso_size.
@@ -393,7 +399,7 @@ INLINE bool tell(const struct flow *flow, const struct key *key, const __u8 *tcp
 	queue->flows[place].client_is_lower = flow->flags & CLIENT_IS_LOWER;
 	queue->flows[place].client_end = client_end;
 	__sync_lock_test_and_set(&queue->flows[place].turn, turn + 1);
-	if (s->answers && client_end - flow->client_isn - 1 > s->large_upload)
+	if (s->begins == ANSWERS && client_end - flow->client_isn - 1 > s->large_upload)
 		hold_answers(s);
 	return true;
 }
@@ -495,6 +501,8 @@ INLINE bool note(struct flow *flow, const __u8 *tcp, __u32 payload, bool from_cl
 		sends(flow, &flow->server, &flow->client, SERVER_FIN, SERVER_RESET, tcp, acknowledgement, window, payload);
 		return !(tcp[13] & FIN) || flow->stage & SERVER_FIN;
 	}
+	if (flow->flags & OPENING)
+		flow->flags &= ~OPENING;
 	if (tcp[13] & ACK)
 		acknowledgement -= flow->delta;
 	window = shifted(window, flow->client_shift);
@@ -613,7 +621,7 @@ INLINE void remember(struct route *known, __u32 tick, const struct __sk_buff *sk
 // Finds the way that the routing table has for a segment. Where that is not all there is to it (no route, another kind
 // of route, forwarding switched off) kernel forwarding goes on with the segment.
 INLINE enum outlook look_up(struct __sk_buff *skb, const struct packet *packet, const __u8 *ip, const __u8 *tcp,
-			    struct bpf_fib_lookup *way)
+			    struct bpf_fib_lookup *way, __u32 flags)
 {
 	way->family = packet->is_v4 ? INTERNET : INTERNET6;
 	way->l4_protocol = PROTOCOL_TCP;
@@ -631,7 +639,7 @@ INLINE enum outlook look_up(struct __sk_buff *skb, const struct packet *packet, 
 		__builtin_memcpy(way->ipv6_dst, packet->destination, 16);
 	}
 	bool may_fragment = packet->is_v4 && !(ip[6] & 0x40);
-	long outcome = fib_lookup(skb, way, sizeof *way, BPF_FIB_LOOKUP_SKIP_NEIGH);
+	long outcome = fib_lookup(skb, way, sizeof *way, flags);
 	if (outcome)
 		return outcome == BPF_FIB_LKUP_RET_FRAG_NEEDED && !may_fragment ? TOO_LARGE : NO_PLAIN_WAY;
 	return PLAIN_WAY;
@@ -642,7 +650,7 @@ INLINE enum outlook find_way(struct __sk_buff *skb, const struct packet *packet,
 			     struct route *known, __u32 tick, struct bpf_fib_lookup *way)
 {
 	if (!recall(known, tick, skb, packet, ip, way)) {
-		enum outlook outlook = look_up(skb, packet, ip, tcp, way);
+		enum outlook outlook = look_up(skb, packet, ip, tcp, way, BPF_FIB_LOOKUP_SKIP_NEIGH);
 		if (outlook != PLAIN_WAY)
 			return outlook;
 		remember(known, tick, skb, packet, ip, way);
@@ -685,7 +693,7 @@ INLINE bool is_newer(const struct flow *flow, const __u8 *tcp, bool from_client)
 	bool closed = (flow->stage & (CLIENT_FIN | SERVER_FIN)) == (CLIENT_FIN | SERVER_FIN);
 	if (from_client)
 		return reset || closed;
-	__u32 isn = flow->flags & OPENING ? flow->client.edge : flow->real_isn;
+	__u32 isn = flow->flags & TRANSLATED ? flow->real_isn : flow->client.edge;
 	bool own = flow->flags & (TRANSLATED | OPENING) && u32_at(tcp + 4) == isn &&
 		   u32_at(tcp + 8) == flow->client_isn + 1;
 	return !own && (tcp[13] & (FIN | SYN | RST | ACK)) == (SYN | ACK);
@@ -794,11 +802,14 @@ INLINE int pass_other(struct __sk_buff *skb, const struct packet *packet, const 
 		      const struct settings *s)
 {
 	enum way way = way_of(packet, tcp, s);
-	if (s->answers && way == TO_SERVER && (tcp[13] & (SYN | ACK)) == SYN) {
+	bool is_syn = way == TO_SERVER && (tcp[13] & (SYN | ACK)) == SYN;
+	if (s->begins == ANSWERS ? is_syn && tcp[13] == SYN : s->begins == ACCEPTS && way != OTHERS) {
+		if (!s->let_through && !skb->vlan_present)
+			tail_call(skb, &beginners, 0);
+	}
+	if (s->begins && is_syn) {
+		// None has.
 		__u32 one = 1;
-		if (tcp[13] == SYN && !s->let_through && !skb->vlan_present)
-			tail_call(skb, &answerers, 0);
-		// There is none.
 		map_update(&left, key, &one, 0);
 	}
 	if (way != OTHERS && !is_let_through(skb, packet, tcp[13], way == TO_SERVER, s))
@@ -853,12 +864,14 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 			// What follows may be of the next connection of these ports: it is the daemon's, too, until that has judged.
 			flow->handed = flow->client_captured = flow->server_captured = ktime();
 			flow->client.waits = flow->server.waits = 1;
+			if (s->begins == ACCEPTS && flags & SYN)
+				map_update(&left, &key, &zero, 0);
 		}
 		if (is_attended || !is_plain)
 			return NEXT;
 		// Nothing is queued anywhere.
 		flow->client.waits = flow->server.waits = 0;
-	} else if (from_client && flow->flags & OPENING && packet.payload) {
+	} else if (from_client && (flow->flags & (OPENING | TRANSLATED)) == OPENING && packet.payload) {
 		// If nobody confirms the handshake the daemon completes it, with these.
 		copy_what_goes_on(skb, &packet, s);
 	}
@@ -911,7 +924,9 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 	return outlook == PLAIN_WAY ? send(&way) : NEXT;
 }
 
+#include "handshake.h"
 #include "answer.h"
+#include "accept.h"
 
 // What the outlet keeps of what has been captured.
 SECTION("socket") int nothing(struct __sk_buff *skb)

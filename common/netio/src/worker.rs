@@ -335,7 +335,8 @@ impl<E: Engine> Worker<E> {
         let is_all = self.served.is_some() && !more && !capture.has_gap();
         let now = clock::now();
         self.check_due.get_or_insert(now + CHECK_PERIOD);
-        (0..self.engine.hear(now)).for_each(|_| self.pace.count());
+        (0..self.engine.hear(now, &mut self.outbox)).for_each(|_| self.pace.count());
+        self.plan.extend((0..self.outbox.len()).map(Step::Queued));
         self.engine.look_ahead(&mut (0..).map_while(|index| Some(capture.packet(index)?.0)));
         for (index, mut packet) in capture.packets_mut().enumerate() {
             self.pace.count();

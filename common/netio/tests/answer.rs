@@ -7,8 +7,7 @@ mod rig;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use pnet_datalink::{DataLinkReceiver, DataLinkSender};
-use rig::{End, eventually, frame_receiver, frame_sender, is_in_user_namespace, join, namespaces};
+use rig::{Host, Hosts, ROUTER, eventually, has_captured, on_router, start};
 use rtt0_core::flow::FlowKey;
 use rtt0_core::gateway::age;
 use rtt0_core::offer::{Keys, LENGTH};
@@ -26,10 +25,9 @@ use rtt0_core::wire::tcp::{Flags, MAX_OPTIONS};
 use rtt0_netio::capture::spread::place;
 use rtt0_netio::capture::{Capture, CaptureOptions};
 use rtt0_netio::clock;
-use rtt0_netio::counters::IoCounters;
-use rtt0_netio::fast_path::{AnswerOptions, Attach, KernelOffload, KernelPath, OffloadOptions};
-use rtt0_netio::links::Links;
-use rtt0_netio::sysctl;
+use rtt0_netio::fast_path::{
+    Attach, HandshakeOptions, Handshakes, KernelOffload, KernelPath, OffloadOptions,
+};
 
 const CLAMP: (u16, u16) = (1400, 1300);
 const WORKERS: usize = 3;
@@ -37,58 +35,39 @@ const LARGE: u32 = 10_000;
 /// A port of the client's that is served, too.
 const SERVED_CLIENT: &str = "10.8.0.1:39999";
 
-/// A ClientNIC's kernel between two hosts that send and receive frames, and its daemon's view.
+/// A ClientNIC's kernel between two hosts, and its daemon's view.
 struct Bench {
     kernel: KernelOffload,
     paths: Vec<KernelPath>,
     board: Box<dyn Board>,
     capture: Capture,
     keys: Keys,
-    mac: [u8; 6],
-    client: (Box<dyn DataLinkSender>, Box<dyn DataLinkReceiver>),
-    server: Box<dyn DataLinkReceiver>,
+    client: Host,
+    server: Host,
     next_port: u16,
 }
 
 fn run(test: impl FnOnce(Bench) + Send) {
-    let Some([left, router, right]) = namespaces() else { return };
-    let client = End { namespace: &left, link: "client0", v4: [10, 8, 0, 1], v6: "fd08::1" };
-    let lan = End { namespace: &router, link: "lan0", v4: [10, 8, 0, 9], v6: "fd08::9" };
-    let wan = End { namespace: &router, link: "wan0", v4: [10, 9, 0, 9], v6: "fd09::9" };
-    let server = End { namespace: &right, link: "server0", v4: [10, 9, 0, 1], v6: "fd09::1" };
-    join(client, lan, 1500);
-    join(wan, server, 1500);
-    sysctl::set(&router, &[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")]).unwrap();
-    let mac = Links::open(&router).unwrap().mac("lan0").unwrap();
-    let client = (frame_sender(&left, "client0"), frame_receiver(&left, "client0"));
-    let server = frame_receiver(&right, "server0");
-    let inside = || {
+    on_router(|Hosts { client, server }| {
         let services =
             ["10.9.0.1:443", "[fd09::1]:443", SERVED_CLIENT].map(|rule| rule.parse().unwrap()).to_vec();
         let services = Services::new(services, Vec::new());
         let keys = Keys::new((2, std::array::from_fn(|index| index as u8 * 7 + 1)), None).unwrap();
-        let options = OffloadOptions {
-            interfaces: &["lan0".to_owned(), "wan0".to_owned()],
+        let started = start(&OffloadOptions {
+            interfaces: &ROUTER.map(str::to_owned),
             services: &services,
             largest: 1500,
             flows: 1000,
             pins: None,
             attach: Attach::Auto,
             outlet: None,
-            answers: Some(AnswerOptions {
+            handshakes: Some(HandshakeOptions {
                 keys: &keys,
-                mss_clamp: CLAMP,
                 workers: WORKERS,
-                large_upload: LARGE,
+                which: Handshakes::Answered { mss_clamp: CLAMP, large_upload: LARGE },
             }),
-        };
-        let mut kernel = match KernelOffload::start(&options) {
-            Err(error) if !rustix::process::geteuid().is_root() || is_in_user_namespace() => {
-                println!("SKIPPED: BPF needs root: {error}");
-                return;
-            }
-            started => started.unwrap(),
-        };
+        });
+        let Some(mut kernel) = started else { return };
         let options = CaptureOptions { sent: true, ..CaptureOptions::default() };
         let capture = Capture::open(kernel.outlet(), &services, &options).unwrap();
         let mut paths: Vec<_> = (0..WORKERS).map(|worker| kernel.path(Some(worker as u8)).unwrap()).collect();
@@ -101,10 +80,8 @@ fn run(test: impl FnOnce(Bench) + Send) {
             let from = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
             UdpSocket::bind(from).unwrap().send_to(b"who are you?", to).unwrap();
         }
-        let bench = Bench { kernel, paths, board, capture, keys, mac, client, server, next_port: 40_000 };
-        test(bench);
-    };
-    std::thread::scope(|scope| scope.spawn(|| router.enter(inside).unwrap()).join().unwrap());
+        test(Bench { kernel, paths, board, capture, keys, client, server, next_port: 40_000 });
+    });
 }
 
 fn client(is_v6: bool) -> IpAddr {
@@ -151,23 +128,6 @@ fn syn(is_v6: bool, port: u16, flags: Flags, options: &[u8], random: &mut fastra
     packet
 }
 
-/// The next TCP segment that comes to the client's `port`, or from there to the server, without its Ethernet header.
-fn arrived(receiver: &mut dyn DataLinkReceiver, to: Direction, port: u16) -> Option<Vec<u8>> {
-    let until = std::time::Instant::now() + Duration::from_millis(300);
-    while std::time::Instant::now() < until {
-        let Ok(frame) = receiver.next() else { continue };
-        let mut bytes = frame[14..].to_vec();
-        let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
-        let Ok(segment) = Segment::parse(&mut packet) else { continue };
-        // What leaves is seen, too.
-        let client = if to == Direction::ToClient { segment.destination() } else { segment.source() };
-        if client.1 == port {
-            return Some(bytes);
-        }
-    }
-    None
-}
-
 impl Bench {
     fn post(&self, is_v6: bool, posted: &Posted) {
         assert!(self.board.post(&server(is_v6), Some(posted)));
@@ -179,10 +139,7 @@ impl Bench {
     }
 
     fn send(&mut self, packet: &[u8]) {
-        let mut frame = [self.mac, [2, 0, 0, 0, 0, 9]].concat();
-        frame.extend(if packet[0] >> 4 == 6 { [0x86, 0xdd] } else { [0x08, 0x00] });
-        frame.extend(packet);
-        self.client.0.send_to(&frame, None).unwrap().unwrap();
+        self.client.send(packet);
     }
 
     /// What the specification makes of a SYN.
@@ -195,18 +152,8 @@ impl Bench {
         (key, spoof_at_once(key, &segment, posted, &self.keys, clamp))
     }
 
-    /// Whether the daemon has got a packet with this source port.
     fn has_captured(&mut self, port: u16) -> bool {
-        self.capture.receive(&IoCounters::default());
-        let captured = (0..).map_while(|index| self.capture.packet(index));
-        let mut ports = captured.map(|(bytes, _)| {
-            let at = if bytes[0] >> 4 == 6 { 40 } else { 20 };
-            u16::from_be_bytes([bytes[at], bytes[at + 1]])
-        });
-        let found = ports.any(|found| found == port);
-        drop(ports);
-        self.capture.release();
-        found
+        has_captured(&mut self.capture, port)
     }
 
     /// Has the kernel learn the client's address: until then SYNs are the daemon's.
@@ -216,7 +163,7 @@ impl Bench {
             let port = self.port();
             let packet = syn(is_v6, port, Flags::SYN, &usual(&mut random), &mut random);
             self.send(&packet);
-            arrived(&mut *self.client.1, Direction::ToClient, port)
+            self.client.arrived(Direction::ToClient, port)
         });
         self.paths.iter_mut().for_each(|path| while path.begun().is_some() {});
     }
@@ -249,13 +196,13 @@ fn usual_syns_are_answered_as_the_specification_says() {
                 let expected = expected.unwrap();
                 bench.send(&packet);
                 assert_eq!(
-                    arrived(&mut *bench.client.1, Direction::ToClient, port),
+                    bench.client.arrived(Direction::ToClient, port),
                     Some(expected.syn_ack),
                     "the SYN-ACK"
                 );
                 let on = expected.start.syn;
                 let offer = on[on.len() - MAX_OPTIONS..][..LENGTH].to_vec();
-                assert_eq!(arrived(&mut *bench.server, Direction::ToServer, port), Some(aged(on)), "the SYN");
+                assert_eq!(bench.server.arrived(Direction::ToServer, port), Some(aged(on)), "the SYN");
                 let path = &mut bench.paths[place(key.client(), key.server(), WORKERS)];
                 let begun = path.begun().unwrap();
                 assert_eq!((begun.syn, begun.offer.to_vec()), (packet, offer));
@@ -300,17 +247,13 @@ fn every_other_syn_is_left_to_the_daemon_and_so_is_what_follows_of_its_ports() {
             for packet in [packet, again] {
                 bench.send(&packet);
                 eventually("the daemon gets it", || bench.has_captured(port).then_some(()));
-                assert_eq!(
-                    arrived(&mut *bench.client.1, Direction::ToClient, port),
-                    None,
-                    "{flags:?} {options:?}"
-                );
+                assert_eq!(bench.client.arrived(Direction::ToClient, port), None, "{flags:?} {options:?}");
             }
         }
         // What is served at both ends is nobody's.
         bench.send(&syn(false, 39_999, Flags::SYN, &all, random));
         eventually("the daemon may look at it", || bench.has_captured(39_999).then_some(()));
-        assert_eq!(arrived(&mut *bench.client.1, Direction::ToClient, 39_999), None);
+        assert_eq!(bench.client.arrived(Direction::ToClient, 39_999), None);
         assert!(bench.paths.iter_mut().all(|path| path.begun().is_none()));
     });
 }
@@ -325,7 +268,7 @@ fn it_answers_while_it_is_allowed_to_and_knows_what_to_promise() {
             let port = bench.port();
             let packet = syn(false, port, Flags::SYN, &usual(random), random);
             bench.send(&packet);
-            let answer = arrived(&mut *bench.client.1, Direction::ToClient, port);
+            let answer = bench.client.arrived(Direction::ToClient, port);
             assert_ne!(answer.is_some(), bench.has_captured(port));
             answer.is_some()
         };
@@ -381,7 +324,7 @@ fn behind_a_large_upload_the_engine_looks_first() {
             eventually("it is closed", || bench.paths[worker].closed());
             let port = bench.port();
             bench.send(&syn(false, port, Flags::SYN, &usual(random), random));
-            let answer = arrived(&mut *bench.client.1, Direction::ToClient, port);
+            let answer = bench.client.arrived(Direction::ToClient, port);
             assert_eq!(answer.is_some(), upload == LARGE);
         }
         let until = clock::now() + Duration::from_secs(600);
@@ -402,6 +345,6 @@ fn it_signs_with_the_key_that_it_is_given() {
         let packet = syn(false, port, Flags::SYN, &usual(random), random);
         let expected = bench.expected(&packet, &posted()).1.unwrap();
         bench.send(&packet);
-        assert_eq!(arrived(&mut *bench.server, Direction::ToServer, port), Some(aged(expected.start.syn)));
+        assert_eq!(bench.server.arrived(Direction::ToServer, port), Some(aged(expected.start.syn)));
     });
 }

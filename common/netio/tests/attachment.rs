@@ -89,7 +89,7 @@ impl Bench<'_> {
             pins: is_pinned.then_some(self.folder),
             attach,
             outlet: None,
-            answers: None,
+            handshakes: None,
         };
         KernelOffload::start(&options).unwrap()
     }

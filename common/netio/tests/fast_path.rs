@@ -319,7 +319,7 @@ fn compare() {
         pins: None,
         attach: Attach::Auto,
         outlet: None,
-        answers: None,
+        handshakes: None,
     };
     let kernel = KernelOffload::start(&options).unwrap();
     // Nothing is queued anywhere, so that nothing waits behind a SYN or a reset.

@@ -8,8 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use pnet_datalink::{DataLinkReceiver, DataLinkSender};
-use rig::{End, eventually, frame_receiver, frame_sender, is_in_user_namespace, join, namespaces};
+use rig::{Host, Hosts, ROUTER, eventually, on_router, start};
 use rtnetlink::RouteMessageBuilder;
 use rtt0_core::flow::FlowKey;
 use rtt0_core::offload::{FastPath, Offloaded, Queued};
@@ -26,18 +25,15 @@ use rtt0_netio::counters::IoCounters;
 use rtt0_netio::emit::Way;
 use rtt0_netio::fast_path::{Attach, KernelOffload, OffloadOptions};
 use rtt0_netio::links::Links;
-use rtt0_netio::sysctl;
 
 const WORKER: u8 = 3;
 
-/// A router between two hosts that send and receive frames.
+/// A router between two hosts.
 struct Bench {
     kernel: KernelOffload,
     capture: Capture,
-    mac: [u8; 6],
-    client: Box<dyn DataLinkSender>,
-    server: Box<dyn DataLinkReceiver>,
-    server_mac: [u8; 6],
+    client: Host,
+    server: Host,
 }
 
 fn run(test: impl FnOnce(Bench) + Send) {
@@ -45,41 +41,23 @@ fn run(test: impl FnOnce(Bench) + Send) {
 }
 
 fn run_with(outlet: Option<Way>, test: impl FnOnce(Bench) + Send) {
-    let Some([left, router, right]) = namespaces() else { return };
-    let client = End { namespace: &left, link: "client0", v4: [10, 8, 0, 1], v6: "fd08::1" };
-    let lan = End { namespace: &router, link: "lan0", v4: [10, 8, 0, 9], v6: "fd08::9" };
-    let wan = End { namespace: &router, link: "wan0", v4: [10, 9, 0, 9], v6: "fd09::9" };
-    let server = End { namespace: &right, link: "server0", v4: [10, 9, 0, 1], v6: "fd09::1" };
-    join(client, lan, 1500);
-    join(wan, server, 1500);
-    sysctl::set(&router, &[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")]).unwrap();
-    let mac = Links::open(&router).unwrap().mac("lan0").unwrap();
-    let server_mac = Links::open(&right).unwrap().mac("server0").unwrap();
-    let (client, server) = (frame_sender(&left, "client0"), frame_receiver(&right, "server0"));
-    let inside = || {
+    on_router(|Hosts { client, server }| {
         let services = services();
-        let options = OffloadOptions {
-            interfaces: &["lan0".to_owned(), "wan0".to_owned()],
+        let started = start(&OffloadOptions {
+            interfaces: &ROUTER.map(str::to_owned),
             services: &services,
             largest: 1500,
             flows: 10,
             pins: None,
             attach: Attach::Auto,
             outlet,
-            answers: None,
-        };
-        let kernel = match KernelOffload::start(&options) {
-            Err(error) if !rustix::process::geteuid().is_root() || is_in_user_namespace() => {
-                println!("SKIPPED: BPF needs root: {error}");
-                return;
-            }
-            started => started.unwrap(),
-        };
+            handshakes: None,
+        });
+        let Some(kernel) = started else { return };
         let options = CaptureOptions { sent: true, ..CaptureOptions::default() };
         let capture = Capture::open(kernel.outlet(), &services, &options).unwrap();
-        test(Bench { kernel, capture, mac, client, server, server_mac });
-    };
-    std::thread::scope(|scope| scope.spawn(|| router.enter(inside).unwrap()).join().unwrap());
+        test(Bench { kernel, capture, client, server });
+    });
 }
 
 fn services() -> Services {
@@ -143,14 +121,7 @@ fn data(is_v6: bool) -> Vec<u8> {
 
 impl Bench {
     fn send(&mut self, is_v6: bool) {
-        self.send_packet(is_v6, &segment(is_v6));
-    }
-
-    fn send_packet(&mut self, is_v6: bool, packet: &[u8]) {
-        let mut frame = [self.mac, [2, 0, 0, 0, 0, 9]].concat();
-        frame.extend(if is_v6 { [0x86, 0xdd] } else { [0x08, 0x00] });
-        frame.extend(packet);
-        self.client.send_to(&frame, None).unwrap().unwrap();
+        self.client.send(&segment(is_v6));
     }
 
     /// Returns how many segments of the flow the kernel has taken.
@@ -166,16 +137,15 @@ impl Bench {
     /// Returns the next frame with a segment that arrives at the server.
     fn arrived(&mut self) -> Vec<u8> {
         eventually("a segment arrives", || {
-            let frame = self.server.next().ok()?;
-            let packet = SlicedPacket::from_ethernet(frame).ok()?;
-            packet.transport.filter(|transport| matches!(transport, TransportSlice::Tcp(_)))?;
-            Some(frame.to_vec())
+            let frame = self.server.frame()?;
+            let transport = SlicedPacket::from_ethernet(&frame).ok()?.transport;
+            matches!(transport, Some(TransportSlice::Tcp(_))).then_some(frame)
         })
     }
 
     fn send_packet_and_see(&mut self, flow: &Offloaded, packet: &[u8]) -> Who {
         let before = self.taken(flow);
-        self.send_packet(false, packet);
+        self.client.send(packet);
         eventually("the worker or the kernel takes the segment", || {
             self.capture.receive(&IoCounters::default());
             let is_captured = self.capture.packet(0).is_some();
@@ -297,14 +267,14 @@ fn of_early_data_the_worker_gets_a_copy_without_hop_limit() {
             assert!(bench.kernel.path(None).unwrap().hand(&flow, Queued::Nothing));
             // One that acknowledges only has nothing in it that would be worth a copy.
             bench.send(is_v6);
-            bench.send_packet(is_v6, &data(is_v6));
+            bench.client.send(&data(is_v6));
             let copy = eventually("it is captured", || {
                 bench.capture.receive(&IoCounters::default());
                 bench.capture.packet(0).map(|(packet, _)| packet.to_vec())
             });
             assert_eq!(copy, with_hop_limit(data(is_v6), 0));
             let arrived = eventually("it arrives as it was", || {
-                let frame = bench.server.next().ok()?;
+                let frame = bench.server.frame()?;
                 frame.ends_with(b"GET /").then(|| frame[14..].to_vec())
             });
             assert_eq!(arrived, with_hop_limit(data(is_v6), 63));
@@ -337,7 +307,7 @@ fn a_segment_leaves_by_route_and_neighbour_with_a_router_s_step() {
                 other => panic!("a segment in {other:?}"),
             };
             assert_eq!(forwarded(), [0, 0], "kernel forwarding has no part in it");
-            assert_eq!((limit, &frame[..6]), (63, &bench.server_mac[..]));
+            assert_eq!((limit, &frame[..6]), (63, &bench.server.mac[..]));
             assert_eq!(bench.taken(&flow), 1);
         }
     });
@@ -359,7 +329,7 @@ fn a_route_that_changes_counts_from_the_next_tick_on() {
             let mut before = None;
             for (number, gateway) in gateways.iter().enumerate() {
                 let gateway: Option<IpAddr> = gateway.map(|address| address.parse().unwrap());
-                let mac = if gateway.is_some() { [2, 0, 0, 0, 1, number as u8] } else { bench.server_mac };
+                let mac = if gateway.is_some() { [2, 0, 0, 0, 1, number as u8] } else { bench.server.mac };
                 if before.is_none() || gateway.is_some() {
                     links.add_neighbour("wan0", gateway.unwrap_or(server), mac).unwrap();
                 }

@@ -2,27 +2,20 @@
 
 use super::{Decision, ServerNic};
 use crate::flow::{Flow, Newer, Orphan};
+use rtt0_core::accept::accept;
 use rtt0_core::engine::Verdict;
 use rtt0_core::flow::FlowKey;
-use rtt0_core::handshake::{Opening, Start, limit_payload};
+use rtt0_core::handshake::{Opening, limit_payload};
 use rtt0_core::held::Held;
 use rtt0_core::offer::{Found, Kind, Offer};
 use rtt0_core::packet::{Offload, Outbox};
-use rtt0_core::profile::Offered;
 use rtt0_core::reason::{DropReason, Event, PassReason};
 use rtt0_core::rival::Rival;
 use rtt0_core::seq::{Client, Promised, Seq};
 use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
-use rtt0_core::wire::options::SynOptions;
 use rtt0_core::wire::segment::Segment;
 use rtt0_core::wire::tcp::{Flags, Tcp};
-use std::time::Duration;
-
-/// First repeat of the SYN on the server's leg: the shortest RTO Linux uses.
-const SYN_REPEAT: Duration = Duration::from_millis(200);
-/// SYNs sent at once; two hide the short leg's RTT from the server (RTT honesty).
-const SYN_COPIES: u8 = 2;
 
 impl ServerNic {
     pub(super) fn client_segment(
@@ -241,6 +234,7 @@ impl ServerNic {
             Some(Flow::Translated { flow, .. }) if flow.client_isn() == isn => {
                 let (answer, promised) = (*flow.answer(), flow.translation().promised_isn());
                 self.counters().event(Event::OfferRepeated);
+                let offer = Offer { kind: Kind::Confirm, ..offer };
                 self.confirm(key, isn, offer, promised.get(), &answer, out);
                 return Verdict::Taken;
             }
@@ -249,7 +243,7 @@ impl ServerNic {
             }
             _ => {}
         }
-        let Some(start) = self.start(key, isn, offer, segment) else {
+        let Some(start) = accept(key, isn, offer, segment, &self.keys) else {
             return self.gateway.pass(PassReason::OddSyn);
         };
         if self.standing_back {
@@ -263,20 +257,26 @@ impl ServerNic {
             return self.forward_stripped(segment, out);
         }
         self.counters().event(Event::OfferAccepted);
-        self.open(now, key, start, segment, out)
+        let isns = (start.client_isn, start.promised_isn);
+        if self.open(now, key, isns, |held, out| Opening::begin(start, held, now, out), out) {
+            return Verdict::Taken;
+        }
+        self.counters().pass(PassReason::FlowTableFull);
+        self.forward_stripped(segment, out)
     }
 
-    fn open(
+    /// Begins a handshake with `begin`, which gets the client's data that overtook their offer. Returns whether there is room for it.
+    pub(super) fn open(
         &mut self,
         now: Instant,
         key: FlowKey,
-        start: Start,
-        segment: &Segment<'_>,
+        (client_isn, promised_isn): (Seq<Client>, Seq<Promised>),
+        begin: impl FnOnce(Held, &mut Outbox) -> Opening,
         out: &mut Outbox,
-    ) -> Verdict {
+    ) -> bool {
         if let Some(Flow::Translated { flow, successor, .. }) =
             self.flows.get_mut(&key).map(|entry| &mut entry.value)
-            && (!flow.has_ended() || start.client_isn.beyond(flow.client_isn()) < 0)
+            && (!flow.has_ended() || client_isn.beyond(flow.client_isn()) < 0)
         {
             // The old flow may well be alive and this SYN not the client's: it is replaced when
             // the server accepts the new one, not before. So it is where both ends have closed, since
@@ -284,17 +284,17 @@ impl ServerNic {
             if let Some(abandoned) = successor {
                 abandoned.abandon(out);
             }
-            let opening = Opening::begin(start, Held::new(&self.budget), now, out);
+            let opening = begin(Held::new(&self.budget), out);
             let due = opening.due(&self.limits);
             match successor.replace(Box::new(opening)) {
                 Some(abandoned) => self.awaited -= usize::from(abandoned.is_proven()),
                 None => self.pending += 1,
             }
             self.flows.set_deadline(&key, due);
-            return Verdict::Taken;
+            return true;
         }
         let held = match self.remove(&key) {
-            Some(Flow::Orphan(orphan)) if orphan.promised == start.promised_isn => orphan.held,
+            Some(Flow::Orphan(orphan)) if orphan.promised == promised_isn => orphan.held,
             Some(Flow::Translated { .. }) => {
                 self.counters().event(Event::FlowReplaced);
                 Held::new(&self.budget)
@@ -307,34 +307,13 @@ impl ServerNic {
         };
         self.make_room(now, &key);
         if self.flows.is_full() {
-            self.counters().pass(PassReason::FlowTableFull);
-            return self.forward_stripped(segment, out);
+            return false;
         }
-        let opening = Opening::begin(start, held, now, out);
+        let opening = begin(held, out);
         let due = opening.due(&self.limits);
         // There is room: it was just looked.
         let _ = self.insert(now, key, Flow::Opening { opening: Box::new(opening), rival: None }, due);
-        Verdict::Taken
-    }
-
-    fn start(&self, flow: FlowKey, isn: Seq<Client>, offer: Offer, segment: &Segment<'_>) -> Option<Start> {
-        let tcp = segment.tcp();
-        let options = SynOptions::parse(tcp.options(), rtt0_core::offer::is_offer).ok()?;
-        let ecn = tcp.flags().contains(Flags::ECE | Flags::CWR);
-        let mut syn = Vec::with_capacity(segment.bytes().len());
-        segment.write_with_options(&rtt0_core::offer::strip(&segment.tcp()), tcp.flags(), &mut syn);
-        Some(Start {
-            flow,
-            client_isn: isn,
-            promised_isn: self.keys.promised_isn(offer.key, &flow, isn)?,
-            promise: offer.promise,
-            client_window_scale: options.window_scale.unwrap_or(0),
-            offered: Offered::new(&options, ecn),
-            key: offer.key,
-            syn,
-            copies: SYN_COPIES,
-            repeat_after: SYN_REPEAT,
-        })
+        true
     }
 
     fn forward_stripped(&self, segment: &Segment<'_>, out: &mut Outbox) -> Verdict {
@@ -363,6 +342,8 @@ impl ServerNic {
         self.counters().event(Event::Translated);
         self.live(now, key, life);
         if is_proof {
+            // If the fast path has made this handshake, it has missed the proof.
+            self.offloader.recall(&mut self.flows, &key, self.gateway.counters());
             self.hand_begun(&key);
         } else {
             self.hand_when_due(&key);

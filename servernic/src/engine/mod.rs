@@ -2,6 +2,8 @@
 //!
 //! What a flow can be here, and what moves it:
 //!
+//! The fast path may make a handshake by itself; then the engine hears of an Opening or a Translated flow.
+//!
 //! | flow | SYN + offer | SYN + probe | SYN alone | client data | SYN-ACK | RST to SYN |
 //! |---|---|---|---|---|---|---|
 //! | none | Opening | Probed | pass | verified: Orphan | pass | pass |
@@ -11,6 +13,7 @@
 //! | Translated | same ISN: confirm; else successor | rival | rival | translated; rival's: replaced | rival's: passed | translated |
 
 mod client;
+mod opened;
 mod phase;
 mod server;
 
@@ -218,8 +221,10 @@ impl ServerNic {
             return;
         }
         if let Some(progress) = self.offloader.look(&mut self.flows, &key)
+            && !progress.is_opening()
             && offload::is_in_use(&mut self.flows, &key, &progress, now, self.limits.idle)
         {
+            self.keep(&key);
             return;
         }
         let Some(entry) = self.flows.get_mut(&key) else { return };
@@ -290,10 +295,13 @@ impl Engine for ServerNic {
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        self.flows.next_deadline()
+        [self.flows.next_deadline(), self.offloader.allow_again()].into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant, out: &mut Outbox) {
+        if self.offloader.allow_again().is_some_and(|due| due <= now) {
+            self.hear(now, out);
+        }
         for _ in 0..TIMERS_PER_CALL {
             let Some(key) = self.flows.pop_due(now) else { return };
             self.due(now, key, out);
@@ -326,9 +334,10 @@ impl Engine for ServerNic {
         self.offloader.accelerate(fast_path);
     }
 
-    fn hear(&mut self, now: Instant) -> usize {
+    fn hear(&mut self, now: Instant, out: &mut Outbox) -> usize {
+        let heard = self.hear_opened(now, out);
         self.offloader.hear(&mut self.flows, now, |_, _, _| {});
-        0
+        heard
     }
 
     fn settle(&mut self) {
@@ -350,6 +359,7 @@ impl Engine for ServerNic {
 
     fn stand_back(&mut self, back: bool) {
         self.standing_back = back;
+        self.reconsider();
     }
 
     fn gauges(&self) -> Gauges {

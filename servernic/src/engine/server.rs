@@ -247,7 +247,6 @@ impl ServerNic {
         answer: &SynAck,
         out: &mut Outbox,
     ) {
-        let offer = Offer { kind: Kind::Confirm, ..offer };
         let Some(option) = offer.encode(&self.keys, &key, client_isn) else { return };
         let mut options = Vec::with_capacity(40);
         options.extend_from_slice(&option);

@@ -160,7 +160,7 @@ impl Nic {
         }
         let mut packet = Packet { bytes: &mut wire.bytes, offload: wire.offload };
         let engine = self.brain.engine();
-        engine.hear(now + self.skew);
+        engine.hear(now + self.skew, &mut self.outbox);
         let verdict = engine.handle(now + self.skew, &mut packet, &mut self.outbox);
         wire.offload = packet.offload;
         if applied == Some(Applied::Copied) && verdict == Verdict::Forward {
@@ -212,7 +212,7 @@ impl Nic {
             })
         };
         let now = now + self.skew;
-        self.brain.engine().hear(now);
+        self.brain.engine().hear(now, &mut self.outbox);
         match &mut self.brain {
             Brain::Client(nic) => {
                 let before: Vec<_> = flows.map(|key| (key, nic.view(&key))).collect();

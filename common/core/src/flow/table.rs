@@ -115,6 +115,11 @@ impl<V> FlowTable<V> {
         self.length >= self.bound
     }
 
+    /// Returns for how many more flows there is room.
+    pub fn room(&self) -> usize {
+        self.bound.saturating_sub(self.length)
+    }
+
     fn hash(&self, key: &FlowKey) -> u32 {
         (self.hasher.hash_one(key) >> 32) as u32
     }

@@ -47,7 +47,7 @@ mod flag {
     pub(super) const TIMESTAMPS: u8 = 1 << 2;
     pub(super) const ERASE_SACK: u8 = 1 << 3;
     pub(super) const HIDE_ECHO: u8 = 1 << 4;
-    /// Its handshake is not confirmed yet.
+    /// Its handshake is not over.
     pub(super) const OPENING: u8 = 1 << 5;
     pub(super) const ALL: u8 = 63;
 }
@@ -81,7 +81,7 @@ impl Offloaded {
         let mut value = [0; KERNEL_VALUE];
         let mut put = |at: usize, bytes: &[u8]| value[at..at + bytes.len()].copy_from_slice(bytes);
         let mut flags = if key.client_is_lower { flag::CLIENT_IS_LOWER } else { 0 };
-        if self.is_opening {
+        if self.progress.is_opening {
             flags |= flag::OPENING;
         }
         put(8, &self.client_isn.get().to_ne_bytes());
@@ -103,7 +103,7 @@ impl Offloaded {
             put(52, &parts.syn_ack_tsval.to_ne_bytes());
             put(17, &[parts.client_window_shift.cast_unsigned(), parts.server_window_shift.cast_unsigned()]);
         }
-        let Progress { client, server, last_used, to_server, to_client } = &self.progress;
+        let Progress { client, server, last_used, to_server, to_client, .. } = &self.progress;
         put(16, &[flags]);
         put(19, &[Stage::of(client, server).bits()]);
         for (at, end) in [(20, client), (36, server)] {
@@ -156,18 +156,13 @@ impl Offloaded {
         let progress = Progress {
             client,
             server,
+            is_opening: has(flag::OPENING),
             last_used: Instant::from_micros(long(56) / 1000),
             to_server: volume(64),
             to_client: volume(80),
         };
         let key = flow_key(key, has(flag::CLIENT_IS_LOWER));
-        Some(Self {
-            key,
-            client_isn: Seq::new(word(8)),
-            translation,
-            is_opening: has(flag::OPENING),
-            progress,
-        })
+        Some(Self { key, client_isn: Seq::new(word(8)), translation, progress })
     }
 }
 

@@ -25,6 +25,7 @@ mod offloader;
 pub use layout::{KERNEL_KEY, KERNEL_VALUE, KernelKey, flow_key, wait};
 pub use offloader::{Offloadable, Offloader, is_in_use};
 
+use crate::accept::Opened;
 use crate::flow::FlowKey;
 use crate::handshake::FIRST_FLIGHT;
 use crate::offer;
@@ -73,8 +74,8 @@ pub trait FastPath: fmt::Debug + Send {
     /// has sent. Without a system call.
     fn closed(&mut self) -> Option<(FlowKey, Seq<Client>)>;
 
-    /// Lets it answer SYNs by itself until then, or, with `None`, no more: those of a flow that neither it nor the engine has heard
-    /// of, to destinations on the [`Board`](crate::profile::Board). Returns whether it can. Without a system call.
+    /// Lets it begin handshakes by itself until then, or, with `None`, no more: of flows that neither it nor the engine has heard
+    /// of. It answers SYNs to destinations on the [`Board`](crate::profile::Board), or accepts offers. Returns whether it can. Without a system call.
     fn allow(&mut self, _until: Option<Instant>) -> bool {
         false
     }
@@ -83,6 +84,12 @@ pub trait FastPath: fmt::Debug + Send {
     /// here already, [`Offloaded::opening`]. There are few at a time of which the engine has not heard; more SYNs are left to that.
     /// Without a system call.
     fn begun(&mut self) -> Option<Begun> {
+        None
+    }
+
+    /// Returns the next handshake with a server that it has begun by itself, as [`AtOnce`](crate::accept::AtOnce) says. One that is not
+    /// made is the engine's from now on. There are few at a time of which the engine has not heard; more offers are left to that.
+    fn opened(&mut self) -> Option<Opened> {
         None
     }
 }
@@ -103,6 +110,10 @@ pub struct Begun {
 pub struct Progress {
     pub(crate) client: End,
     pub(crate) server: End,
+    /// Its handshake is not over. Of one that is only watched nobody has confirmed it yet: then what the server sends in other
+    /// numbers than the promised ones is the engine's. Of one that is translated the client has not acknowledged what it was promised:
+    /// then everything but that is.
+    pub(crate) is_opening: bool,
     /// When its last segment was forwarded.
     pub last_used: Instant,
     /// What was forwarded towards the server.
@@ -120,6 +131,12 @@ impl Progress {
     /// Tells whether the client has sent its FIN.
     pub fn has_client_ended(&self) -> bool {
         self.client.fin
+    }
+
+    /// Tells whether its handshake is not over, as far as the fast path has seen: of a translated flow, whether its client has still
+    /// to acknowledge what it was promised.
+    pub fn is_opening(&self) -> bool {
+        self.is_opening
     }
 
     /// Returns the most that the client of a flow which is not translated has acknowledged. Of one that was handed over
@@ -147,9 +164,6 @@ pub struct Offloaded {
     pub client_isn: Seq<Client>,
     /// `None` if it only passes by.
     pub(crate) translation: Option<Translation>,
-    /// Nobody has confirmed its handshake yet. Then what the server sends in other numbers than the promised ones is the
-    /// engine's.
-    pub(crate) is_opening: bool,
     /// How far it has come.
     pub progress: Progress,
 }
@@ -179,8 +193,9 @@ impl Offloaded {
         (client, server): (End, End),
     ) -> Self {
         let (to_server, to_client) = (Volume::default(), Volume::default());
-        let progress = Progress { client, server, last_used: Instant::ZERO, to_server, to_client };
-        Self { key, client_isn, translation, is_opening: false, progress }
+        let (is_opening, last_used) = (false, Instant::ZERO);
+        let progress = Progress { client, server, is_opening, last_used, to_server, to_client };
+        Self { key, client_isn, translation, progress }
     }
 
     /// Makes a flow that is not translated, only counted, and of which the client has sent all up to
@@ -195,7 +210,13 @@ impl Offloaded {
     pub fn opening(key: FlowKey, client_isn: Seq<Client>, promised: Seq<Promised>) -> Self {
         let end = client_isn.plus(1).get();
         let ends = (End::new(end, promised.get(), 0, 0), End::new(0, end, 0, 0));
-        Self { is_opening: true, ..Self::new(key, client_isn, None, ends) }
+        Self::new(key, client_isn, None, ends).until_proven()
+    }
+
+    /// Makes it one of which the handshake is not over ([`Progress::is_opening`]).
+    pub fn until_proven(mut self) -> Self {
+        self.progress.is_opening = true;
+        self
     }
 
     /// Returns the number behind the last byte that the client has sent, if it sends this segment, or the server does. That is
@@ -224,7 +245,10 @@ impl Offloaded {
     ) -> Applied {
         let flags = segment.tcp().flags();
         let closes = self.closes(direction, &segment.tcp());
-        let is_early = self.is_opening && direction == Direction::ToServer && segment.payload_length() > 0;
+        let is_early = self.progress.is_opening
+            && !self.is_translated()
+            && direction == Direction::ToServer
+            && segment.payload_length() > 0;
         let is_judged =
             self.is_for_engine(direction, &segment.tcp()) || !self.note(direction, &segment.tcp());
         if is_attended && is_judged {
@@ -266,13 +290,14 @@ impl Offloaded {
     /// Moves the account on. Returns whether the fast path may forward the segment: a FIN that its receiver would not
     /// accept is the engine's.
     fn note(&mut self, direction: Direction, tcp: &Tcp<'_>) -> bool {
-        let Progress { client, server, .. } = &mut self.progress;
+        let Progress { client, server, is_opening, .. } = &mut self.progress;
         let is_fin = tcp.flags().contains(Flags::FIN);
         match (&self.translation, direction) {
-            (None, Direction::ToClient) => self.is_opening = false,
+            (None, Direction::ToClient) => *is_opening = false,
             (None, Direction::ToServer) if tcp.flags().contains(Flags::RST) => {}
             (None, Direction::ToServer) => client.reaches(tcp),
             (Some(translation), Direction::ToServer) => {
+                *is_opening = false;
                 client.sends(&translation.client_sends(tcp), server, false);
                 return !is_fin || client.fin;
             }
@@ -284,17 +309,22 @@ impl Offloaded {
         true
     }
 
-    /// Tells whether a segment begins or resets a connection, or is odd. While its handshake is not confirmed, so is a FIN
+    /// Tells whether a segment begins or resets a connection, or is odd. While its handshake is not over, so is a FIN
     /// of the client's, and what the server has not been asked for.
     fn is_for_engine(&self, direction: Direction, tcp: &Tcp<'_>) -> bool {
         let flags = tcp.flags();
-        let is_early = match direction {
-            Direction::ToServer => flags.contains(Flags::FIN),
-            Direction::ToClient => !self.is_promised(tcp),
+        let is_early = match (&self.translation, direction) {
+            (None, Direction::ToServer) => flags.contains(Flags::FIN),
+            (None, Direction::ToClient) => !self.is_promised(tcp),
+            (Some(translation), Direction::ToServer) => {
+                let proof = translation.promised_isn().plus(1).get();
+                flags.contains(Flags::FIN) || tcp.acknowledgement() != proof
+            }
+            (Some(_), Direction::ToClient) => true,
         };
         flags.intersects(Flags::SYN | Flags::RST | Flags::URG)
             || !flags.contains(Flags::ACK)
-            || (self.is_opening && is_early)
+            || (self.progress.is_opening && is_early)
     }
 
     /// Tells whether a segment is the second FIN; of a flow that is only watched, the client's.
@@ -324,7 +354,7 @@ impl Offloaded {
         let has_ended = client.reset || server.reset || (client.fin && server.fin);
         let isn = match &self.translation {
             Some(translation) => Some(translation.real_isn().get()),
-            None => self.is_opening.then_some(client.numbers()[2]),
+            None => self.progress.is_opening.then_some(client.numbers()[2]),
         };
         let is_own = isn == Some(segment.tcp().sequence())
             && segment.tcp().acknowledgement() == self.client_isn.plus(1).get();

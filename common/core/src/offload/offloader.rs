@@ -1,6 +1,7 @@
 //! How an engine and its fast path share the flows of a table.
 
 use super::{Begun, FastPath, Offloaded, Progress, Queued, Share};
+use crate::accept::Opened;
 use crate::flow::{FlowKey, FlowTable};
 use crate::reason::{Counters, Event};
 use crate::seq::{Client, Seq};
@@ -12,7 +13,7 @@ use std::time::Duration;
 /// How long a flow that has been closed stays with the fast path, for the acknowledgements of its FINs.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// How long a fast path may answer SYNs by itself after it has last been allowed to: whoever has died or hangs allows nothing.
+/// How long a fast path may begin handshakes by itself after it has last been allowed to: whoever has died or hangs allows nothing.
 const ALLOWED: Duration = Duration::from_millis(300);
 /// When it is allowed to again, and its engine hears what it has begun.
 const ALLOW_AGAIN: Duration = Duration::from_millis(100);
@@ -51,7 +52,7 @@ pub struct Offloader {
     waiting: Vec<FlowKey>,
     /// A direction that was handed over waits for the worker.
     is_waited_for: bool,
-    /// When the fast path has to be allowed again to answer SYNs, if it may.
+    /// When the fast path has to be allowed again to begin handshakes, if it may.
     allow_again: Option<Instant>,
 }
 
@@ -66,14 +67,14 @@ impl Offloader {
         self.fast_path.is_some()
     }
 
-    /// Lets the fast path answer SYNs by itself for a moment, if it can, or no more.
+    /// Lets the fast path begin handshakes by itself for a moment, if it can, or no more.
     pub fn allow(&mut self, now: Instant, is_wanted: bool) {
         let Some(fast_path) = &mut self.fast_path else { return };
         let can = fast_path.allow(is_wanted.then(|| now + ALLOWED));
         self.allow_again = (is_wanted && can).then(|| now + ALLOW_AGAIN);
     }
 
-    /// Lets the fast path answer no SYN from now on, until it is allowed to again.
+    /// Lets the fast path begin no handshake from now on, until it is allowed to again.
     pub fn forbid(&mut self) {
         self.allow(Instant::ZERO, false);
     }
@@ -86,6 +87,11 @@ impl Offloader {
     /// Returns the next handshake that the fast path has begun by itself.
     pub fn begun(&mut self) -> Option<Begun> {
         self.fast_path.as_mut()?.begun()
+    }
+
+    /// Returns the next handshake with a server that the fast path has begun by itself, and maybe made.
+    pub fn opened(&mut self) -> Option<Opened> {
+        self.fast_path.as_mut()?.opened()
     }
 
     /// Gives up a flow that the fast path has begun, and of which the engine will not know.

@@ -1,6 +1,7 @@
 //! A fast path for tests: it keeps what it is given and says what it was told to.
 
 use super::packets::{Seg, ms};
+use rtt0_core::accept::Opened;
 use rtt0_core::flow::FlowKey;
 use rtt0_core::offload::{Applied, Begun, FastPath, Offloaded, Progress, Queued};
 use rtt0_core::packet::{Offload, Packet};
@@ -26,12 +27,14 @@ pub(crate) struct State {
     pub(crate) closed: Vec<(FlowKey, Seq<Client>)>,
     /// It has no room.
     pub(crate) is_full: bool,
-    /// It can answer SYNs by itself.
-    pub(crate) can_answer: bool,
+    /// It can begin handshakes by itself.
+    pub(crate) can_begin: bool,
     /// Until when it may.
     pub(crate) allowed: Option<Instant>,
     /// What it has begun by itself, and the engine has still to hear of.
     pub(crate) begun: VecDeque<Begun>,
+    /// Likewise, with servers.
+    pub(crate) opened: VecDeque<Opened>,
 }
 
 impl Kept {
@@ -78,10 +81,14 @@ impl FastPath for Kept {
 
     fn allow(&mut self, until: Option<Instant>) -> bool {
         self.state().allowed = until;
-        self.state().can_answer
+        self.state().can_begin
     }
 
     fn begun(&mut self) -> Option<Begun> {
         self.state().begun.pop_front()
+    }
+
+    fn opened(&mut self) -> Option<Opened> {
+        self.state().opened.pop_front()
     }
 }

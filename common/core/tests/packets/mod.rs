@@ -185,6 +185,13 @@ pub fn give_bytes(engine: &mut impl rtt0_core::engine::Engine, now: Instant, byt
     emitted
 }
 
+/// Has the engine hear of its fast path; returns what it emits.
+pub fn hear(engine: &mut impl rtt0_core::engine::Engine, now: Instant) -> Vec<Seg> {
+    let mut out = Outbox::new();
+    engine.hear(now, &mut out);
+    out.iter().map(|(bytes, _)| Seg::read(bytes)).collect()
+}
+
 /// Lets time pass until `until`; returns what the engine emits, with when.
 pub fn pass_time(engine: &mut impl rtt0_core::engine::Engine, until: Instant) -> Vec<(Instant, Seg)> {
     let mut emitted = Vec::new();

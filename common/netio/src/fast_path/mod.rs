@@ -18,6 +18,8 @@
 mod attachment;
 mod board;
 mod clsact;
+mod handshakes;
+mod opened;
 mod outlet;
 mod path;
 mod pins;
@@ -31,7 +33,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapFd, PerCpuArray, ProgramArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapFd, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfError, EbpfLoader, Pod};
 use rtt0_core::claim::Bypass;
@@ -46,9 +48,12 @@ use crate::interface;
 use attachment::Attached;
 pub use attachment::{Attach, Attachment};
 use board::KernelBoard;
+use handshakes::Beginner;
+pub use handshakes::{HandshakeOptions, Handshakes};
+use opened::Accepted;
 use outlet::Outlet;
-use path::Answers;
 pub use path::KernelPath;
+use path::News;
 use pins::Pins;
 use queue::Queue;
 pub use times::Served;
@@ -61,8 +66,6 @@ pub(crate) const MARGIN: Duration = Duration::from_micros(20);
 /// After that long the kernel forwards a flow's direction even if the daemon has never caught up with it: what is
 /// queued may be overtaken.
 const LONGEST: Duration = Duration::from_millis(200);
-/// Maps that are of no use where no SYN is answered, and else take some 10 MB.
-const ANSWERING_MAPS: [&str; 3] = ["begun", "left", "promises"];
 /// Most rules that the program can hold.
 const MOST_RULES: usize = 64;
 
@@ -132,7 +135,7 @@ struct Settings {
     longest: u32,
     outlet: u32,
     workers: u32,
-    answers: u32,
+    begins: u32,
     mss: [u32; 2],
     large_upload: u32,
 }
@@ -146,41 +149,10 @@ struct Rule {
     ports: [u16; 2],
 }
 
-/// `struct secret`: the key as SipHash takes it.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Secret {
-    halves: [u64; 2],
-    id: u32,
-    zero: u32,
-}
-
-impl From<&Keys> for Secret {
-    fn from(keys: &Keys) -> Self {
-        let secret = u128::from_le_bytes(keys.signing_secret());
-        Self { halves: [secret as u64, (secret >> 64) as u64], id: keys.signing().into(), zero: 0 }
-    }
-}
-
 // SAFETY: all consist of integers without padding, so that any bytes are valid and none is uninitialised.
 unsafe impl Pod for Settings {}
 // SAFETY: as above.
 unsafe impl Pod for Rule {}
-// SAFETY: as above.
-unsafe impl Pod for Secret {}
-
-/// How the kernel is to answer SYNs by itself.
-#[derive(Debug, Clone, Copy)]
-pub struct AnswerOptions<'a> {
-    /// The one that signs is used.
-    pub keys: &'a Keys,
-    /// Largest MSS to promise in bytes, for (IPv4, IPv6).
-    pub mss_clamp: (u16, u16),
-    /// Workers of the daemon; 1 or more.
-    pub workers: usize,
-    /// Bytes beyond which an upload may change what is promised: no SYN is answered then until the workers have looked.
-    pub large_upload: u32,
-}
 
 /// Choices for the offload.
 #[derive(Debug, Clone)]
@@ -199,8 +171,8 @@ pub struct OffloadOptions<'a> {
     pub attach: Attach,
     /// What kind of device the outlet is to be; `None` for the best that can be had.
     pub outlet: Option<Way>,
-    /// How SYNs are to be answered, if they are, as far as the kernel takes that program too.
-    pub answers: Option<AnswerOptions<'a>>,
+    /// Which handshakes the kernel is to begin, as far as it takes that program too.
+    pub handshakes: Option<HandshakeOptions<'a>>,
 }
 
 /// What the kernel has done by itself.
@@ -223,13 +195,7 @@ pub struct KernelOffload {
     pins: Option<Pins>,
     outlet: Outlet,
     attached: Attached,
-    answers: Option<Answering>,
-}
-
-/// The program that answers SYNs, where `forward` finds it. The kernel forgets it as soon as nobody holds this map.
-struct Answering {
-    _program: ProgramArray<MapData>,
-    secrets: Array<MapData, Secret>,
+    beginner: Option<Beginner>,
 }
 
 impl fmt::Debug for KernelOffload {
@@ -254,9 +220,8 @@ impl KernelOffload {
         let pins = options.pins.and_then(Pins::open);
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("flows", u32::try_from(options.flows).unwrap_or(u32::MAX));
-        if options.answers.is_none() {
-            ANSWERING_MAPS.iter().for_each(|name| _ = loader.map_max_entries(name, 1));
-        }
+        let which = options.handshakes.map(|handshakes| handshakes.which);
+        Handshakes::without(which).iter().for_each(|name| _ = loader.map_max_entries(name, 1));
         let path = pins.as_ref().map(Pins::flows);
         if let Some(path) = &path {
             loader.map_pin_path("flows", path.as_path());
@@ -266,6 +231,12 @@ impl KernelOffload {
         nothing.load().map_err(program_error("nothing"))?;
         let outlet = Outlet::open(options.outlet, nothing)?;
         let mut settings: Array<MapData, Settings> = take(&mut ebpf, "settings")?;
+        let (mss, large_upload) = match which {
+            Some(Handshakes::Answered { mss_clamp: (v4, v6), large_upload }) => {
+                ([v4.into(), v6.into()], large_upload)
+            }
+            Some(Handshakes::Accepted) | None => ([0; 2], u32::MAX),
+        };
         let first = Settings {
             rules: rules.len() as u32,
             largest: options.largest.into(),
@@ -274,31 +245,30 @@ impl KernelOffload {
             signature: u32::from_be_bytes(offer::PREFIX),
             longest: LONGEST.as_nanos() as u32,
             outlet: outlet.index(),
-            workers: options.answers.map_or(1, |answers| answers.workers as u32),
-            answers: 0,
-            mss: options
-                .answers
-                .map_or([0; 2], |AnswerOptions { mss_clamp: (v4, v6), .. }| [v4.into(), v6.into()]),
-            large_upload: options.answers.map_or(u32::MAX, |answers| answers.large_upload),
+            workers: options.handshakes.map_or(1, |handshakes| handshakes.workers as u32),
+            begins: 0,
+            mss,
+            large_upload,
         };
         settings.set(0, first, 0).map_err(map_error("settings"))?;
         let mut table: Array<MapData, Rule> = take(&mut ebpf, "rules")?;
         for (index, rule) in (0..).zip(rules) {
             table.set(index, rule, 0).map_err(map_error("rules"))?;
         }
-        let answers = options.answers.and_then(|answers| {
-            let answering = Answering::start(&mut ebpf, answers.keys);
-            answering.inspect_err(|error| tracing::info!(%error, "SYNs are answered in user space")).ok()
+        let beginner = options.handshakes.and_then(|handshakes| {
+            let started = Beginner::start(&mut ebpf, &handshakes);
+            started.inspect_err(|error| tracing::info!(%error, "handshakes are made in user space")).ok()
         });
-        if answers.is_some() {
-            settings.set(0, Settings { answers: 1, ..first }, 0).map_err(map_error("settings"))?;
+        if let Some(beginner) = &beginner {
+            let begins = Handshakes::begins(Some(beginner.which));
+            settings.set(0, Settings { begins, ..first }, 0).map_err(map_error("settings"))?;
         }
         let forward: &mut SchedClassifier = program(&mut ebpf, "forward")?;
         forward.load().map_err(program_error("forward"))?;
         let attached = Attached::new(forward, options.interfaces, options.attach, pins.as_ref())
             .map_err(program_error("forward"))?;
         let settings = Arc::new(Mutex::new(settings));
-        Ok(Self { ebpf, settings, pins, outlet, attached, answers })
+        Ok(Self { ebpf, settings, pins, outlet, attached, beginner })
     }
 
     /// Tells where the flows are pinned, if they outlive this process.
@@ -343,30 +313,44 @@ impl KernelOffload {
         let number = worker.unwrap_or(0).into();
         let memory = |name| move |source| OffloadError::Memory { name, source };
         let closed = Queue::open(self.shared("closing")?, number).map_err(memory("closing"))?;
-        let answers = match &self.answers {
-            Some(_) => Some(Answers {
-                allowed: Time::open(self.shared("allowed")?, number).map_err(memory("allowed"))?,
-                begun: Queue::open(self.shared("begun")?, number).map_err(memory("begun"))?,
-            }),
-            None => None,
+        let news = match self.beginner.as_ref().map(|beginner| beginner.which) {
+            Some(Handshakes::Answered { .. }) => {
+                News::Begun(Queue::open(self.shared("begun")?, number).map_err(memory("begun"))?)
+            }
+            Some(Handshakes::Accepted) => News::Opened(Box::new(Accepted {
+                queue: Queue::open(self.shared("opened")?, number).map_err(memory("opened"))?,
+                openings: self.another("openings")?,
+                left: self.another("left")?,
+            })),
+            None => News::None,
         };
-        Ok(KernelPath::new(self.flows()?, closed, answers, worker))
+        let allowed = match news {
+            News::None => None,
+            _ => Some(Time::open(self.shared("allowed")?, number).map_err(memory("allowed"))?),
+        };
+        Ok(KernelPath::new(self.another("flows")?, closed, allowed, news, worker))
+    }
+
+    /// Tells which handshakes the kernel begins by itself, if it does.
+    pub fn handshakes(&self) -> Option<Handshakes> {
+        self.beginner.as_ref().map(|beginner| beginner.which)
     }
 
     /// Returns where profiles tell what the kernel may promise, if it answers SYNs; once.
     pub fn board(&mut self) -> Option<Box<dyn Board>> {
-        self.answers.as_ref()?;
+        if !matches!(self.beginner.as_ref()?.which, Handshakes::Answered { .. }) {
+            return None;
+        }
         let map = take(&mut self.ebpf, "promises").ok()?;
         Some(Box::new(KernelBoard::new(map)))
     }
 
-    /// Has the kernel sign with other keys from now on.
+    /// Has the kernel use other keys from now on.
     ///
     /// # Errors
-    /// [`OffloadError::Map`]; then it signs with what it has.
+    /// [`OffloadError::Map`]; then it uses what it has.
     pub fn rekey(&mut self, keys: &Keys) -> Result<(), OffloadError> {
-        let Some(answers) = &mut self.answers else { return Ok(()) };
-        answers.secrets.set(0, Secret::from(keys), 0).map_err(map_error("secrets"))
+        self.beginner.as_mut().map_or(Ok(()), |beginner| beginner.rekey(keys))
     }
 
     /// Returns what a worker tells with how far it has come.
@@ -453,21 +437,13 @@ impl KernelOffload {
     }
 
     fn flows(&self) -> Result<Flows, OffloadError> {
-        let map = self.ebpf.map("flows").ok_or(OffloadError::Missing("flows"))?;
-        path::another(map).map_err(map_error("flows"))
+        self.another("flows")
     }
-}
 
-impl Answering {
-    fn start(ebpf: &mut Ebpf, keys: &Keys) -> Result<Self, OffloadError> {
-        let mut secrets: Array<MapData, Secret> = take(ebpf, "secrets")?;
-        secrets.set(0, Secret::from(keys), 0).map_err(map_error("secrets"))?;
-        let mut answerers: ProgramArray<MapData> = take(ebpf, "answerers")?;
-        let answer: &mut SchedClassifier = program(ebpf, "answer")?;
-        answer.load().map_err(program_error("answer"))?;
-        let answer = answer.fd().map_err(program_error("answer"))?;
-        answerers.set(0, answer, 0).map_err(map_error("answerers"))?;
-        Ok(Self { _program: answerers, secrets })
+    /// Opens a map once more.
+    fn another<K: Pod, V: Pod>(&self, name: &'static str) -> Result<HashMap<MapData, K, V>, OffloadError> {
+        let map = self.ebpf.map(name).ok_or(OffloadError::Missing(name))?;
+        path::another(map).map_err(map_error(name))
     }
 }
 

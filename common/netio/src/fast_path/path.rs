@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use aya::Pod;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use aya::programs::{ProgramError, SchedClassifier, TestRunOptions};
+use rtt0_core::accept::Opened;
 use rtt0_core::flow::FlowKey;
 use rtt0_core::offer;
 use rtt0_core::offload::{
@@ -13,6 +14,7 @@ use rtt0_core::offload::{
 use rtt0_core::seq::{Client, Seq};
 use rtt0_core::time::Instant;
 
+use super::opened::Accepted;
 use super::queue::Queue;
 use super::times::Time;
 use super::{Flows, MARGIN};
@@ -50,11 +52,12 @@ unsafe impl Pod for Closed {}
 // SAFETY: as above.
 unsafe impl Pod for Answered {}
 
-/// How SYNs are answered in the kernel, as one engine sees it.
+/// What an engine hears of handshakes that the kernel has begun.
 #[derive(Debug)]
-pub(super) struct Answers {
-    pub(super) allowed: Time,
-    pub(super) begun: Queue<Answered>,
+pub(super) enum News {
+    None,
+    Begun(Queue<Answered>),
+    Opened(Box<Accepted>),
 }
 
 /// The flows in the kernel, as one engine reaches them. Every call is a system call or two (bpf(2)).
@@ -62,7 +65,9 @@ pub(super) struct Answers {
 pub struct KernelPath {
     flows: Flows,
     closed: Queue<Closed>,
-    answers: Option<Answers>,
+    /// Until when the kernel may begin handshakes, if it can.
+    allowed: Option<Time>,
+    news: News,
     worker: Option<u8>,
 }
 
@@ -70,10 +75,11 @@ impl KernelPath {
     pub(super) fn new(
         flows: Flows,
         closed: Queue<Closed>,
-        answers: Option<Answers>,
+        allowed: Option<Time>,
+        news: News,
         worker: Option<u8>,
     ) -> Self {
-        Self { flows, closed, answers, worker }
+        Self { flows, closed, allowed, news, worker }
     }
 
     fn read(&self, key: &FlowKey) -> Option<Progress> {
@@ -115,15 +121,21 @@ impl FastPath for KernelPath {
     }
 
     fn allow(&mut self, until: Option<Instant>) -> bool {
-        let Some(answers) = &self.answers else { return false };
-        answers.allowed.tell(until.unwrap_or(Instant::ZERO));
+        let Some(allowed) = &self.allowed else { return false };
+        allowed.tell(until.unwrap_or(Instant::ZERO));
         true
     }
 
     fn begun(&mut self) -> Option<Begun> {
-        let Answered { syn, offer, length, at } = self.answers.as_mut()?.begun.pop()?;
+        let News::Begun(begun) = &mut self.news else { return None };
+        let Answered { syn, offer, length, at } = begun.pop()?;
         let syn = syn.get(..length as usize).unwrap_or(&[]).to_vec();
         Some(Begun { syn, offer, at: Instant::from_micros(at / 1000) })
+    }
+
+    fn opened(&mut self) -> Option<Opened> {
+        let News::Opened(accepted) = &mut self.news else { return None };
+        accepted.pop()
     }
 }
 
@@ -135,8 +147,8 @@ impl Drop for KernelPath {
 }
 
 /// Opens a map once more.
-pub(super) fn another(map: &Map) -> Result<Flows, MapError> {
-    let Map::HashMap(data) = map else {
+pub(super) fn another<K: Pod, V: Pod>(map: &Map) -> Result<HashMap<MapData, K, V>, MapError> {
+    let (Map::HashMap(data) | Map::LruHashMap(data)) = map else {
         return Err(MapError::InvalidMapType { map_type: 0 });
     };
     let fd = data.fd().as_fd().try_clone_to_owned()?;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::AsFd;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::Pod;
@@ -63,16 +63,21 @@ impl<C: Pod> Queue<C> {
         Some(unsafe { memory.as_ref() })
     }
 
+    /// Returns where what comes next lies: in memory that lives as long as this queue, and that the program may write to only as far
+    /// as it has agreed with the reader.
+    pub(super) fn front(&self) -> Option<NonNull<C>> {
+        let place = &self.memory()?.places[(self.taken % PLACES) as usize];
+        let is_there = place.turn.load(Ordering::Acquire) == self.taken + 1;
+        NonNull::new((&raw const place.content).cast_mut()).filter(|_| is_there)
+    }
+
     /// Takes what comes next.
     pub(super) fn pop(&mut self) -> Option<C> {
-        let memory = self.memory()?;
-        let place = &memory.places[(self.taken % PLACES) as usize];
-        if place.turn.load(Ordering::Acquire) != self.taken + 1 {
-            return None;
-        }
+        let front = self.front()?;
         // SAFETY: it is mapped, and any bytes are a `C`. The kernel writes it before the turn, and not again before this one is
         // taken: it fills half of the places only.
-        let content = unsafe { ptr::read_volatile(&raw const place.content) };
+        let content = unsafe { ptr::read_volatile(front.as_ptr()) };
+        let memory = self.memory()?;
         memory.taken.store(self.taken + 1, Ordering::Release);
         self.taken += 1;
         Some(content)

@@ -6,6 +6,12 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use pnet_datalink::{Channel, DataLinkReceiver, DataLinkSender};
+use rtt0_core::packet::{Offload, Packet};
+use rtt0_core::service::Direction;
+use rtt0_core::wire::segment::Segment;
+use rtt0_netio::capture::Capture;
+use rtt0_netio::counters::IoCounters;
+use rtt0_netio::fast_path::{KernelOffload, OffloadOptions};
 use rtt0_netio::links::{Links, VethEnd};
 use rtt0_netio::netns::Namespace;
 use rtt0_netio::sysctl;
@@ -128,4 +134,99 @@ pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
         assert!(start.elapsed() < Duration::from_secs(10), "{what}");
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// The hosts on both sides of a router: 10.8.0.1 and fd08::1, the client; 10.9.0.1 and fd09::1, the server.
+pub struct Hosts {
+    pub client: Host,
+    pub server: Host,
+}
+
+/// A host that sends and receives frames.
+pub struct Host {
+    sender: Box<dyn DataLinkSender>,
+    receiver: Box<dyn DataLinkReceiver>,
+    /// Its own, and the router's on its side.
+    pub mac: [u8; 6],
+    router: [u8; 6],
+}
+
+/// The router's interfaces, towards the client and towards the server.
+pub const ROUTER: [&str; 2] = ["lan0", "wan0"];
+
+/// Runs `test` on a router between two hosts; not at all, with a word on why, without the privileges that takes.
+pub fn on_router(test: impl FnOnce(Hosts) + Send) {
+    let Some([left, router, right]) = namespaces() else { return };
+    let client = End { namespace: &left, link: "client0", v4: [10, 8, 0, 1], v6: "fd08::1" };
+    let lan = End { namespace: &router, link: ROUTER[0], v4: [10, 8, 0, 9], v6: "fd08::9" };
+    let wan = End { namespace: &router, link: ROUTER[1], v4: [10, 9, 0, 9], v6: "fd09::9" };
+    let server = End { namespace: &right, link: "server0", v4: [10, 9, 0, 1], v6: "fd09::1" };
+    join(client, lan, 1500);
+    join(wan, server, 1500);
+    sysctl::set(&router, &[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")]).unwrap();
+    let mac = |end: End<'_>| Links::open(end.namespace).unwrap().mac(end.link).unwrap();
+    let host = |end: End<'_>, router| Host {
+        sender: frame_sender(end.namespace, end.link),
+        receiver: frame_receiver(end.namespace, end.link),
+        mac: mac(end),
+        router: mac(router),
+    };
+    let hosts = Hosts { client: host(client, lan), server: host(server, wan) };
+    std::thread::scope(|scope| scope.spawn(|| router.enter(|| test(hosts)).unwrap()).join().unwrap());
+}
+
+/// Starts the kernel's programs; `None`, with a word on why, if that needs privileges this process lacks.
+pub fn start(options: &OffloadOptions<'_>) -> Option<KernelOffload> {
+    match KernelOffload::start(options) {
+        Err(error) if !rustix::process::geteuid().is_root() || is_in_user_namespace() => {
+            println!("SKIPPED: BPF needs root: {error}");
+            None
+        }
+        started => Some(started.unwrap()),
+    }
+}
+
+impl Host {
+    /// Sends a packet to the router.
+    pub fn send(&mut self, packet: &[u8]) {
+        let mut frame = [self.router, self.mac].concat();
+        frame.extend(if packet[0] >> 4 == 6 { [0x86, 0xdd] } else { [0x08, 0x00] });
+        frame.extend(packet);
+        self.sender.send_to(&frame, None).unwrap().unwrap();
+    }
+
+    /// Returns the next frame, of whatever kind.
+    pub fn frame(&mut self) -> Option<Vec<u8>> {
+        self.receiver.next().ok().map(<[u8]>::to_vec)
+    }
+
+    /// Returns the next TCP segment that comes here, if there is one soon: to the client's `port`, or from there to the server.
+    pub fn arrived(&mut self, to: Direction, port: u16) -> Option<Vec<u8>> {
+        let until = Instant::now() + Duration::from_millis(300);
+        while Instant::now() < until {
+            let Some(frame) = self.frame() else { continue };
+            let mut bytes = frame[14..].to_vec();
+            let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
+            let Ok(segment) = Segment::parse(&mut packet) else { continue };
+            // What leaves is seen, too.
+            let client = if to == Direction::ToClient { segment.destination() } else { segment.source() };
+            if client.1 == port {
+                return Some(bytes);
+            }
+        }
+        None
+    }
+}
+
+/// Tells whether the daemon has got a TCP segment from or to this port.
+pub fn has_captured(capture: &mut Capture, port: u16) -> bool {
+    capture.receive(&IoCounters::default());
+    let captured = (0..).map_while(|index| capture.packet(index));
+    let mut found = captured.map(|(bytes, _)| {
+        let at = if bytes[0] >> 4 == 6 { 40 } else { 20 };
+        [at, at + 2].map(|at| u16::from_be_bytes([bytes[at], bytes[at + 1]])).contains(&port)
+    });
+    let found = found.any(|is_found| is_found);
+    capture.release();
+    found
 }

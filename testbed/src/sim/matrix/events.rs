@@ -131,7 +131,9 @@ pub(in crate::sim) fn classify_at_client_nic(
         let found = Offer::find(tcp.options(), keys, key, isn);
         return match found {
             _ if !answers => ClientEvent::OtherSynAck,
-            Found::Authentic(offer) if offer.kind == Kind::Confirm => ClientEvent::Confirm,
+            Found::Authentic(offer) if matches!(offer.kind, Kind::Confirm | Kind::LateConfirm(_)) => {
+                ClientEvent::Confirm
+            }
             _ => ClientEvent::SynAck,
         };
     }

@@ -26,7 +26,7 @@ fn compare(seed: u64, count: usize, bypass: Bypass) {
                 pins: None,
                 attach: Attach::Auto,
                 outlet: None,
-                answers: None,
+                handshakes: None,
             })
             .unwrap();
             kernel.switch().leave_out(bypass).unwrap();
