@@ -203,7 +203,7 @@ fn any_syn_takes_the_flow_back() {
 }
 
 #[test]
-fn what_was_pinned_is_taken_over_if_there_is_a_record_of_it() {
+fn what_was_pinned_is_taken_over() {
     let kept = Kept::default();
     let mut nic = opened(&kept);
     nic.journal().unwrap().open();
@@ -214,7 +214,6 @@ fn what_was_pinned_is_taken_over_if_there_is_a_record_of_it() {
     kept.forward(&from_client(ACK, 6, 401), Direction::ToServer, 10);
     let flow = *kept.state().flows.values().next().unwrap();
     let mut next = ServerNic::new(gateway(), keys(), Limits::default());
-    assert!(!next.adopt(ms(60_000), &flow), "nothing is known of it");
     next.journal().unwrap().open();
     assert!(next.restore(ms(60_000), change.slot, &change.record.unwrap()));
     next.accelerate(Box::new(kept.clone()));

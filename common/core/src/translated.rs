@@ -10,6 +10,7 @@ use crate::record::Record;
 use crate::seq::{Client, Real, Seq};
 use crate::time::Instant;
 use crate::translate::Translation;
+use crate::wire::options::{SynOptions, Timestamps};
 use crate::wire::segment::Segment;
 use crate::wire::tcp::{Flags, Tcp};
 pub(crate) use end::{End, Ending, Sent};
@@ -149,6 +150,32 @@ impl Translated {
         }
     }
 
+    /// Goes on with a flow whose handshake a fast path has made, and of which no engine has noted anything. `None` if it is not
+    /// translated, or its client has not proven that it exists.
+    pub fn adopted(flow: &Offloaded) -> Option<Self> {
+        let translation = flow.translation.filter(|_| !flow.progress.is_opening())?;
+        let Progress { client, server, .. } = flow.progress;
+        let parts = translation.parts();
+        let timestamps = parts.tsval_offset.map(|_| Timestamps { value: parts.syn_ack_tsval, echo: 0 });
+        let options = SynOptions {
+            mss: None,
+            window_scale: Some(server.scale()),
+            sack_permitted: !parts.erase_sack,
+            timestamps,
+        };
+        Some(Self {
+            translation,
+            client_isn: flow.client_isn,
+            answer: SynAck { options, window: 0, ecn: false },
+            client,
+            server,
+            repeats: 0,
+            repeats_until: Instant::ZERO,
+            is_restored: true,
+            is_doubtful: false,
+        })
+    }
+
     /// Returns what [`Translated::restore`] needs.
     pub fn record(&self, key: FlowKey) -> Record {
         let Self { translation, client_isn, answer, .. } = *self;
@@ -171,9 +198,10 @@ impl Translated {
         self.client_isn
     }
 
-    /// Returns the real SYN-ACK's contents.
-    pub fn answer(&self) -> &SynAck {
-        &self.answer
+    /// Returns the real SYN-ACK's contents. `None` if nobody knows all of them ([`Translated::adopted`]).
+    pub fn answer(&self) -> Option<&SynAck> {
+        // Such an answer has no window. A server that opens none is not worth another mark.
+        (self.answer.window > 0).then_some(&self.answer)
     }
 
     fn is_reset(&self) -> bool {

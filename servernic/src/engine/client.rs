@@ -232,10 +232,12 @@ impl ServerNic {
                 return self.gateway.drop(DropReason::OfferTooEarly);
             }
             Some(Flow::Translated { flow, .. }) if flow.client_isn() == isn => {
-                let (answer, promised) = (*flow.answer(), flow.translation().promised_isn());
+                let (answer, promised) = (flow.answer().copied(), flow.translation().promised_isn());
                 self.counters().event(Event::OfferRepeated);
                 let offer = Offer { kind: Kind::Confirm, ..offer };
-                self.confirm(key, isn, offer, promised.get(), &answer, out);
+                if let Some(answer) = answer {
+                    self.confirm(key, isn, offer, promised.get(), &answer, out);
+                }
                 return Verdict::Taken;
             }
             Some(Flow::Translated { successor: Some(next), .. }) if next.is_wanted() => {

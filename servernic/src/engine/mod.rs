@@ -353,8 +353,9 @@ impl Engine for ServerNic {
         let is_known = self.offloader.adopt(&mut self.flows, flow, closed, self.gateway.counters());
         if is_known {
             self.keep(&flow.key);
+            return true;
         }
-        is_known
+        self.adopt_made(now, flow)
     }
 
     fn stand_back(&mut self, back: bool) {

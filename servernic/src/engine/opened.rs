@@ -8,26 +8,28 @@ use rtt0_core::handshake::{Context, Opening, Reply, Start};
 use rtt0_core::held::Held;
 use rtt0_core::journal::Kept;
 use rtt0_core::offer::{Found, Kind, Offer};
-use rtt0_core::offload::{Offloadable, Share};
+use rtt0_core::offload::{Offloadable, Offloaded, Share};
 use rtt0_core::packet::{Offload, Outbox, Packet};
 use rtt0_core::profile::SynAck;
 use rtt0_core::reason::Event;
 use rtt0_core::seq::{Real, Seq};
 use rtt0_core::service::Direction;
 use rtt0_core::time::Instant;
+use rtt0_core::translated::Translated;
 use rtt0_core::wire::segment::Segment;
 
 /// Handshakes of which is heard in one call: as many as wait at a time.
 const MOST_HEARD: usize = 128;
 /// Places of the table that are kept for handshakes of which nothing is heard yet: of those and of a batch of packets there are
-/// fewer.
+/// fewer. In a small table it is half of them.
 const SPARE: usize = 1024;
 
 impl ServerNic {
     /// Tells whether the fast path may begin handshakes by itself: where every offer would be accepted here, and there is room
     /// enough for those of which this engine has not heard.
     fn may_open_at_once(&self) -> bool {
-        !self.standing_back && self.pending <= self.limits.pending / 2 && self.flows.room() >= SPARE
+        let spare = SPARE.min(self.limits.flows / 2);
+        !self.standing_back && self.pending <= self.limits.pending / 2 && self.flows.room() >= spare
     }
 
     /// Has the fast path begin no more handshakes, if it may not any longer.
@@ -98,6 +100,8 @@ impl ServerNic {
     ) {
         let in_the_way = match self.flows.get(&key).map(|entry| &entry.value) {
             Some(Flow::Opening { opening, .. }) => Some(opening),
+            // Its client's NIC asks again, and will be told.
+            Some(Flow::Translated { flow, .. }) if flow.client_isn() == start.client_isn => return,
             Some(Flow::Translated { successor, .. }) => successor.as_ref(),
             _ => None,
         };
@@ -162,13 +166,37 @@ impl ServerNic {
             self.offloader.disown(&key);
             return;
         };
-        self.confirm(key, client_isn, offer, promised.get(), &heard, out);
         let mut flow = Flow::translated(flow, rival, Kept::default(), is_proven);
         flow.share_mut().into_iter().for_each(Share::hand);
-        let _ = self.insert(now, key, flow, now + self.limits.unacknowledged);
+        if self.insert(now, key, flow, now + self.limits.unacknowledged).is_err() {
+            self.offloader.disown(&key);
+            self.counters().event(Event::Disowned);
+            return;
+        }
+        self.confirm(key, client_isn, offer, promised.get(), &heard, out);
         self.counters().event(Event::Handed);
         self.offloader.look(&mut self.flows, &key);
         self.settle_proof(now, key, is_proven);
+    }
+
+    /// Takes charge of a flow whose handshake the fast path has made, and of which the engine before this one had not heard. It takes the
+    /// place of another, which is older: the fast path does not have that one any more. One whose client may not exist is
+    /// given up: that client's NIC has got no confirm, and repeats its offer.
+    pub(super) fn adopt_made(&mut self, now: Instant, offloaded: &Offloaded) -> bool {
+        let Some(made) = Translated::adopted(offloaded) else { return false };
+        let rest = if made.has_ended() { self.limits.closed } else { self.limits.idle };
+        let mut flow = Flow::translated(made, None, Kept::default(), true);
+        flow.share_mut().into_iter().for_each(Share::hand);
+        let key = offloaded.key;
+        if self.remove(&key).is_some() {
+            self.counters().event(Event::FlowReplaced);
+        }
+        let is_new = self.flows.restore(key, flow, now, now + rest);
+        if is_new {
+            self.counters().event(Event::Adopted);
+            self.keep(&key);
+        }
+        is_new
     }
 
     /// Keeps a flow for longer whose client has proven that it exists.

@@ -93,6 +93,7 @@ fn summary(outcome: &Outcome) -> String {
         leaked,
         replayed,
         at_once,
+        opened,
         disowned,
         damage,
         ..
@@ -103,7 +104,7 @@ fn summary(outcome: &Outcome) -> String {
          {:.0} a second\n\
          {connections} connections, {completed} completed; lost {}, duplicated {}, corrupted {}, delayed {}; \
          {leaked} segments of early data refused by servers, {replayed} taken twice; \
-         {at_once} SYNs answered by kernels, {disowned} of them for nobody\n\
+         {at_once} handshakes begun by kernels, {opened} of them with servers, {disowned} for nobody\n\
          {} failures",
         outcome.seconds,
         rate,

@@ -2,12 +2,13 @@
 //! [`Offloaded::apply`].
 
 use super::wire::{Addresses, Wire, ports, tcp};
+use rtt0_core::accept::{AtOnce, Heard, Opened};
 use rtt0_core::engine::Engine;
 use rtt0_core::flow::FlowKey;
 use rtt0_core::gateway::age;
 use rtt0_core::offer::{Keys, LENGTH};
 use rtt0_core::offload::{Applied, Begun, FastPath, Offloaded, Progress, Queued};
-use rtt0_core::packet::Packet;
+use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::profile::{Board, Posted};
 use rtt0_core::seq::{Client, Seq};
 use rtt0_core::service::Direction;
@@ -16,6 +17,7 @@ use rtt0_core::time::Instant;
 use rtt0_core::wire::segment::{Endpoint, Segment};
 use rtt0_core::wire::tcp::MAX_OPTIONS;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +43,10 @@ struct State {
     allowed: Option<Instant>,
     /// Answered, and the engine has still to hear of it.
     begun: VecDeque<Begun>,
+    /// Handshakes with servers that are not over.
+    openings: HashMap<FlowKey, AtOnce>,
+    /// Handshakes with servers that it has begun, and the engine has still to hear of them.
+    opened: VecDeque<(FlowKey, Opened)>,
     /// Of which a SYN was left to the engine.
     left: HashSet<FlowKey>,
 }
@@ -109,9 +115,49 @@ impl Kernel {
         answer
     }
 
+    /// Makes a handshake with a server by itself, as far as it may: returns what goes on to the server, or `None` if the packet is
+    /// the engine's.
+    pub(super) fn accept(
+        &self,
+        now: Instant,
+        wire: &Wire,
+        to: Direction,
+        addresses: &Addresses,
+        keys: &Keys,
+    ) -> Option<Vec<Vec<u8>>> {
+        let flags = tcp(&wire.bytes)?.flags();
+        let key = key(wire, to, addresses)?;
+        let is_syn = to == Direction::ToServer && flags.is_syn();
+        let mut state = self.state();
+        if state.flows.contains_key(&key) {
+            if is_syn {
+                // It takes the flow back.
+                state.left.insert(key);
+            }
+            return None;
+        }
+        let mut bytes = wire.bytes.clone();
+        let mut packet = Packet { bytes: &mut bytes, offload: wire.offload };
+        let segment = Segment::parse(&mut packet).ok()?;
+        let taken = if let Some(opening) = state.openings.remove(&key) {
+            state.go_on(now, opening, key, &segment, to).then(Vec::new)
+        } else if is_syn {
+            state.begin(now, key, &segment, keys)
+        } else {
+            return None;
+        };
+        if taken.is_none() {
+            state.left.insert(key);
+        }
+        taken
+    }
+
     /// Tells when the engine is to hear of what has begun, if it does not sooner.
     pub(super) fn hear_at(&self) -> Option<Instant> {
-        self.state().begun.front().map(|begun| begun.at + LATEST)
+        let state = self.state();
+        let begun = state.begun.front().map(|begun| begun.at);
+        let opened = state.opened.front().map(|(_, opened)| opened.at);
+        Some([begun, opened].into_iter().flatten().min()? + LATEST)
     }
 
     /// Has an engine go on with its flows, and forgets those that the engine does not know.
@@ -146,6 +192,63 @@ impl State {
         self.flows.insert(key, Offloaded::opening(key, start.client_isn, start.promised_isn));
         self.begun.push_back(Begun { syn: wire.bytes.clone(), offer, at: now });
         Some([made.syn_ack, syn])
+    }
+}
+
+impl State {
+    fn begin(
+        &mut self,
+        now: Instant,
+        key: FlowKey,
+        segment: &Segment<'_>,
+        keys: &Keys,
+    ) -> Option<Vec<Vec<u8>>> {
+        let may = self.allowed.is_some_and(|until| now < until) && self.opened.len() < MOST_BEGUN;
+        if !may || self.left.contains(&key) {
+            return None;
+        }
+        let mut out = Outbox::new();
+        let opening = AtOnce::begin(key, segment, keys, &mut out)?;
+        let mut syns: Vec<_> = out.iter().map(|(bytes, _)| bytes.to_vec()).collect();
+        if !syns.iter_mut().all(|syn| age(syn)) {
+            return None;
+        }
+        let opened = Opened { syn: segment.bytes().to_vec(), answer: None, is_made: false, at: now };
+        self.openings.insert(key, opening);
+        self.opened.push_back((key, opened));
+        Some(syns)
+    }
+
+    /// Returns whether it has taken a segment of such a handshake.
+    fn go_on(
+        &mut self,
+        now: Instant,
+        mut opening: AtOnce,
+        key: FlowKey,
+        segment: &Segment<'_>,
+        to: Direction,
+    ) -> bool {
+        let heard = if to == Direction::ToClient { opening.hear(segment) } else { Heard::Other };
+        let Some((_, opened)) = self.opened.iter_mut().rev().find(|(other, _)| *other == key) else {
+            return false;
+        };
+        match heard {
+            Heard::First => {
+                opened.answer = Some(segment.bytes().to_vec());
+                self.openings.insert(key, opening);
+            }
+            Heard::Made(flow) => {
+                *opened = Opened {
+                    answer: Some(segment.bytes().to_vec()),
+                    is_made: true,
+                    at: now,
+                    syn: mem::take(&mut opened.syn),
+                };
+                self.flows.insert(key, *flow);
+            }
+            Heard::Other => return false,
+        }
+        true
     }
 }
 
@@ -186,6 +289,16 @@ impl FastPath for Kernel {
 
     fn begun(&mut self) -> Option<Begun> {
         self.state().begun.pop_front()
+    }
+
+    fn opened(&mut self) -> Option<Opened> {
+        let mut state = self.state();
+        let (key, opened) = state.opened.pop_front()?;
+        if state.openings.remove(&key).is_some() {
+            // From now on it is the engine's.
+            state.left.insert(key);
+        }
+        Some(opened)
     }
 }
 

@@ -149,19 +149,13 @@ impl Nic {
             }
             Some(Applied::ToEngine | Applied::Forgotten) | None => {}
         }
-        let answer = self
-            .kernel
-            .as_ref()
-            .filter(|_| matches!(self.brain, Brain::Client(_)))
-            .and_then(|kernel| kernel.answer(now + self.skew, &wire, to, addresses, &self.keys));
-        if let Some([syn_ack, syn]) = answer {
-            emit(&syn_ack, Offload::default(), false, Direction::ToClient, out)?;
-            return emit(&syn, Offload::default(), false, Direction::ToServer, out);
+        if self.begins(now, &wire, to, addresses, out)? {
+            return Ok(());
         }
+        self.brain.engine().hear(now + self.skew, &mut self.outbox);
+        self.flush(addresses, false, out)?;
         let mut packet = Packet { bytes: &mut wire.bytes, offload: wire.offload };
-        let engine = self.brain.engine();
-        engine.hear(now + self.skew, &mut self.outbox);
-        let verdict = engine.handle(now + self.skew, &mut packet, &mut self.outbox);
+        let verdict = self.brain.engine().handle(now + self.skew, &mut packet, &mut self.outbox);
         wire.offload = packet.offload;
         if applied == Some(Applied::Copied) && verdict == Verdict::Forward {
             return Err("the engine forwards what the kernel has forwarded".to_owned());
@@ -172,6 +166,28 @@ impl Nic {
         self.flush(addresses, wire.spoiled, out)?;
         self.brain.engine().settle();
         Ok(())
+    }
+
+    /// Has the kernel begin or go on with a handshake by itself; returns whether that has taken the packet.
+    fn begins(
+        &self,
+        now: Instant,
+        wire: &Wire,
+        to: Direction,
+        addresses: &Addresses,
+        out: &mut Vec<(Direction, Wire)>,
+    ) -> Result<bool, String> {
+        let Some(kernel) = &self.kernel else { return Ok(false) };
+        let (now, keys) = (now + self.skew, &self.keys);
+        let made = match self.brain {
+            Brain::Client(_) => kernel.answer(now, wire, to, addresses, keys).map(Vec::from),
+            Brain::Server(_) => kernel.accept(now, wire, to, addresses, keys),
+        };
+        for bytes in made.iter().flatten() {
+            let to = direction(bytes, addresses).ok_or("the kernel sends to nobody")?;
+            emit(bytes, Offload::default(), false, to, out)?;
+        }
+        Ok(made.is_some())
     }
 
     /// Counts what a packet is to the flow it meets, whoever forwards it.

@@ -47,8 +47,10 @@ pub struct Outcome {
     pub leaked: u64,
     /// Segments of early data that a server took a second time, with a copy of their offer.
     pub replayed: u64,
-    /// SYNs that a kernel answered by itself.
+    /// Handshakes that a kernel has begun by itself.
     pub at_once: u64,
+    /// Those of them with servers.
+    pub opened: u64,
     /// Those of them of which the engine could not take charge.
     pub disowned: u64,
     /// What the network did.
@@ -72,6 +74,7 @@ impl Outcome {
         self.leaked += other.leaked;
         self.replayed += other.replayed;
         self.at_once += other.at_once;
+        self.opened += other.opened;
         self.disowned += other.disowned;
         self.damage.add(&other.damage);
         self.failures.extend(other.failures.iter().cloned());
@@ -159,6 +162,7 @@ fn run_batch(seed: u64, worlds: std::ops::Range<u64>) -> Outcome {
         outcome.leaked += done.leaked;
         outcome.replayed += done.replayed;
         outcome.at_once += done.at_once;
+        outcome.opened += done.opened;
         outcome.disowned += done.disowned;
         outcome.damage.add(&done.damage);
         outcome.failures.extend(failure.map(|failure| (index, failure.what)));

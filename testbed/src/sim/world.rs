@@ -54,8 +54,10 @@ enum Coming {
 pub(super) struct Declared {
     pub(super) timed_out: u64,
     pub(super) broken_timestamps: u64,
-    /// SYNs that a kernel answered by itself, and those of which the engine could not take charge.
+    /// Handshakes that a kernel has begun by itself, those with servers among them, and those of which the engine could not take
+    /// charge.
     pub(super) at_once: u64,
+    pub(super) opened: u64,
     pub(super) disowned: u64,
 }
 
@@ -149,16 +151,18 @@ impl<'m> World<'m> {
         let counters = Arc::new(Counters::default());
         let gateway = Gateway::new(Services::new(services, vec![]), RouterAddresses::default(), counters);
         let limits = plan.limits;
+        if let Some(kernel) = &self.kernels[which as usize] {
+            kernel.detach();
+        }
         let brain = match which {
             Which::Client => {
                 let profiles = ProfileLimits { large_upload: plan.large_upload, ..ProfileLimits::default() };
                 let settings = Settings { policy: plan.mode.into(), mss_clamp: (1460, 1440), limits };
                 let profiles = Arc::new(Profiles::new(profiles));
-                if let Some(kernel) = &self.kernels[which as usize] {
-                    kernel.detach();
-                    if !plan.seed.is_multiple_of(3) {
-                        profiles.post_to(Box::new(kernel.clone()));
-                    }
+                if let Some(kernel) = &self.kernels[which as usize]
+                    && !plan.seed.is_multiple_of(3)
+                {
+                    profiles.post_to(Box::new(kernel.clone()));
                 }
                 Brain::Client(Box::new(ClientNic::new(gateway, keys.clone(), profiles, settings)))
             }
@@ -201,7 +205,9 @@ impl<'m> World<'m> {
         self.declared.timed_out += counters.happened(Event::TimedOut);
         self.declared.broken_timestamps += counters.happened(Event::BrokenTimestamps);
         self.declared.disowned += counters.happened(Event::Disowned);
-        self.declared.at_once += counters.happened(Event::SpoofedAtOnce) + counters.happened(Event::Disowned);
+        self.declared.opened += counters.happened(Event::OpenedAtOnce);
+        let at_once = [Event::SpoofedAtOnce, Event::OpenedAtOnce, Event::Disowned];
+        self.declared.at_once += at_once.map(|event| counters.happened(event)).iter().sum::<u64>();
     }
 
     fn befalls(&mut self, incident: Incident) {

@@ -34,8 +34,10 @@ pub(in crate::sim) struct Done {
     pub(in crate::sim) leaked: u64,
     /// Segments that a server took twice.
     pub(in crate::sim) replayed: u64,
-    /// SYNs that a kernel answered by itself, and those of which the engine could not take charge.
+    /// Handshakes that a kernel has begun by itself, those with servers among them, and those of which the engine could not take
+    /// charge.
     pub(in crate::sim) at_once: u64,
+    pub(in crate::sim) opened: u64,
     pub(in crate::sim) disowned: u64,
 }
 
@@ -56,6 +58,7 @@ pub(in crate::sim) fn run(plan: &Plan, trace: bool, matrix: &mut Matrix) -> (Don
         leaked: world.ledger.leaked,
         replayed: world.connections.replayed,
         at_once: world.declared.at_once,
+        opened: world.declared.opened,
         disowned: world.declared.disowned,
     };
     let at = world.now.as_micros() as f64 / 1e6;
