@@ -41,7 +41,11 @@ fn syn(isn: u32) -> Seg {
 }
 
 fn confirm(isn: u32) -> Seg {
-    let offer = Offer { kind: Kind::Confirm, key: 1, promise: Promise::default() };
+    confirm_as(Kind::Confirm, isn)
+}
+
+fn confirm_as(kind: Kind, isn: u32) -> Seg {
+    let offer = Offer { kind, key: 1, promise: Promise::default() };
     let syn_ack = Seg::from_server(SYN | ACK, Y, isn.wrapping_add(1)).options(linux(5_000, 100));
     syn_ack.raw(&offer.encode(&keys(), &flow(), Seq::new(isn)).unwrap())
 }
@@ -117,6 +121,16 @@ fn the_time_of_the_answer_counts_and_not_when_the_engine_hears_of_it() {
     hear(&mut nic, ms(150));
     assert_eq!(give(&mut nic, ms(150), &Seg { seq: s(), ..confirm(D) }), []);
     assert_eq!(nic.counters().saved().read().micros, 50_000);
+}
+
+#[test]
+fn what_a_confirm_is_late_is_no_part_of_the_way() {
+    let (mut nic, kept) = auto();
+    answer(&kept, &syn(D), &keys(), 100);
+    hear(&mut nic, ms(101));
+    let late = Seg { seq: s(), ..confirm_as(Kind::LateConfirm(80_000), D) };
+    assert_eq!(give(&mut nic, ms(230), &late), [], "consumed");
+    assert_eq!((nic.view(&flow()).phase, nic.counters().saved().read().micros), (Phase::Watching, 50_000));
 }
 
 #[test]

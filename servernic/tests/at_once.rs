@@ -10,6 +10,7 @@ use fast_path::Kept;
 use packets::*;
 use rtt0_core::accept::{AtOnce, Heard, Opened};
 use rtt0_core::engine::Engine;
+use rtt0_core::flow::FlowKey;
 use rtt0_core::limits::Limits;
 use rtt0_core::offer::{Found, Kind, Offer, Promise};
 use rtt0_core::offload::{Applied, FastPath, Queued};
@@ -111,9 +112,10 @@ fn a_handshake_that_the_kernel_has_made_is_confirmed_with_how_late_that_is() {
     let sent = hear(&mut nic, ms(180));
     assert_eq!(sent.len(), 1);
     assert_eq!(confirmed(&sent), Some(Kind::LateConfirm(80_000)));
-    assert_eq!(sent[0].options.timestamps, Some(Timestamps { value: TSVAL, echo: 100 }));
+    assert_eq!(sent[0].syn_options.unwrap().timestamps, Some(Timestamps { value: TSVAL, echo: 100 }));
     assert_eq!((nic.gauges().flows, nic.gauges().pending, kept.state().flows.len()), (1, 0, 1));
-    let counted = [Event::OfferAccepted, Event::OpenedAtOnce, Event::Handed].map(|event| happened(&nic, event));
+    let counted =
+        [Event::OfferAccepted, Event::OpenedAtOnce, Event::Handed].map(|event| happened(&nic, event));
     assert_eq!(counted, [1, 1, 1]);
     assert!(nic.journal().unwrap().drain().next().is_none(), "nobody may be there");
     // The client's request is the kernel's, and with it the client is there.
@@ -156,7 +158,7 @@ fn a_syn_that_got_lost_is_sent_again() {
     hear(&mut nic, ms(150));
     let sent = pass_time(&mut nic, ms(400));
     let syns: Vec<_> = sent.iter().filter(|(_, seg)| seg.flags == SYN).map(|(at, _)| *at).collect();
-    assert_eq!(syns, [ms(300); 2]);
+    assert_eq!(syns, [ms(304)], "one: the client may not be there");
 }
 
 #[test]
@@ -167,9 +169,9 @@ fn data_that_came_first_are_released_and_prove_that_the_client_is_there() {
     let sent = hear(&mut nic, ms(110));
     assert!(sent.iter().any(|seg| seg.payload == b"GET /" && seg.ack == Y + 1), "{sent:?}");
     assert!(confirmed(&sent).is_some());
-    assert_eq!((nic.gauges().held, kept.state().flows.len()), (0, 0), "what was released has still to leave");
-    nic.settle();
-    assert_eq!(kept.state().flows.len(), 1);
+    assert_eq!((nic.gauges().held, kept.state().flows.len()), (0, 1));
+    assert_eq!(kept.state().queued.last(), Some(&Queued::ToServer), "what was released has still to leave");
+    assert!(!kept.state().flows[&flow()].progress.is_opening());
     assert!(nic.journal().unwrap().drain().next().is_some());
 }
 
@@ -255,14 +257,17 @@ fn the_kernel_may_begin_while_there_is_room_and_the_engine_wants_to() {
     nic.stand_back(false);
     hear(&mut nic, ms(1_000));
     assert!(kept.state().allowed.is_some());
-    let from_port = |port: u16| {
-        let mut bytes = Seg::from_client(SYN, C, 0).raw(&offer(Kind::Probe)).bytes();
+    // Room is kept for half the flows of such a small table.
+    for port in 1..=5 {
+        let key = FlowKey::new((client().0, port), server(), Direction::ToServer);
+        let probe = Offer { kind: Kind::Probe, key: 1, promise: Promise::default() };
+        let probe = probe.encode(&keys(), &key, Seq::new(C)).unwrap();
+        let mut bytes = Seg::from_client(SYN, C, 0).raw(&probe).options(linux(100, 0)).bytes();
         set_port(&mut bytes, 20, port);
-        bytes
-    };
-    // Probes of others, whose offers are not authentic, are nobody's flows; data without an offer are.
-    drop(give_bytes(&mut nic, ms(1_001), &mut from_port(1)));
-    assert_eq!(nic.gauges().flows, 0);
+        give_bytes(&mut nic, ms(1_001), &mut bytes);
+        hear(&mut nic, ms(1_001));
+        assert_eq!(kept.state().allowed.is_some(), port < 5, "{port}");
+    }
 }
 
 #[test]
@@ -277,7 +282,11 @@ fn an_engine_that_had_not_heard_of_it_is_replaced_by_one_that_goes_on() {
     assert!(next.adopt(ms(120), &proven));
     assert_eq!((next.gauges().flows, happened(&next, Event::Adopted)), (1, 1));
     let record = next.journal().unwrap().drain().last().unwrap().record.unwrap();
-    assert_eq!(rtt0_core::record::Record::decode(&record.encode()), Ok(Some(record)), "it outlives that one, too");
+    assert_eq!(
+        rtt0_core::record::Record::decode(&record.encode()),
+        Ok(Some(record)),
+        "it outlives that one, too"
+    );
     // It has no confirm to repeat, and translates on.
     assert_eq!(give(&mut next, ms(130), &syn()), []);
     let answer = Seg::from_server(ACK | PSH, Y + 1, C.wrapping_add(6)).ts(TSVAL + 9, 200).payload(b"200");
