@@ -47,7 +47,8 @@ fn strip_leaves_none(options: Vec<u8>) {
 
 fn signed(data: &[u8]) -> Offer {
     let [what, scale, tsval @ .., high, low]: [u8; 8] = number(data);
-    let kind = [Kind::Spoofed, Kind::Probe, Kind::Confirm][usize::from(what % 3)];
+    let late = Kind::LateConfirm(u32::from_be_bytes(tsval));
+    let kind = [Kind::Spoofed, Kind::Probe, Kind::Confirm, late][usize::from(what % 4)];
     let promise = Promise {
         mss: u16::from_be_bytes([high, low]),
         window_scale: (scale < 15).then_some(scale),

@@ -68,7 +68,9 @@ impl ServerNic {
             _ => None,
         };
         let Some(start) = start else {
-            self.offloader.disown(&key);
+            if opened.is_made {
+                self.offloader.disown(&key);
+            }
             self.counters().event(Event::Disowned);
             return;
         };
@@ -155,11 +157,10 @@ impl ServerNic {
             promise: Default::default(),
         };
         let mut opening = known.unwrap_or_else(|| Opening::begun(start, held, at));
-        let mut heard = answer;
-        for _ in 0..2 {
-            heard = answer;
-            opening.awaits_twin(at, isn, &mut heard);
-        }
+        // The first of the two said the same; the second has what the client would have got.
+        let (mut first, mut heard) = (answer, answer);
+        opening.awaits_twin(at, isn, &mut first);
+        opening.awaits_twin(at, isn, &mut heard);
         let is_proven = opening.is_proven();
         let context = Context { now, limits: &self.limits, counters: self.gateway.counters() };
         let Ok(flow) = opening.establish(isn, heard, &context, out) else {

@@ -13,6 +13,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -23,6 +24,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 /// Connections before anything is asked.
 const CONNECTIONS: u64 = 10;
+/// By when ServerNIC's daemon has heard of what its kernel has made, and ClientNIC's from it.
+const HEARD: Duration = Duration::from_secs(2);
 /// Where metrics are asked for, on each NIC's own loopback.
 const METRICS: &str = "127.0.0.1:9641";
 
@@ -101,12 +104,20 @@ fn shows(lab: &Lab, nics: &Nics) -> anyhow::Result<()> {
     let of_target = ["show", "flows", "--server", &target];
     // The last connection may still be about to end.
     for (daemon, states) in [("clientnic", ["watching"; 2]), ("servernic", ["ended", "translated"])] {
-        let flows = json(nics, daemon, &of_target)?;
         let matching = |flow: &&Value| {
             states.iter().any(|state| flow["state"] == *state) && flow["server"] == target.as_str()
         };
-        let seen = flows["flows"].as_array().map_or(0, |rows| rows.iter().filter(matching).count() as u64);
-        ensure!(seen >= CONNECTIONS, "{daemon} shows {seen} flows that are {}: {flows}", states[0]);
+        let until = Instant::now() + HEARD;
+        loop {
+            let flows = json(nics, daemon, &of_target)?;
+            let rows = flows["flows"].as_array();
+            let seen = rows.map_or(0, |rows| rows.iter().filter(matching).count() as u64);
+            if seen >= CONNECTIONS {
+                break;
+            }
+            ensure!(Instant::now() < until, "{daemon} shows {seen} flows that are {}: {flows}", states[0]);
+            thread::sleep(Duration::from_millis(10));
+        }
         let none = json(nics, daemon, &[&of_target[..], &["--state", "nonsense"]].concat())?;
         ensure!(none["total"] == 0, "{none}");
         let one = json(nics, daemon, &["show", "flows", "--limit", "1"])?;
