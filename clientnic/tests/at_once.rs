@@ -134,6 +134,21 @@ fn what_a_confirm_is_late_is_no_part_of_the_way() {
 }
 
 #[test]
+fn a_connection_that_is_over_before_its_confirm_makes_way_for_the_next() {
+    let (mut nic, kept) = auto();
+    answer(&kept, &syn(D), &keys(), 100);
+    hear(&mut nic, ms(101));
+    let tsval = keys().promised_tsval(1, &flow(), Seq::new(D)).unwrap();
+    let proof = Seg::from_client(ACK, D + 1, s().wrapping_add(1)).ts(101, tsval);
+    assert_eq!(kept.forward(&proof, Direction::ToServer, 102), Applied::Forwarded);
+    let data = Seg::from_server(ACK | PSH, s().wrapping_add(1), D + 1).ts(tsval, 101).payload(b"220");
+    assert_eq!(kept.forward(&data, Direction::ToClient, 150), Applied::Forwarded);
+    let sent = give(&mut nic, ms(160), &syn(D + 100_000));
+    assert_eq!(sent.len(), 2, "it is answered early");
+    assert_eq!(nic.counters().passed(PassReason::RivalSyn), 0);
+}
+
+#[test]
 fn an_offer_that_got_lost_is_sent_again() {
     let (mut nic, kept) = auto();
     let made = answer(&kept, &syn(D), &keys(), 100);

@@ -268,17 +268,30 @@ impl ClientNic {
         let Some(entry) = self.flows.get(key).filter(|entry| entry.value.is_handed()) else { return };
         if matches!(entry.value, Flow::Opening(_)) {
             let is_turn = flags.intersects(Flags::SYN | Flags::FIN | Flags::RST);
-            if is_turn && direction == Direction::ToServer {
-                self.recall(key);
-            } else {
-                self.look(key);
+            let progress = self.look(key);
+            if !is_turn || direction == Direction::ToClient {
+                return;
             }
-            return;
+            if !self.is_taken_over(key, progress.as_ref()) {
+                self.recall(key);
+                return;
+            }
+            // The connection is over before its confirm has come.
+            self.hand_over(now, *key);
         }
         let idle = now + self.settings.limits.idle;
         self.changing(key, |nic| {
             nic.offloader.consult(&mut nic.flows, key, flags, idle, nic.gateway.counters());
         });
+    }
+
+    /// Tells whether a flow is a handshake that ServerNIC has made, by what the fast path has seen of it.
+    fn is_taken_over(&self, key: &FlowKey, progress: Option<&Progress>) -> bool {
+        let opening = match self.flows.get(key).map(|entry| &entry.value) {
+            Some(Flow::Opening(pending)) => Some(pending),
+            _ => None,
+        };
+        opening.zip(progress).is_some_and(|(pending, progress)| pending.is_taken_over(progress))
     }
 
     /// Learns from the fast path how far a flow has come.
@@ -379,12 +392,12 @@ impl ClientNic {
             return;
         }
         let progress = self.look(&key);
+        if self.is_taken_over(&key, progress.as_ref()) {
+            self.hand_over(now, key);
+            return;
+        }
         let Some(entry) = self.flows.get(&key) else { return };
         match (&entry.value, progress) {
-            (Flow::Opening(pending), Some(progress)) if pending.is_taken_over(&progress) => {
-                self.hand_over(now, key);
-                return;
-            }
             (Flow::Opening(_), _) | (_, None) => {}
             (flow, Some(progress)) => {
                 if flow.half_open() == 0

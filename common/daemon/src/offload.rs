@@ -26,9 +26,11 @@ use crate::stats::Offloaded;
 /// Who forwards established flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Offloading {
-    /// The kernel, if it takes the BPF programs, which then makes usual handshakes, too; else user space
+    /// The kernel, if it takes the BPF programs, which then answers usual SYNs, too; else user space
     #[default]
     Auto,
+    /// Likewise, and ServerNIC's makes usual handshakes with servers, too: the shortest first byte, on trial
+    Handshakes,
     /// Likewise, but every handshake is made in user space
     Established,
     /// User space
@@ -60,10 +62,9 @@ impl Offload {
     ) -> Self {
         let pins = pins(program, setup);
         // Who records what becomes of packets wants to see all of a handshake.
-        let is_wanted = setup.offload == Offloading::Auto && setup.trace.is_none();
-        let which = handshakes(setup, role, profiles).filter(|_| is_wanted);
+        let which = handshakes(setup, role, profiles).filter(|_| setup.trace.is_none());
         let started = match setup.offload {
-            Offloading::Auto | Offloading::Established => {
+            Offloading::Auto | Offloading::Handshakes | Offloading::Established => {
                 start(setup, pins.as_deref(), engines, which).map_err(|error| chain(&error))
             }
             Offloading::Off => Err("it is switched off".to_owned()),
@@ -180,13 +181,15 @@ impl Offload {
 
 /// Which handshakes the kernel may make at this NIC.
 fn handshakes(setup: &Setup, role: Role, profiles: Option<&Profiles>) -> Option<Handshakes> {
-    match role {
-        Role::ClientNic => profiles.map(|profiles| Handshakes::Answered {
-            mss_clamp: mss_clamp(setup.smallest_mtu().unwrap_or(u16::MAX)),
-            large_upload: profiles.large_upload(),
-        }),
-        Role::ServerNic => Some(Handshakes::Accepted),
-        Role::Host => None,
+    match (setup.offload, role) {
+        (Offloading::Auto | Offloading::Handshakes, Role::ClientNic) => {
+            profiles.map(|profiles| Handshakes::Answered {
+                mss_clamp: mss_clamp(setup.smallest_mtu().unwrap_or(u16::MAX)),
+                large_upload: profiles.large_upload(),
+            })
+        }
+        (Offloading::Handshakes, Role::ServerNic) => Some(Handshakes::Accepted),
+        _ => None,
     }
 }
 

@@ -124,7 +124,7 @@ impl Setup {
             self.offload != Offloading::Off,
         );
         let offload = match self.offload {
-            Offloading::Auto | Offloading::Established => format!(
+            Offloading::Auto | Offloading::Handshakes | Offloading::Established => format!(
                 "a BPF program at the interfaces' ingress (tcx), if the kernel takes it; pinned under {}\n# while \
                  it has flows; and a device {DEVICE_PREFIX}N, out of which it copies what is to be captured",
                 self.bpf_dir.display()

@@ -271,6 +271,9 @@ SECTION("classifier") int accept(struct __sk_buff *skb)
 		return go_on(skb, &packet, &key, from_lower == !!opening->client_is_lower, opening, draft, s);
 	if ((tcp[13] & (SYN | ACK)) == SYN && way_of(&packet, tcp, s) == TO_SERVER)
 		return begin_opening(skb, &packet, &key, from_lower, draft, s);
+	// The next SYN of these ports must not overtake a reset.
+	if (tcp[13] & RST)
+		return leave(skb, &key, s);
 	copy_to_daemon(skb, s);
 	return NEXT;
 }

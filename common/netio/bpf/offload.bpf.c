@@ -861,10 +861,11 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 			*captured = ktime();
 		count(LEFT_TO_DAEMON, 1);
 		if (is_attended && (flags & RST || (flags & SYN && from_client))) {
-			// What follows may be of the next connection of these ports: it is the daemon's, too, until that has judged.
+			// What follows may be of the next connection of these ports: it is the daemon's, too, until that has judged. Its SYN must
+			// not overtake what the daemon has still to send.
 			flow->handed = flow->client_captured = flow->server_captured = ktime();
 			flow->client.waits = flow->server.waits = 1;
-			if (s->begins == ACCEPTS && flags & SYN)
+			if (s->begins == ACCEPTS)
 				map_update(&left, &key, &zero, 0);
 		}
 		if (is_attended || !is_plain)

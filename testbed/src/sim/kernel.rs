@@ -15,7 +15,7 @@ use rtt0_core::service::Direction;
 use rtt0_core::spoof::spoof_at_once;
 use rtt0_core::time::Instant;
 use rtt0_core::wire::segment::{Endpoint, Segment};
-use rtt0_core::wire::tcp::MAX_OPTIONS;
+use rtt0_core::wire::tcp::{Flags, MAX_OPTIONS};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -77,7 +77,12 @@ impl Kernel {
         let mut packet = Packet { bytes: &mut wire.bytes, offload: wire.offload };
         let mut segment = Segment::parse(&mut packet).ok()?;
         let client_end = flow.client_end(to, &segment.tcp());
+        let flags = segment.tcp().flags();
         let applied = flow.apply(now, to, &mut segment, is_attended);
+        if is_attended && (flags.contains(Flags::RST) || (to == Direction::ToServer && flags.is_syn())) {
+            // The next connection of these ports is the engine's.
+            state.left.insert(key);
+        }
         match applied {
             Applied::Closed => state.closed.push_back((key, client_end)),
             Applied::Forgotten => drop(state.flows.remove(&key)),
@@ -130,10 +135,6 @@ impl Kernel {
         let is_syn = to == Direction::ToServer && flags.is_syn();
         let mut state = self.state();
         if state.flows.contains_key(&key) {
-            if is_syn {
-                // It takes the flow back.
-                state.left.insert(key);
-            }
             return None;
         }
         let mut bytes = wire.bytes.clone();
