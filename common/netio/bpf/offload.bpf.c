@@ -807,8 +807,8 @@ INLINE int pass_other(struct __sk_buff *skb, const struct packet *packet, const 
 		if (!s->let_through && !skb->vlan_present)
 			tail_call(skb, &beginners, 0);
 	}
-	if (s->begins && is_syn) {
-		// None has.
+	if (s->begins && (is_syn || (way != OTHERS && tcp[13] & RST))) {
+		// None has, or what comes next would overtake a reset.
 		__u32 one = 1;
 		map_update(&left, key, &one, 0);
 	}
@@ -865,7 +865,7 @@ SECTION("classifier") int forward(struct __sk_buff *skb)
 			// not overtake what the daemon has still to send.
 			flow->handed = flow->client_captured = flow->server_captured = ktime();
 			flow->client.waits = flow->server.waits = 1;
-			if (s->begins == ACCEPTS)
+			if (s->begins)
 				map_update(&left, &key, &zero, 0);
 		}
 		if (is_attended || !is_plain)
