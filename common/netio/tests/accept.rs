@@ -7,7 +7,7 @@ mod rig;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use rig::{Host, Hosts, ROUTER, eventually, has_captured, on_router, start};
+use rig::{Host, Hosts, ROUTER, any_packet, eventually, has_captured, on_router, start};
 use rtt0_core::accept::{AtOnce, Heard, Opened};
 use rtt0_core::flow::FlowKey;
 use rtt0_core::gateway::age;
@@ -17,7 +17,6 @@ use rtt0_core::packet::{Offload, Outbox, Packet};
 use rtt0_core::seq::Seq;
 use rtt0_core::service::{Direction, Services};
 use rtt0_core::wire::build::Control;
-use rtt0_core::wire::ipv4::Ipv4;
 use rtt0_core::wire::options::{SynOptions, Timestamps};
 use rtt0_core::wire::segment::{Endpoint, Segment};
 use rtt0_core::wire::tcp::Flags;
@@ -119,19 +118,7 @@ impl Bench {
     }
 
     fn packet(&mut self, control: Control, options: &[u8]) -> Vec<u8> {
-        let mut packet = Vec::new();
-        control.write(options, &mut packet);
-        let random = &mut self.random;
-        if control.source.0.is_ipv6() {
-            packet[1..4].copy_from_slice(&[random.u8(..) & 0xf0, random.u8(..), random.u8(..)]);
-            packet[7] = random.u8(2..);
-        } else {
-            packet[1] = random.u8(..);
-            packet[4..6].copy_from_slice(&random.u16(..).to_be_bytes());
-            packet[8] = random.u8(2..);
-            Ipv4::unverified(&mut packet[..]).unwrap().fill_checksum();
-        }
-        packet
+        any_packet(control, options, &mut self.random)
     }
 
     /// A SYN with an offer, of a new port.
@@ -392,6 +379,42 @@ fn what_is_not_as_expected_is_the_daemons_from_then_on() {
                 bench.captures(&key);
                 assert_eq!(bench.path(&key).look(&key), None);
             }
+        }
+    });
+}
+
+#[test]
+fn what_follows_a_reset_is_the_daemons() {
+    run(6, |mut bench| {
+        // Of a flow in the kernel, and of one of the daemon's.
+        for is_made in [true, false] {
+            let begun = bench.usual(false);
+            let key = begun.key;
+            if is_made {
+                assert_eq!(bench.begin(&begun), 2);
+                let answer = bench.answer(&begun, 5, 6, begun.tsval.wrapping_sub(1), 1380);
+                (0..2).for_each(|_| bench.server.send(&answer));
+                eventually("the handshake is made", || bench.path(&key).look(&key));
+                assert!(bench.opened(&key).is_some());
+            }
+            let reset = Control {
+                source: key.client(),
+                destination: key.server(),
+                sequence: begun.isn.wrapping_add(1),
+                acknowledgement: 0,
+                flags: Flags::RST,
+                window: 0,
+            };
+            let reset = bench.packet(reset, &[]);
+            bench.client.send(&reset);
+            bench.captures(&key);
+            // The daemon has judged it, and not sent it yet.
+            bench.path(&key).recall(&key);
+            bench.next_port -= 1;
+            let next = bench.usual(false);
+            bench.client.send(&next.syn);
+            bench.captures(&key);
+            assert_eq!((next.key, bench.opened(&key)), (key, None), "{is_made}");
         }
     });
 }

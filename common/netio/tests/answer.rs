@@ -7,7 +7,7 @@ mod rig;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use rig::{Host, Hosts, ROUTER, eventually, has_captured, on_router, start};
+use rig::{Host, Hosts, ROUTER, any_packet, eventually, has_captured, on_router, start};
 use rtt0_core::flow::FlowKey;
 use rtt0_core::gateway::age;
 use rtt0_core::offer::{Keys, LENGTH};
@@ -18,7 +18,6 @@ use rtt0_core::seq::Seq;
 use rtt0_core::service::{Direction, Services};
 use rtt0_core::spoof::{Spoof, spoof_at_once};
 use rtt0_core::wire::build::Control;
-use rtt0_core::wire::ipv4::Ipv4;
 use rtt0_core::wire::options::{SynOptions, Timestamps};
 use rtt0_core::wire::segment::{Endpoint, Segment};
 use rtt0_core::wire::tcp::{Flags, MAX_OPTIONS};
@@ -106,7 +105,6 @@ fn usual(random: &mut fastrand::Rng) -> Vec<u8> {
 
 /// A SYN of the client's, whatever its fields are.
 fn syn(is_v6: bool, port: u16, flags: Flags, options: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
-    let mut packet = Vec::new();
     let control = Control {
         source: (client(is_v6), port),
         destination: server(is_v6),
@@ -115,17 +113,7 @@ fn syn(is_v6: bool, port: u16, flags: Flags, options: &[u8], random: &mut fastra
         flags,
         window: random.u16(..),
     };
-    control.write(options, &mut packet);
-    if is_v6 {
-        packet[1..4].copy_from_slice(&[random.u8(..) & 0xf0, random.u8(..), random.u8(..)]);
-        packet[7] = random.u8(2..);
-    } else {
-        packet[1] = random.u8(..);
-        packet[4..6].copy_from_slice(&random.u16(..).to_be_bytes());
-        packet[8] = random.u8(2..);
-        Ipv4::unverified(&mut packet[..]).unwrap().fill_checksum();
-    }
-    packet
+    any_packet(control, options, random)
 }
 
 impl Bench {
@@ -255,6 +243,21 @@ fn every_other_syn_is_left_to_the_daemon_and_so_is_what_follows_of_its_ports() {
         eventually("the daemon may look at it", || bench.has_captured(39_999).then_some(()));
         assert_eq!(bench.client.arrived(Direction::ToClient, 39_999), None);
         assert!(bench.paths.iter_mut().all(|path| path.begun().is_none()));
+    });
+}
+
+#[test]
+fn what_follows_a_reset_is_the_daemons() {
+    run(|mut bench| {
+        let random = &mut fastrand::Rng::with_seed(9);
+        bench.post(false, &posted());
+        bench.warm_up(false);
+        let port = bench.port();
+        for (flags, options) in [(Flags::RST, Vec::new()), (Flags::SYN, usual(random))] {
+            bench.send(&syn(false, port, flags, &options, random));
+            eventually("the daemon gets it", || bench.has_captured(port).then_some(()));
+        }
+        assert_eq!(bench.client.arrived(Direction::ToClient, port), None);
     });
 }
 

@@ -194,6 +194,7 @@ impl ServerNic {
         }
         let is_new = self.flows.restore(key, flow, now, now + rest);
         if is_new {
+            self.counters().event(Event::Restored);
             self.counters().event(Event::Adopted);
             self.keep(&key);
         }

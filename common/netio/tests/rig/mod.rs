@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use pnet_datalink::{Channel, DataLinkReceiver, DataLinkSender};
 use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::service::Direction;
+use rtt0_core::wire::build::Control;
+use rtt0_core::wire::ipv4::Ipv4;
 use rtt0_core::wire::segment::Segment;
 use rtt0_netio::capture::Capture;
 use rtt0_netio::counters::IoCounters;
@@ -229,4 +231,20 @@ pub fn has_captured(capture: &mut Capture, port: u16) -> bool {
     let found = found.any(|is_found| is_found);
     capture.release();
     found
+}
+
+/// Writes a segment whose IP header has whatever a sender may put there.
+pub fn any_packet(control: Control, options: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
+    let mut packet = Vec::new();
+    control.write(options, &mut packet);
+    if control.source.0.is_ipv6() {
+        packet[1..4].copy_from_slice(&[random.u8(..) & 0xf0, random.u8(..), random.u8(..)]);
+        packet[7] = random.u8(2..);
+    } else {
+        packet[1] = random.u8(..);
+        packet[4..6].copy_from_slice(&random.u16(..).to_be_bytes());
+        packet[8] = random.u8(2..);
+        Ipv4::unverified(&mut packet[..]).unwrap().fill_checksum();
+    }
+    packet
 }
