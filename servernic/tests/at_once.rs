@@ -1,11 +1,13 @@
 //! A ServerNIC whose kernel makes handshakes with servers by itself.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+mod connection;
 #[path = "../../common/core/tests/packets/fast_path.rs"]
 mod fast_path;
 #[path = "../../common/core/tests/packets/mod.rs"]
 mod packets;
 
+use connection::*;
 use fast_path::Kept;
 use packets::*;
 use rtt0_core::accept::{AtOnce, Heard, Opened};
@@ -21,37 +23,6 @@ use rtt0_core::service::Direction;
 use rtt0_core::wire::options::{Options, Timestamps};
 use rtt0_core::wire::segment::Segment;
 use servernic::engine::ServerNic;
-
-/// ISNs; the first bytes of both ends lie at the wrap or next to it.
-const C: u32 = 0xffff_fffe;
-const Y: u32 = 0x7fff_0000;
-const TSVAL: u32 = 5_000;
-
-fn s() -> u32 {
-    keys().promised_isn(1, &flow(), Seq::new(C)).unwrap().get()
-}
-
-fn promised_tsval() -> u32 {
-    keys().promised_tsval(1, &flow(), Seq::new(C)).unwrap()
-}
-
-fn offer(kind: Kind) -> Vec<u8> {
-    let promise =
-        Promise { mss: 1460, window_scale: Some(7), sack: true, tsval: Some(promised_tsval()), ecn: false };
-    Offer { kind, key: 1, promise }.encode(&keys(), &flow(), Seq::new(C)).unwrap().to_vec()
-}
-
-fn syn() -> Seg {
-    Seg::from_client(SYN, C, 0).raw(&offer(Kind::Spoofed)).options(linux(100, 0))
-}
-
-fn syn_ack() -> Seg {
-    Seg::from_server(SYN | ACK, Y, C.wrapping_add(1)).options(linux(TSVAL, 99))
-}
-
-fn request() -> Seg {
-    from_client(ACK | PSH, 1, 1).payload(b"GET /")
-}
 
 fn from_client(flags: rtt0_core::wire::tcp::Flags, seq: u32, ack: u32) -> Seg {
     Seg::from_client(flags, C.wrapping_add(seq), s().wrapping_add(ack)).ts(200, promised_tsval())
@@ -75,9 +46,9 @@ fn read<T>(seg: &Seg, look: impl FnOnce(&Segment<'_>) -> T) -> T {
 /// What the kernel does with a SYN, and with so many answers to the two it sends, at `at` ms.
 fn open(kept: &Kept, answers: usize, at: u64) {
     let mut out = Outbox::new();
-    let mut opening = read(&syn(), |syn| AtOnce::begin(flow(), syn, &keys(), &mut out)).unwrap();
+    let mut opening = read(&offered_syn(C), |syn| AtOnce::begin(flow(), syn, &keys(), &mut out)).unwrap();
     assert_eq!(out.iter().count(), 2);
-    let mut opened = Opened { syn: syn().bytes(), answer: None, is_made: false, at: ms(at) };
+    let mut opened = Opened { syn: offered_syn(C).bytes(), answer: None, is_made: false, at: ms(at) };
     for _ in 0..answers {
         opened.answer = Some(syn_ack().bytes());
         match read(&syn_ack(), |answer| opening.hear(answer)) {
@@ -208,7 +179,7 @@ fn an_offer_that_is_repeated_is_confirmed_again() {
     let (mut nic, kept) = new(Limits::default());
     open(&kept, 2, 100);
     hear(&mut nic, ms(110));
-    assert_eq!(confirmed(&give(&mut nic, ms(1_100), &syn())), Some(Kind::Confirm));
+    assert_eq!(confirmed(&give(&mut nic, ms(1_100), &offered_syn(C))), Some(Kind::Confirm));
     // The kernel has begun with the same one, and had to let it go: nothing becomes of that.
     open(&kept, 1, 1_200);
     assert_eq!(hear(&mut nic, ms(1_201)), []);
@@ -218,14 +189,7 @@ fn an_offer_that_is_repeated_is_confirmed_again() {
 #[test]
 fn it_takes_the_place_of_an_older_flow() {
     let (mut nic, kept) = new(Limits::default());
-    give(&mut nic, ms(1), &{
-        let isn = C.wrapping_sub(100_000);
-        let promise = Promise { mss: 1460, window_scale: Some(7), sack: true, tsval: Some(7), ecn: false };
-        let offer = Offer { kind: Kind::Spoofed, key: 1, promise };
-        Seg::from_client(SYN, isn, 0)
-            .raw(&offer.encode(&keys(), &flow(), Seq::new(isn)).unwrap())
-            .options(linux(50, 0))
-    });
+    give(&mut nic, ms(1), &offered_syn(C.wrapping_sub(100_000)).options(linux(50, 0)));
     let older = Seg::from_server(SYN | ACK, 77, C.wrapping_sub(99_999)).options(linux(TSVAL, 49));
     (0..2).for_each(|_| drop(give(&mut nic, ms(2), &older)));
     assert_eq!(nic.gauges().flows, 1);
@@ -288,7 +252,7 @@ fn an_engine_that_had_not_heard_of_it_is_replaced_by_one_that_goes_on() {
         "it outlives that one, too"
     );
     // It has no confirm to repeat, and translates on.
-    assert_eq!(give(&mut next, ms(130), &syn()), []);
+    assert_eq!(give(&mut next, ms(130), &offered_syn(C)), []);
     let answer = Seg::from_server(ACK | PSH, Y + 1, C.wrapping_add(6)).ts(TSVAL + 9, 200).payload(b"200");
     let sent = give(&mut next, ms(140), &answer);
     assert_eq!((sent[0].seq, &sent[0].payload[..]), (s().wrapping_add(1), &b"200"[..]));

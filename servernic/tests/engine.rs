@@ -2,14 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+mod connection;
 #[path = "../../common/core/tests/packets/mod.rs"]
 mod packets;
 
+use connection::*;
 use packets::*;
 use rtt0_core::engine::{Engine, Verdict};
 use rtt0_core::gauges::Gauges;
 use rtt0_core::limits::Limits;
-use rtt0_core::offer::{Found, Kind, Offer, Promise};
+use rtt0_core::offer::{Found, Kind, Offer};
 use rtt0_core::packet::{Offload, Outbox, Packet};
 use rtt0_core::reason::{DropReason, Event, PassReason};
 use rtt0_core::seq::Seq;
@@ -17,37 +19,8 @@ use rtt0_core::wire::icmp::{Complaint, Quote, write_error};
 use rtt0_core::wire::options::{Options, SynOptions};
 use servernic::engine::ServerNic;
 
-/// The client's ISN; its first byte is the last before the wrap.
-const C: u32 = 0xffff_fffe;
-/// The server's ISN.
-const Y: u32 = 0x7fff_0000;
-/// The server's clock at its SYN-ACK.
-const TSVAL: u32 = 5_000;
-
-fn s() -> u32 {
-    isn_promised(C)
-}
-
-fn isn_promised(client_isn: u32) -> u32 {
-    keys().promised_isn(1, &flow(), Seq::new(client_isn)).unwrap().get()
-}
-
-fn promised_tsval() -> u32 {
-    keys().promised_tsval(1, &flow(), Seq::new(C)).unwrap()
-}
-
 fn engine() -> ServerNic {
     ServerNic::new(gateway(), keys(), Limits::default())
-}
-
-fn offer_of(kind: Kind, client_isn: u32) -> [u8; 20] {
-    let tsval = keys().promised_tsval(1, &flow(), Seq::new(client_isn));
-    let promise = Promise { mss: 1460, window_scale: Some(7), sack: true, tsval, ecn: false };
-    Offer { kind, key: 1, promise }.encode(&keys(), &flow(), Seq::new(client_isn)).unwrap()
-}
-
-fn offered_syn(client_isn: u32) -> Seg {
-    Seg::from_client(SYN, client_isn, 0).raw(&offer_of(Kind::Spoofed, client_isn)).options(linux(100, 0))
 }
 
 fn plain_syn(client_isn: u32) -> Seg {
@@ -59,21 +32,10 @@ fn twins(client_isn: u32) -> [Seg; 2] {
     [plain_syn(client_isn).options(linux(99, 0)), plain_syn(client_isn)]
 }
 
-/// The answer to the first of them, and to the second if the server keeps state.
-fn syn_ack() -> Seg {
-    Seg::from_server(SYN | ACK, Y, C.wrapping_add(1)).options(linux(TSVAL, 99))
-}
-
 /// Has the server answer both SYNs.
 fn accept(nic: &mut ServerNic, at: u64, answer: &Seg) -> Vec<Seg> {
     assert!(give(nic, ms(at), answer).is_empty(), "it waits for the second answer");
     give(nic, ms(at), answer)
-}
-
-fn request() -> Seg {
-    Seg::from_client(ACK | PSH, C.wrapping_add(1), s().wrapping_add(1))
-        .ts(101, promised_tsval())
-        .payload(b"GET /")
 }
 
 /// Brings a flow to where both ends can talk.

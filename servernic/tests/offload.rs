@@ -1,36 +1,23 @@
 //! A ServerNIC whose kernel takes established flows.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+mod connection;
 #[path = "../../common/core/tests/packets/fast_path.rs"]
 mod fast_path;
 #[path = "../../common/core/tests/packets/mod.rs"]
 mod packets;
 
+use connection::*;
 use fast_path::Kept;
 use packets::*;
 use rtt0_core::engine::Engine;
 use rtt0_core::limits::Limits;
-use rtt0_core::offer::{Kind, Offer, Promise};
 use rtt0_core::offload::{Applied, Queued};
 use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::reason::Event;
-use rtt0_core::seq::Seq;
 use rtt0_core::service::Direction;
 use rtt0_core::wire::segment::Segment;
 use servernic::engine::ServerNic;
-
-/// ISNs; the first bytes of both ends lie at the wrap or next to it.
-const C: u32 = 0xffff_fffe;
-const Y: u32 = 0x7fff_0000;
-const TSVAL: u32 = 5_000;
-
-fn s() -> u32 {
-    keys().promised_isn(1, &flow(), Seq::new(C)).unwrap().get()
-}
-
-fn promised_tsval() -> u32 {
-    keys().promised_tsval(1, &flow(), Seq::new(C)).unwrap()
-}
 
 fn from_client(flags: rtt0_core::wire::tcp::Flags, seq: u32, ack: u32) -> Seg {
     Seg::from_client(flags, C.wrapping_add(seq), s().wrapping_add(ack))
@@ -53,17 +40,13 @@ fn established(kept: &Kept) -> ServerNic {
 fn opened(kept: &Kept) -> ServerNic {
     let mut nic = ServerNic::new(gateway(), keys(), Limits::default());
     nic.accelerate(Box::new(kept.clone()));
-    let promise =
-        Promise { mss: 1460, window_scale: Some(7), sack: true, tsval: Some(promised_tsval()), ecn: false };
-    let offer = Offer { kind: Kind::Spoofed, key: 1, promise }.encode(&keys(), &flow(), Seq::new(C)).unwrap();
-    give(&mut nic, ms(1), &Seg::from_client(SYN, C, 0).raw(&offer).options(linux(100, 0)));
+    give(&mut nic, ms(1), &offered_syn(C));
     nic
 }
 
 /// The server answers both copies of its SYN.
 fn answered(nic: &mut ServerNic) {
-    let syn_ack = Seg::from_server(SYN | ACK, Y, C.wrapping_add(1)).options(linux(TSVAL, 99));
-    (0..2).for_each(|_| drop(give(nic, ms(2), &syn_ack)));
+    (0..2).for_each(|_| drop(give(nic, ms(2), &syn_ack())));
 }
 
 fn handed() -> (ServerNic, Kept) {

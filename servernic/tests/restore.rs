@@ -1,51 +1,19 @@
 //! A ServerNIC that goes on with the flows of one that was killed.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+mod connection;
 #[path = "../../common/core/tests/packets/mod.rs"]
 mod packets;
 
+use connection::*;
 use packets::*;
 use rtt0_core::engine::Engine;
 use rtt0_core::journal::Slot;
 use rtt0_core::limits::Limits;
-use rtt0_core::offer::{Kind, Offer, Promise};
 use rtt0_core::reason::{Event, PassReason};
 use rtt0_core::record::Record;
-use rtt0_core::seq::Seq;
 use servernic::engine::ServerNic;
 use std::collections::BTreeMap;
-
-/// The client's ISN.
-const C: u32 = 0xffff_fffe;
-/// The server's ISN.
-const Y: u32 = 0x7fff_0000;
-/// The server's clock at its SYN-ACK.
-const TSVAL: u32 = 5_000;
-
-fn s() -> u32 {
-    keys().promised_isn(1, &flow(), Seq::new(C)).unwrap().get()
-}
-
-fn promised_tsval() -> u32 {
-    keys().promised_tsval(1, &flow(), Seq::new(C)).unwrap()
-}
-
-fn offered_syn() -> Seg {
-    let tsval = Some(promised_tsval());
-    let promise = Promise { mss: 1460, window_scale: Some(7), sack: true, tsval, ecn: false };
-    let offer = Offer { kind: Kind::Spoofed, key: 1, promise }.encode(&keys(), &flow(), Seq::new(C)).unwrap();
-    Seg::from_client(SYN, C, 0).raw(&offer).options(linux(100, 0))
-}
-
-fn syn_ack() -> Seg {
-    Seg::from_server(SYN | ACK, Y, C.wrapping_add(1)).options(linux(TSVAL, 99))
-}
-
-fn request() -> Seg {
-    Seg::from_client(ACK | PSH, C.wrapping_add(1), s().wrapping_add(1))
-        .ts(101, promised_tsval())
-        .payload(b"GET /")
-}
 
 /// What a daemon keeps in its file.
 type File = BTreeMap<u32, Record>;
@@ -78,7 +46,7 @@ fn engine(file: &File, limits: Limits) -> ServerNic {
 fn killed() -> File {
     let mut file = File::new();
     let mut nic = engine(&file, Limits::default());
-    give(&mut nic, ms(1), &offered_syn());
+    give(&mut nic, ms(1), &offered_syn(C));
     give(&mut nic, ms(1), &request());
     assert_eq!(write_down(&mut nic, &mut file), 0, "nothing is established yet");
     // To both of its SYNs.
@@ -127,7 +95,7 @@ fn early_data_lost_with_the_process_is_sent_again_by_the_client() {
     let sent = give(&mut nic, ms(60_001), &request());
     assert_eq!(sent, [Seg { ack: Y + 1, ts: Some((101, 0)), ..request() }], "the echo stays hidden");
     // ClientNIC, without the confirm, repeats the offer.
-    let confirm = give(&mut nic, ms(60_002), &offered_syn());
+    let confirm = give(&mut nic, ms(60_002), &offered_syn(C));
     assert_eq!((confirm.len(), confirm[0].flags, confirm[0].seq), (1, SYN | ACK, s()));
     // The server, which has not heard the end of its handshake: the client's answer must reach it.
     let again = give(&mut nic, ms(60_003), &syn_ack());
@@ -218,7 +186,7 @@ fn records_beyond_the_bound_and_doubles_are_refused_and_their_slots_used_again()
 #[test]
 fn without_a_journal_nothing_is_noted() {
     let mut nic = ServerNic::new(gateway(), keys(), Limits::default());
-    give(&mut nic, ms(1), &offered_syn());
+    give(&mut nic, ms(1), &offered_syn(C));
     give(&mut nic, ms(1), &request());
     // To both of its SYNs.
     (0..2).for_each(|_| drop(give(&mut nic, ms(2), &syn_ack())));
@@ -231,6 +199,6 @@ fn new_keys_are_taken_and_flows_go_on() {
     nic.rekey(rtt0_core::offer::Keys::new((2, [0x24; 16]), None).unwrap());
     assert_eq!(give(&mut nic, ms(60_001), &from_client(6, 506))[0].ack, Y + 506);
     // The old key's offers are now unknown.
-    give(&mut nic, ms(60_002), &offered_syn());
+    give(&mut nic, ms(60_002), &offered_syn(C));
     assert_eq!(nic.counters().happened(Event::OfferUnknown), 1);
 }

@@ -28,7 +28,7 @@ use rtt0_core::journal::{Journal, Slot};
 use rtt0_core::limits::Limits;
 use rtt0_core::notice::Notices;
 use rtt0_core::offer::Keys;
-use rtt0_core::offload::{self, FastPath, Offloadable, Offloaded, Offloader, Progress, Queued};
+use rtt0_core::offload::{self, FastPath, MOST_BEGUN, Offloadable, Offloaded, Offloader, Progress, Queued};
 use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::profile::Profiles;
 use rtt0_core::reason::{Counters, Event, PassReason};
@@ -43,10 +43,6 @@ use std::sync::Arc;
 
 /// Timers handled in one call, so that packets wait no longer than that.
 const TIMERS_PER_CALL: usize = 256;
-
-/// Handshakes begun by the fast path of which is heard in one call: as many as wait at a time, so in a flood there are no more before
-/// it is forbidden to go on.
-const MOST_HEARD: usize = 128;
 
 /// While more than this share of the clients that may be half open are, handshakes are handed to the kernel only when they
 /// are confirmed: in a flood of SYNs each of them would cost two system calls for nobody.
@@ -499,7 +495,7 @@ impl Engine for ClientNic {
 
     fn hear(&mut self, now: Instant, _: &mut Outbox) -> usize {
         let mut heard = 0;
-        while heard < MOST_HEARD
+        while heard < MOST_BEGUN
             && let Some(begun) = self.offloader.begun()
         {
             self.begun(now, begun);

@@ -8,7 +8,6 @@ use crate::offload::Offloaded;
 use crate::packet::{Offload, Outbox};
 use crate::profile::{Offered, SynAck};
 use crate::seq::{Client, Real, Seq};
-use crate::spoof::USUAL_OPTIONS;
 use crate::time::Instant;
 use crate::translate::{Agreement, Translation};
 use crate::translated::Translated;
@@ -109,7 +108,7 @@ impl AtOnce {
         {
             return None;
         }
-        let options = usual(rest)?;
+        let options = SynOptions::usual(rest)?;
         let start = accept(flow, isn, offer, segment, keys)?;
         out.push(&Twins::new(&start.syn, start.copies).elder(&start.syn), Offload::default());
         out.push(&start.syn, Offload::default());
@@ -139,7 +138,7 @@ impl AtOnce {
         let is_answer = tcp.flags() == Flags::SYN | Flags::ACK
             && tcp.acknowledgement() == self.start.client_isn.plus(1).get()
             && is_sound(segment);
-        let options = usual(tcp.option_bytes()).filter(|_| is_answer)?;
+        let options = SynOptions::usual(tcp.option_bytes()).filter(|_| is_answer)?;
         let is_kept = options.timestamps?.echo == self.elder && options.mss? >= self.start.promise.mss;
         let answer = read_syn_ack(&tcp).filter(|_| is_kept)?;
         Some((Seq::new(tcp.sequence()), answer))
@@ -170,12 +169,4 @@ fn is_alike((isn, mut answer): (Seq<Real>, SynAck), (other_isn, other): (Seq<Rea
 
 fn is_sound(segment: &Segment<'_>) -> bool {
     !segment.is_fragment() && segment.payload_length() == 0 && segment.checksum_ok()
-}
-
-/// Reads the options of a SYN that Linux sends, in its order.
-fn usual(bytes: &[u8]) -> Option<SynOptions> {
-    let options = SynOptions::parse(Options::new(bytes), |_| false).ok()?;
-    let mut usual = Vec::with_capacity(MAX_OPTIONS);
-    options.write(&mut usual);
-    (usual.len() == USUAL_OPTIONS && usual == bytes).then_some(options)
 }

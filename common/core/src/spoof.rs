@@ -13,9 +13,6 @@ use crate::wire::tcp::{self, Flags, MAX_OPTIONS};
 use crate::wire::{ipv4, ipv6};
 use std::time::Duration;
 
-/// Bytes of options of a SYN that asks for all that current systems ask for: MSS, SACK, timestamps, window scale.
-pub(crate) const USUAL_OPTIONS: usize = 20;
-
 /// The largest MSS for (IPv4, IPv6) that packets of `mtu` bytes carry (RFC 6691 §2).
 pub fn mss_clamp(mtu: u16) -> (u16, u16) {
     let without = |header: usize| mtu.saturating_sub((header + tcp::MIN_HEADER) as u16);
@@ -124,10 +121,7 @@ pub fn spoof_at_once(
     mss_clamp: u16,
 ) -> Option<Spoof> {
     let syn = PlainSyn::read(segment).ok()?;
-    let mut usual = Vec::with_capacity(MAX_OPTIONS);
-    syn.options.write(&mut usual);
-    let is_usual = usual == segment.tcp().option_bytes() && usual.len() == USUAL_OPTIONS;
-    if !is_usual || segment.tcp().flags() != Flags::SYN {
+    if SynOptions::usual(segment.tcp().option_bytes()).is_none() || segment.tcp().flags() != Flags::SYN {
         return None;
     }
     let key = keys.signing();

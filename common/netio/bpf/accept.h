@@ -89,14 +89,12 @@ INLINE bool is_offered(const struct packet *packet, const __u8 *tcp, const struc
 INLINE bool tell_opened(struct __sk_buff *skb, const struct packet *packet, const struct key *key, struct opening *opening,
 			struct opened *queue)
 {
-	if (queue->queued - *(volatile __u64 *)&queue->taken >= CLOSING / 2)
+	__u64 turn;
+	if (!claim(&queue->queued, &queue->taken, &turn))
 		return false;
-	__u64 turn = __sync_fetch_and_add(&queue->queued, 1);
 	__u32 place = turn % CLOSING;
 	opening->place = place;
-	load_bytes(skb, ETHERNET, queue->flows[place].syn, IPV4 + USUAL + OFFER);
-	if (!packet->is_v4)
-		load_bytes(skb, ETHERNET + IPV4 + USUAL + OFFER, queue->flows[place].syn + IPV4 + USUAL + OFFER, IPV6 - IPV4);
+	copy_packet(skb, packet, queue->flows[place].syn, USUAL + OFFER);
 	queue->flows[place].syn_length = packet->length;
 	queue->flows[place].answer_length = 0;
 	queue->flows[place].at = ktime();
@@ -213,9 +211,7 @@ INLINE void note_answer(struct __sk_buff *skb, const struct packet *packet, stru
 {
 	opening->has_answer = true;
 	opening->answer_length = packet->length;
-	load_bytes(skb, ETHERNET, opening->answer, IPV4 + USUAL);
-	if (!packet->is_v4)
-		load_bytes(skb, ETHERNET + IPV4 + USUAL, opening->answer + IPV4 + USUAL, IPV6 - IPV4);
+	copy_packet(skb, packet, opening->answer, USUAL);
 }
 
 // A packet of a handshake under way.

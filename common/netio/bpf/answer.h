@@ -102,13 +102,11 @@ INLINE void make_offer(const struct packet *packet, const __u8 *tcp, const struc
 // Tells the worker, which is not woken; whether there was room for that.
 INLINE bool tell_begun(struct __sk_buff *skb, const struct packet *packet, const struct answer *answer, struct begun *queue)
 {
-	if (queue->queued - *(volatile __u64 *)&queue->taken >= CLOSING / 2)
+	__u64 turn;
+	if (!claim(&queue->queued, &queue->taken, &turn))
 		return false;
-	__u64 turn = __sync_fetch_and_add(&queue->queued, 1);
 	__u32 place = turn % CLOSING;
-	load_bytes(skb, ETHERNET, queue->flows[place].syn, IPV4 + USUAL);
-	if (!packet->is_v4)
-		load_bytes(skb, ETHERNET + IPV4 + USUAL, queue->flows[place].syn + IPV4 + USUAL, IPV6 - IPV4);
+	copy_packet(skb, packet, queue->flows[place].syn, USUAL);
 	__builtin_memcpy(queue->flows[place].offer, answer->offer, OFFER);
 	queue->flows[place].length = packet->length;
 	queue->flows[place].at = ktime();

@@ -197,6 +197,14 @@ INLINE __u64 signature(const struct secret *secret, __u64 *words, const __u8 *of
 	return siphash(secret, words, 7);
 }
 
+// Copies a packet of `length` bytes of TCP.
+INLINE void copy_packet(struct __sk_buff *skb, const struct packet *packet, __u8 *to, __u32 length)
+{
+	load_bytes(skb, ETHERNET, to, IPV4 + length);
+	if (!packet->is_v4)
+		load_bytes(skb, ETHERNET + IPV4 + length, to + IPV4 + length, IPV6 - IPV4);
+}
+
 // What is served at both ends is nobody's.
 INLINE bool serves_source(const struct packet *packet, const __u8 *tcp, const struct settings *s)
 {

@@ -380,6 +380,16 @@ INLINE void hold_answers(const struct settings *s)
 	}
 }
 
+// Takes the next place of a worker's queue, if one is free.
+INLINE bool claim(__u64 *queued, const __u64 *taken, __u64 *turn)
+{
+	// Half of it is for processors that look at the same time.
+	if (*queued - *(volatile const __u64 *)taken >= CLOSING / 2)
+		return false;
+	*turn = __sync_fetch_and_add(queued, 1);
+	return true;
+}
+
 // Tells the daemon's worker that a flow is closed; whether there was room for that.
 INLINE bool tell(const struct flow *flow, const struct key *key, const __u8 *tcp, __u32 payload, bool from_client,
 		 const struct settings *s)
@@ -390,10 +400,9 @@ INLINE bool tell(const struct flow *flow, const struct key *key, const __u8 *tcp
 		advance(&client_end, u32_at(tcp + 4) + payload);
 	__u32 worker = flow->client.worker;
 	struct closing *queue = map_lookup(&closing, &worker);
-	// Half of it is for processors that look at the same time.
-	if (!queue || queue->queued - *(volatile __u64 *)&queue->taken >= CLOSING / 2)
+	__u64 turn;
+	if (!queue || !claim(&queue->queued, &queue->taken, &turn))
 		return false;
-	__u64 turn = __sync_fetch_and_add(&queue->queued, 1);
 	__u32 place = turn % CLOSING;
 	queue->flows[place].key = *key;
 	queue->flows[place].client_is_lower = flow->flags & CLIENT_IS_LOWER;

@@ -4,21 +4,22 @@
 
 mod rig;
 
-use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use rig::{Host, Hosts, ROUTER, any_packet, eventually, has_captured, on_router, start};
+use rig::{
+    Host, Hosts, ROUTER, aged, any_packet, client, eventually, has_captured, meet, on_router, server,
+    services, start,
+};
 use rtt0_core::accept::{AtOnce, Heard, Opened};
 use rtt0_core::flow::FlowKey;
-use rtt0_core::gateway::age;
 use rtt0_core::offer::{Keys, Kind, LENGTH, Offer, Promise};
 use rtt0_core::offload::{FastPath, Offloaded};
 use rtt0_core::packet::{Offload, Outbox, Packet};
 use rtt0_core::seq::Seq;
-use rtt0_core::service::{Direction, Services};
+use rtt0_core::service::Direction;
 use rtt0_core::wire::build::Control;
 use rtt0_core::wire::options::{SynOptions, Timestamps};
-use rtt0_core::wire::segment::{Endpoint, Segment};
+use rtt0_core::wire::segment::Segment;
 use rtt0_core::wire::tcp::Flags;
 use rtt0_netio::capture::spread::place;
 use rtt0_netio::capture::{Capture, CaptureOptions};
@@ -28,8 +29,6 @@ use rtt0_netio::fast_path::{
 };
 
 const WORKERS: usize = 3;
-/// A port of the client's that is served, too.
-const SERVED_CLIENT: &str = "10.8.0.1:39999";
 
 /// A ServerNIC's kernel between two hosts, and its daemon's view.
 struct Bench {
@@ -45,9 +44,7 @@ struct Bench {
 
 fn run(seed: u64, test: impl FnOnce(Bench) + Send) {
     on_router(|Hosts { client, server }| {
-        let services =
-            ["10.9.0.1:443", "[fd09::1]:443", SERVED_CLIENT].map(|rule| rule.parse().unwrap()).to_vec();
-        let services = Services::new(services, Vec::new());
+        let services = services();
         let keys =
             Keys::new((2, std::array::from_fn(|index| index as u8 * 7 + 1)), Some((1, [3; 16]))).unwrap();
         let started = start(&OffloadOptions {
@@ -65,10 +62,7 @@ fn run(seed: u64, test: impl FnOnce(Bench) + Send) {
         let capture = Capture::open(kernel.outlet(), &services, &options).unwrap();
         let paths: Vec<_> = (0..WORKERS).map(|worker| kernel.path(Some(worker as u8)).unwrap()).collect();
         // The way to the server is the kernel's only where it knows the neighbour.
-        for to in ["10.9.0.1:9", "[fd09::1]:9"] {
-            let from = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
-            UdpSocket::bind(from).unwrap().send_to(b"who are you?", to).unwrap();
-        }
+        meet(["10.9.0.1:9", "[fd09::1]:9"]);
         let random = fastrand::Rng::with_seed(seed);
         let mut bench = Bench { kernel, paths, capture, keys, client, server, random, next_port: 40_000 };
         bench.allow(true);
@@ -77,24 +71,10 @@ fn run(seed: u64, test: impl FnOnce(Bench) + Send) {
     });
 }
 
-fn client(is_v6: bool) -> IpAddr {
-    if is_v6 { "fd08::1" } else { "10.8.0.1" }.parse().unwrap()
-}
-
-fn server(is_v6: bool) -> Endpoint {
-    (if is_v6 { "fd09::1" } else { "10.9.0.1" }.parse().unwrap(), 443)
-}
-
 fn read<T>(bytes: &[u8], look: impl FnOnce(&Segment<'_>) -> T) -> T {
     let mut bytes = bytes.to_vec();
     let mut packet = Packet { bytes: &mut bytes, offload: Offload::default() };
     look(&Segment::parse(&mut packet).unwrap())
-}
-
-/// What a router makes of a packet.
-fn aged(mut packet: Vec<u8>) -> Vec<u8> {
-    assert!(age(&mut packet));
-    packet
 }
 
 fn written(options: &SynOptions) -> Vec<u8> {

@@ -4,22 +4,23 @@
 
 mod rig;
 
-use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use rig::{Host, Hosts, ROUTER, any_packet, eventually, has_captured, on_router, start};
+use rig::{
+    Host, Hosts, ROUTER, aged, any_packet, client, eventually, has_captured, meet, on_router, server,
+    services, start,
+};
 use rtt0_core::flow::FlowKey;
-use rtt0_core::gateway::age;
 use rtt0_core::offer::{Keys, LENGTH};
 use rtt0_core::offload::{FastPath, Offloaded, Queued};
 use rtt0_core::packet::{Offload, Packet};
 use rtt0_core::profile::{Board, Posted};
 use rtt0_core::seq::Seq;
-use rtt0_core::service::{Direction, Services};
+use rtt0_core::service::Direction;
 use rtt0_core::spoof::{Spoof, spoof_at_once};
 use rtt0_core::wire::build::Control;
 use rtt0_core::wire::options::{SynOptions, Timestamps};
-use rtt0_core::wire::segment::{Endpoint, Segment};
+use rtt0_core::wire::segment::Segment;
 use rtt0_core::wire::tcp::{Flags, MAX_OPTIONS};
 use rtt0_netio::capture::spread::place;
 use rtt0_netio::capture::{Capture, CaptureOptions};
@@ -31,8 +32,6 @@ use rtt0_netio::fast_path::{
 const CLAMP: (u16, u16) = (1400, 1300);
 const WORKERS: usize = 3;
 const LARGE: u32 = 10_000;
-/// A port of the client's that is served, too.
-const SERVED_CLIENT: &str = "10.8.0.1:39999";
 
 /// A ClientNIC's kernel between two hosts, and its daemon's view.
 struct Bench {
@@ -48,9 +47,7 @@ struct Bench {
 
 fn run(test: impl FnOnce(Bench) + Send) {
     on_router(|Hosts { client, server }| {
-        let services =
-            ["10.9.0.1:443", "[fd09::1]:443", SERVED_CLIENT].map(|rule| rule.parse().unwrap()).to_vec();
-        let services = Services::new(services, Vec::new());
+        let services = services();
         let keys = Keys::new((2, std::array::from_fn(|index| index as u8 * 7 + 1)), None).unwrap();
         let started = start(&OffloadOptions {
             interfaces: &ROUTER.map(str::to_owned),
@@ -75,20 +72,9 @@ fn run(test: impl FnOnce(Bench) + Send) {
         }
         let board = kernel.board().unwrap();
         // The way back is the kernel's to answer only where it knows the neighbour.
-        for to in ["10.8.0.1:9", "[fd08::1]:9"] {
-            let from = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
-            UdpSocket::bind(from).unwrap().send_to(b"who are you?", to).unwrap();
-        }
+        meet(["10.8.0.1:9", "[fd08::1]:9"]);
         test(Bench { kernel, paths, board, capture, keys, client, server, next_port: 40_000 });
     });
-}
-
-fn client(is_v6: bool) -> IpAddr {
-    if is_v6 { "fd08::1" } else { "10.8.0.1" }.parse().unwrap()
-}
-
-fn server(is_v6: bool) -> Endpoint {
-    (if is_v6 { "fd09::1" } else { "10.9.0.1" }.parse().unwrap(), 443)
 }
 
 fn usual(random: &mut fastrand::Rng) -> Vec<u8> {
@@ -159,12 +145,6 @@ impl Bench {
 
 fn posted() -> Posted {
     Posted { mss: 1460, window: 65_160, window_scale: 7, expires: clock::now() + Duration::from_secs(600) }
-}
-
-/// What a router does to the SYN that goes on.
-fn aged(mut packet: Vec<u8>) -> Vec<u8> {
-    assert!(age(&mut packet));
-    packet
 }
 
 #[test]

@@ -295,18 +295,11 @@ impl ServerNic {
             self.flows.set_deadline(&key, due);
             return true;
         }
-        let held = match self.remove(&key) {
-            Some(Flow::Orphan(orphan)) if orphan.promised == promised_isn => orphan.held,
-            Some(Flow::Translated { .. }) => {
-                self.counters().event(Event::FlowReplaced);
-                Held::new(&self.budget)
-            }
-            Some(Flow::Opening { opening, .. }) => {
-                opening.abandon(out);
-                Held::new(&self.budget)
-            }
-            _ => Held::new(&self.budget),
-        };
+        let old = self.remove(&key);
+        if let Some(Flow::Opening { opening, .. }) = &old {
+            opening.abandon(out);
+        }
+        let held = self.inherit(old, promised_isn);
         self.make_room(now, &key);
         if self.flows.is_full() {
             return false;
@@ -316,6 +309,16 @@ impl ServerNic {
         // There is room: it was just looked.
         let _ = self.insert(now, key, Flow::Opening { opening: Box::new(opening), rival: None }, due);
         true
+    }
+
+    /// Returns what a flow that another takes the place of, of the ISN `promised`, leaves to that: its data that overtook their offer.
+    pub(super) fn inherit(&self, old: Option<Flow>, promised: Seq<Promised>) -> Held {
+        match old {
+            Some(Flow::Orphan(orphan)) if orphan.promised == promised => return orphan.held,
+            Some(Flow::Translated { .. }) => self.counters().event(Event::FlowReplaced),
+            _ => {}
+        }
+        Held::new(&self.budget)
     }
 
     fn forward_stripped(&self, segment: &Segment<'_>, out: &mut Outbox) -> Verdict {

@@ -4,11 +4,10 @@ use super::ServerNic;
 use crate::flow::Flow;
 use rtt0_core::accept::{Opened, accept};
 use rtt0_core::flow::FlowKey;
-use rtt0_core::handshake::{Context, Opening, Reply, Start};
-use rtt0_core::held::Held;
+use rtt0_core::handshake::{Context, Opening, Start, read_syn_ack};
 use rtt0_core::journal::Kept;
 use rtt0_core::offer::{Found, Kind, Offer};
-use rtt0_core::offload::{Offloadable, Offloaded, Share};
+use rtt0_core::offload::{MOST_BEGUN, Offloadable, Offloaded, Share};
 use rtt0_core::packet::{Offload, Outbox, Packet};
 use rtt0_core::profile::SynAck;
 use rtt0_core::reason::Event;
@@ -18,8 +17,6 @@ use rtt0_core::time::Instant;
 use rtt0_core::translated::Translated;
 use rtt0_core::wire::segment::Segment;
 
-/// Handshakes of which is heard in one call: as many as wait at a time.
-const MOST_HEARD: usize = 128;
 /// Places of the table that are kept for handshakes of which nothing is heard yet: of those and of a batch of packets there are
 /// fewer. In a small table it is half of them.
 const SPARE: usize = 1024;
@@ -42,7 +39,7 @@ impl ServerNic {
     /// Hears of the handshakes that the fast path has begun, and lets it begin more, if it may. Returns how many there were.
     pub(super) fn hear_opened(&mut self, now: Instant, out: &mut Outbox) -> usize {
         let mut heard = 0;
-        while heard < MOST_HEARD
+        while heard < MOST_BEGUN
             && let Some(opened) = self.offloader.opened()
         {
             self.opened(now, opened, out);
@@ -76,13 +73,11 @@ impl ServerNic {
         };
         self.counters().event(Event::OfferAccepted);
         self.counters().event(Event::OpenedAtOnce);
-        let opening = Opening::begun(start.clone(), Held::new(&self.budget), opened.at);
+        // The fast path has judged it.
         let answer = opened.answer.as_mut().and_then(|bytes| {
             let mut packet = Packet { bytes, offload };
-            match opening.judge(&Segment::parse(&mut packet).ok()?.tcp()) {
-                Reply::Accepted { isn, answer } => Some((isn, answer)),
-                _ => None,
-            }
+            let segment = Segment::parse(&mut packet).ok()?;
+            Some((Seq::new(segment.tcp().sequence()), read_syn_ack(&segment.tcp())?))
         });
         match answer {
             Some(answer) if opened.is_made => self.made(now, key, start, answer, opened.at, out),
@@ -142,14 +137,8 @@ impl ServerNic {
         }
         let rival = self.flows.get(&key).and_then(|entry| entry.value.rival());
         let rival = rival.filter(|newer| newer.rival.isn() != start.client_isn);
-        let held = match self.remove(&key) {
-            Some(Flow::Orphan(orphan)) if orphan.promised == start.promised_isn => orphan.held,
-            Some(Flow::Translated { .. }) => {
-                self.counters().event(Event::FlowReplaced);
-                Held::new(&self.budget)
-            }
-            _ => Held::new(&self.budget),
-        };
+        let old = self.remove(&key);
+        let held = self.inherit(old, start.promised_isn);
         let (client_isn, promised) = (start.client_isn, start.promised_isn);
         let offer = Offer {
             kind: Kind::LateConfirm((now - at).as_micros().try_into().unwrap_or(u32::MAX)),

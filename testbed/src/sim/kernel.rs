@@ -7,7 +7,7 @@ use rtt0_core::engine::Engine;
 use rtt0_core::flow::FlowKey;
 use rtt0_core::gateway::age;
 use rtt0_core::offer::{Keys, LENGTH};
-use rtt0_core::offload::{Applied, Begun, FastPath, Offloaded, Progress, Queued};
+use rtt0_core::offload::{Applied, Begun, FastPath, MOST_BEGUN, Offloaded, Progress, Queued};
 use rtt0_core::packet::{Outbox, Packet};
 use rtt0_core::profile::{Board, Posted};
 use rtt0_core::seq::{Client, Seq};
@@ -23,8 +23,6 @@ use std::time::Duration;
 
 /// When an engine hears at the latest of what its kernel has begun.
 const LATEST: Duration = Duration::from_millis(100);
-/// Most of which it has not heard.
-const MOST_BEGUN: usize = 128;
 /// What both IP versions of the network carry.
 const MSS_CLAMP: u16 = 1440;
 
@@ -174,10 +172,15 @@ impl Kernel {
 }
 
 impl State {
+    fn may_begin(&self, now: Instant, key: &FlowKey) -> bool {
+        // At a NIC there are only those of one kind.
+        let unheard = self.begun.len() + self.opened.len();
+        self.allowed.is_some_and(|until| now < until) && unheard < MOST_BEGUN && !self.left.contains(key)
+    }
+
     fn try_answer(&mut self, now: Instant, wire: &Wire, key: FlowKey, keys: &Keys) -> Option<[Vec<u8>; 2]> {
         let posted = self.posted.get(&key.server()).filter(|posted| now < posted.expires)?;
-        let may = self.allowed.is_some_and(|until| now < until) && self.begun.len() < MOST_BEGUN;
-        if !may || wire.spoiled || self.left.contains(&key) {
+        if wire.spoiled || !self.may_begin(now, &key) {
             return None;
         }
         let mut bytes = wire.bytes.clone();
@@ -194,9 +197,7 @@ impl State {
         self.begun.push_back(Begun { syn: wire.bytes.clone(), offer, at: now });
         Some([made.syn_ack, syn])
     }
-}
 
-impl State {
     fn begin(
         &mut self,
         now: Instant,
@@ -204,8 +205,7 @@ impl State {
         segment: &Segment<'_>,
         keys: &Keys,
     ) -> Option<Vec<Vec<u8>>> {
-        let may = self.allowed.is_some_and(|until| now < until) && self.opened.len() < MOST_BEGUN;
-        if !may || self.left.contains(&key) {
+        if !self.may_begin(now, &key) {
             return None;
         }
         let mut out = Outbox::new();

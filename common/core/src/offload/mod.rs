@@ -94,6 +94,10 @@ pub trait FastPath: fmt::Debug + Send {
     }
 }
 
+/// Most handshakes that a fast path has begun by itself for an engine which has not heard of them: in a flood there are no more before it is
+/// forbidden to go on.
+pub const MOST_BEGUN: usize = 128;
+
 /// A handshake that a fast path has begun by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Begun {

@@ -25,6 +25,9 @@ pub mod kind {
 /// RFC 7323 §2.3: a larger shift is taken as this.
 pub const MAX_WINDOW_SCALE: u8 = 14;
 
+/// Bytes of options of a SYN that asks for all that current systems ask for.
+const USUAL: usize = 20;
+
 /// One option as it stands in the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TcpOption<'a> {
@@ -155,6 +158,15 @@ impl SynOptions {
             }
         }
         Ok(found)
+    }
+
+    /// Reads the options of a SYN or SYN-ACK that asks for all that current systems ask for, in the order Linux uses: MSS, SACK, timestamps,
+    /// window scale. `None` if they are others, or in another order.
+    pub fn usual(bytes: &[u8]) -> Option<Self> {
+        let options = Self::parse(Options::new(bytes), |_| false).ok()?;
+        let mut usual = Vec::with_capacity(USUAL);
+        options.write(&mut usual);
+        (usual.len() == USUAL && usual == bytes).then_some(options)
     }
 
     /// Appends the options in the order Linux uses, padded with NOPs to whole words: 20 bytes

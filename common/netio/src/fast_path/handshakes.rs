@@ -33,18 +33,17 @@ pub enum Handshakes {
     Accepted,
 }
 
-/// What the programs take `settings.begins` for.
-const NONE: u32 = 0;
+/// What the programs take `settings.begins` for; 0: none.
 const ANSWERS: u32 = 1;
 const ACCEPTS: u32 = 2;
 
 impl Handshakes {
     /// What `settings` says of them.
-    pub(super) fn begins(which: Option<Self>) -> u32 {
-        which.map_or(NONE, |which| match which {
+    pub(super) fn begins(self) -> u32 {
+        match self {
             Self::Answered { .. } => ANSWERS,
             Self::Accepted => ACCEPTS,
-        })
+        }
     }
 
     /// Maps that are of no use with them, and may take some MB.

@@ -260,7 +260,7 @@ impl KernelOffload {
             started.inspect_err(|error| tracing::info!(%error, "handshakes are made in user space")).ok()
         });
         if let Some(beginner) = &beginner {
-            let begins = Handshakes::begins(Some(beginner.which));
+            let begins = beginner.which.begins();
             settings.set(0, Settings { begins, ..first }, 0).map_err(map_error("settings"))?;
         }
         let forward: &mut SchedClassifier = program(&mut ebpf, "forward")?;

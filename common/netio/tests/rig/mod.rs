@@ -2,15 +2,16 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses the part it needs")]
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use pnet_datalink::{Channel, DataLinkReceiver, DataLinkSender};
+use rtt0_core::gateway::age;
 use rtt0_core::packet::{Offload, Packet};
-use rtt0_core::service::Direction;
+use rtt0_core::service::{Direction, Services};
 use rtt0_core::wire::build::Control;
 use rtt0_core::wire::ipv4::Ipv4;
-use rtt0_core::wire::segment::Segment;
+use rtt0_core::wire::segment::{Endpoint, Segment};
 use rtt0_netio::capture::Capture;
 use rtt0_netio::counters::IoCounters;
 use rtt0_netio::fast_path::{KernelOffload, OffloadOptions};
@@ -246,5 +247,38 @@ pub fn any_packet(control: Control, options: &[u8], random: &mut fastrand::Rng) 
         packet[8] = random.u8(2..);
         Ipv4::unverified(&mut packet[..]).unwrap().fill_checksum();
     }
+    packet
+}
+
+/// The client's address.
+pub fn client(is_v6: bool) -> IpAddr {
+    if is_v6 { "fd08::1" } else { "10.8.0.1" }.parse().unwrap()
+}
+
+/// The server's end.
+pub fn server(is_v6: bool) -> Endpoint {
+    (if is_v6 { "fd09::1" } else { "10.9.0.1" }.parse().unwrap(), 443)
+}
+
+/// A port of the client's that is served, too, in [`services`].
+const SERVED_CLIENT: &str = "10.8.0.1:39999";
+
+/// The server's ends, and [`SERVED_CLIENT`].
+pub fn services() -> Services {
+    let rules = ["10.9.0.1:443", "[fd09::1]:443", SERVED_CLIENT];
+    Services::new(rules.map(|rule| rule.parse().unwrap()).to_vec(), Vec::new())
+}
+
+/// Has the kernel ask for the link-layer addresses of these.
+pub fn meet(ends: [&str; 2]) {
+    for to in ends {
+        let from = if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+        UdpSocket::bind(from).unwrap().send_to(b"who are you?", to).unwrap();
+    }
+}
+
+/// What a router makes of a packet.
+pub fn aged(mut packet: Vec<u8>) -> Vec<u8> {
+    assert!(age(&mut packet));
     packet
 }
